@@ -1,0 +1,93 @@
+//! What the engine decides about: wishes and reports from the inbox, events from the events stream, and what the leader's own
+//! shell notices. A closed set; nothing in it is decided yet.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::CloudEvent;
+use crate::flow::Flow;
+use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SourceName, WorkerName};
+use crate::parameter::Values;
+use crate::policy::HostMode;
+use crate::task::ReportItem;
+
+/// A wish in the inbox (`causey.in.request.<kind>`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestMessage {
+    /// Made by the client; a repeated id is answered like the first.
+    pub id: RequestId,
+    /// Who asks, for people to read.
+    pub user: String,
+    pub request: Request,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    Submit {
+        flow: FlowChoice,
+        parameters: Values,
+        tags: Vec<String>,
+        /// Overrides the host mode of every step.
+        host: Option<HostMode>,
+    },
+    Deploy {
+        flow: Box<Flow>,
+    },
+    Cancel {
+        run: RunId,
+        because: String,
+    },
+    WorkerLost {
+        pool: PoolName,
+        worker: WorkerName,
+    },
+}
+
+impl Request {
+    /// The last token of the request's subject.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Submit { .. } => "submit",
+            Self::Deploy { .. } => "deploy",
+            Self::Cancel { .. } => "cancel",
+            Self::WorkerLost { .. } => "worker-lost",
+        }
+    }
+}
+
+/// The flow a run shall execute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FlowChoice {
+    Given(Box<Flow>),
+    /// The newest deployed version.
+    Deployed(FlowName),
+}
+
+/// One thing to decide about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    Request(RequestMessage),
+    /// One item of a worker's report; the shell has checked that the subject names this pool and worker.
+    Report {
+        pool: PoolName,
+        worker: WorkerName,
+        item: ReportItem,
+    },
+    Event {
+        sequence: u64,
+        source: SourceName,
+        event: CloudEvent,
+    },
+    /// Bytes on a subject that are not what the subject promises.
+    Malformed {
+        subject: String,
+        sequence: u64,
+        because: String,
+    },
+    /// Timers up to the given `now` are due.
+    TimersDue,
+    /// A `StoreBlob` command has succeeded.
+    BlobStored {
+        digest: Digest,
+    },
+}

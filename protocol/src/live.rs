@@ -1,0 +1,72 @@
+//! Core NATS messages, lossy by contract: what a worker asks the leader and what it answers, presence, and output while it is
+//! produced.
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::ObjectRef;
+use crate::id::{ModelName, PoolName, RunId, StepName, TaskKey, Timestamp, WorkerName};
+use crate::problem::Problem;
+
+/// A worker's question on `causey.live.worker.<pool>.<worker>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// "Here I am, with these attempts open": at start, every 10 s, and on a cancel broadcast.
+    Hello { offer: Offer, open: Vec<OpenAttempt> },
+    /// Where is this model? For a step that loads one.
+    FindModel { model: ModelName, version: Option<u32> },
+}
+
+/// What a worker offers; also its presence entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    pub pool: PoolName,
+    pub worker: WorkerName,
+    pub slots: u32,
+    pub memory_mb: u64,
+    pub languages: Vec<String>,
+    pub version: String,
+    pub started: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OpenAttempt {
+    pub run: RunId,
+    pub key: TaskKey,
+}
+
+/// The leader's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Told {
+    /// The pool's consumer exists; those of the worker's attempts that are no longer open shall be killed.
+    Welcome {
+        epoch: u64,
+        closed: Vec<OpenAttempt>,
+    },
+    Model {
+        version: u32,
+        object: ObjectRef,
+        artifact: String,
+        format: String,
+        metrics: serde_json::Map<String, serde_json::Value>,
+    },
+    Refused(Problem),
+}
+
+/// Output of a task on `causey.live.<run>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveOutput {
+    pub step: StepName,
+    /// The task's text form, such as `3` or `0`.
+    pub task: String,
+    pub attempt: u32,
+    pub at: Timestamp,
+    pub stream: OutputStream,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputStream {
+    Stdout,
+    Stderr,
+}

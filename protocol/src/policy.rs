@@ -1,0 +1,139 @@
+//! How a step wants to be run: retries, catch, resources, the kind of host. Times are plain numbers of seconds as people write
+//! them; the engine computes with microseconds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{PoolName, hash_fields};
+
+/// Retries the user may ask for at most.
+pub const RETRIES_MAX: u32 = 100;
+
+/// When and how often a failed attempt is tried again. Only failures of user code are charged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryPolicy {
+    /// Charged retries after the first try.
+    pub times: u32,
+    /// Wait before the first retry, in seconds.
+    pub delay_seconds: f64,
+    /// Each further wait is this many times the one before.
+    #[serde(default = "one")]
+    pub factor: f64,
+    /// Longest wait, in seconds.
+    #[serde(default = "day")]
+    pub cap_seconds: f64,
+    /// Share of the wait, 0 to 1, that is drawn by chance (from the task's key, so it is the same at every replay).
+    #[serde(default)]
+    pub jitter: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn day() -> f64 {
+    86_400.0
+}
+
+impl RetryPolicy {
+    /// The wait before retry number `retry` (from 1), in microseconds. `seed` makes the jitter: the same seed, the same wait.
+    #[must_use]
+    pub fn delay_micros(&self, retry: u32, seed: &[u8]) -> u64 {
+        let exponent = i32::try_from(retry.saturating_sub(1)).unwrap_or(i32::MAX);
+        let wait = (self.delay_seconds * self.factor.powi(exponent)).clamp(0.0, self.cap_seconds);
+        let hash = hash_fields("causey retry jitter v1", &[seed, &retry.to_le_bytes()]);
+        let chance = f64::from(u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]])) / f64::from(u32::MAX);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=cap above; a float cast saturates")]
+        let micros = (wait * (1.0 - self.jitter.clamp(0.0, 1.0) * chance) * 1e6) as u64;
+        micros
+    }
+
+    /// Why these numbers make no policy, in words; `None` when they do.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let in_range = |value: f64, low: f64, high: f64| value.is_finite() && (low..=high).contains(&value);
+        if self.times > RETRIES_MAX {
+            return Some(format!("retry asks for {} retries; at most {RETRIES_MAX} are possible", self.times));
+        }
+        if !in_range(self.delay_seconds, 0.0, 30.0 * day()) || !in_range(self.cap_seconds, 0.0, 30.0 * day()) {
+            return Some("a retry's delay and cap are between 0 seconds and 30 days".into());
+        }
+        if !in_range(self.factor, 1.0, 100.0) {
+            return Some(format!("retry factor {} is not between 1 and 100", self.factor));
+        }
+        if !in_range(self.jitter, 0.0, 1.0) {
+            return Some(format!("retry jitter {} is not between 0 and 1", self.jitter));
+        }
+        None
+    }
+}
+
+/// A step whose final failure is caught: the flow goes on with what the step left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatchPolicy {
+    /// The artifact that takes the exception.
+    #[serde(default)]
+    pub variable: Option<String>,
+}
+
+/// Attempts granted beyond the retries to run the fallback of `catch`, when the process died in the last try.
+pub const FALLBACK_ATTEMPTS: u32 = 3;
+
+/// What a task needs of a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    #[serde(default = "one")]
+    pub cpu: f64,
+    #[serde(default)]
+    pub memory_mb: Option<u64>,
+    #[serde(default)]
+    pub gpu: f64,
+    /// Ask for this pool and no other.
+    #[serde(default)]
+    pub pool: Option<PoolName>,
+}
+
+/// The kind of process a step runs in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostMode {
+    /// A child forked ahead of need from a warm template: fresh and isolated.
+    #[default]
+    Fork,
+    /// One process for many tasks.
+    Reuse,
+    /// A fresh interpreter.
+    Spawn,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy { times: 5, delay_seconds: 1.0, factor: 2.0, cap_seconds: 5.0, jitter: 0.0 }
+    }
+
+    #[test]
+    fn waits_grow_by_the_factor_up_to_the_cap() {
+        let waits: Vec<u64> = (1..=4).map(|retry| policy().delay_micros(retry, b"task")).collect();
+        assert_eq!(waits, [1_000_000, 2_000_000, 4_000_000, 5_000_000]);
+    }
+
+    #[test]
+    fn jitter_shortens_a_wait_and_is_the_same_each_time() {
+        let jittered = RetryPolicy { jitter: 1.0, ..policy() };
+        let wait = jittered.delay_micros(1, b"task");
+        assert!(wait < 1_000_000);
+        assert_eq!(wait, jittered.delay_micros(1, b"task"));
+        assert_ne!(wait, jittered.delay_micros(1, b"other"));
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        let fault = RetryPolicy { factor: f64::NAN, ..policy() }.fault();
+        assert_eq!(fault.unwrap(), "retry factor NaN is not between 1 and 100");
+    }
+}

@@ -1,0 +1,113 @@
+//! What went wrong, as people read it: a stable code, what and where, and how to mend it. Codes come in ranges: 1xxx usage and
+//! configuration, 2xxx user code, 3xxx scheduling, 4xxx storage, 5xxx broker, 6xxx environment, 9xxx bug.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A stable number, shown as `CSY-1004`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Code(pub u16);
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CSY-{:04}", self.0)
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Code> for String {
+    fn from(code: Code) -> Self {
+        code.to_string()
+    }
+}
+
+impl TryFrom<String> for Code {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let number = text.strip_prefix("CSY-").and_then(|digits| digits.parse().ok());
+        number.map(Code).ok_or_else(|| format!("{text:?} is not an error code such as CSY-1004"))
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
+        impl Code {
+            $($(#[$doc])* pub const $name: Self = Self($number);)*
+        }
+    };
+}
+
+codes! {
+    /// The request cannot be read.
+    MALFORMED = 1001;
+    /// A parameter the flow does not have, or a required one that is missing.
+    PARAMETER_UNKNOWN = 1002;
+    /// A parameter's value has the wrong type.
+    PARAMETER_TYPE = 1003;
+    /// No token, or a wrong one.
+    UNAUTHORIZED = 1004;
+    /// A foreign `Host` or `Origin`.
+    FOREIGN_ORIGIN = 1005;
+    /// No such run, flow, model or page.
+    NOT_FOUND = 1006;
+    /// The flow's graph is not valid.
+    GRAPH = 1101;
+    /// The request names a code package that is not stored.
+    PACKAGE_UNKNOWN = 1102;
+    /// The bytes do not have the digest they were sent under.
+    PACKAGE_DIGEST = 1103;
+    /// A message is over its limit.
+    TOO_LARGE = 1104;
+    /// User code raised.
+    USER_CODE = 2101;
+    /// The process that ran user code died.
+    HOST_DIED = 2102;
+    /// The flow file cannot be imported on the worker.
+    LOAD_FAILED = 2103;
+    /// What a step did is not what the graph says.
+    TRANSITION = 2104;
+    /// A model cannot be published like this.
+    PUBLICATION = 2105;
+    /// The attempt was lost with its worker too often.
+    POISONED = 2106;
+    /// Cancelled on request.
+    CANCELLED = 3001;
+    /// The artifact store refused, or a stored object is damaged.
+    STORE = 4001;
+    /// The broker did not answer in time.
+    BROKER = 5001;
+    /// This coordinator is not the leader.
+    NOT_LEADER = 5002;
+}
+
+/// An error as a value: it can be stored in the log, sent over HTTP and printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Problem {
+    pub code: Code,
+    /// What went wrong and where: a lower-case fragment.
+    pub message: String,
+    /// How to mend it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

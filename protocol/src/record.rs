@@ -1,0 +1,366 @@
+//! Records: immutable decided facts, and the turn that packs them into one message of the log. An old log must replay for ever,
+//! so a kind is added, never changed; an unknown kind stops the reader.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::flow::{Flow, StepIndex};
+use crate::id::{Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, Timestamp, WorkerName};
+use crate::parameter::Values;
+use crate::policy::HostMode;
+use crate::problem::Problem;
+use crate::task::{ErrorInfo, Publication};
+
+/// What the leader decides in one go and commits as one message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Turn {
+    /// The leadership under which it was written; never decreases.
+    pub epoch: u64,
+    /// The leader's clock, never before the turn before.
+    pub at: Timestamp,
+    /// Inbox messages up to this sequence are covered by this turn and those before it.
+    pub inbox: u64,
+    /// Events up to this sequence are covered.
+    pub events: u64,
+    /// Notifications decided up to this log position (sequence, index in turn) are in the notify stream.
+    pub announced: Position,
+    /// BLAKE3 of the message before this one on the log; zeros before the first.
+    pub previous: Digest,
+    pub records: Vec<Record>,
+}
+
+/// A record's place in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// Stream sequence of the turn.
+    pub sequence: u64,
+    /// Index of the record in its turn.
+    pub index: u32,
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.sequence, self.index)
+    }
+}
+
+impl std::str::FromStr for Position {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a position such as 41.0");
+        let (sequence, index) = text.split_once('.').unwrap_or((text, "0"));
+        Ok(Self { sequence: sequence.parse().map_err(|_| wrong())?, index: index.parse().map_err(|_| wrong())? })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Record {
+    /// The first record of a log: the artifact store it belongs to.
+    LogOpened {
+        store: Uuid,
+    },
+    /// A leader took over; nothing of an older epoch may follow.
+    LeaderChanged {
+        leader: String,
+    },
+    RequestAnswered {
+        id: RequestId,
+        answer: Answer,
+    },
+    /// A definition that runs and deployments name by its digest.
+    FlowRegistered {
+        digest: Digest,
+        flow: Box<Flow>,
+    },
+    FlowDeployed {
+        flow: FlowName,
+        version: u32,
+        definition: Digest,
+        user: String,
+    },
+    /// An event was considered; `started` and `because` say what came of it.
+    EventTaken {
+        sequence: u64,
+        source: String,
+        id: String,
+        started: Vec<RunId>,
+        because: Vec<String>,
+        duplicate: bool,
+    },
+    /// A trigger that needs several events has got one of them.
+    EventHeld {
+        flow: FlowName,
+        trigger: u16,
+        event: u16,
+        cloud_event: Value,
+    },
+    RunStarted(Box<RunStarted>),
+    /// One dispatch: attempts of one step, opened together, published as one message.
+    AttemptsOpened {
+        run: RunId,
+        step: StepIndex,
+        pool: PoolName,
+        tasks: TaskSet,
+        attempt: u32,
+        retry: u32,
+    },
+    AttemptStarted {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        visit: u32,
+        attempt: u32,
+        worker: WorkerName,
+        at: Timestamp,
+    },
+    AttemptSucceeded {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        visit: u32,
+        attempt: u32,
+        worker: WorkerName,
+        digest: Digest,
+        bytes: u64,
+        started: Timestamp,
+        ended: Timestamp,
+    },
+    AttemptFailed {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        visit: u32,
+        attempt: u32,
+        worker: Option<WorkerName>,
+        cause: FailureCause,
+        started: Timestamp,
+        ended: Timestamp,
+    },
+    RetryScheduled {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        visit: u32,
+        attempt: u32,
+        retry: u32,
+        not_before: Timestamp,
+    },
+    ForeachOpened {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        count: u32,
+    },
+    /// All inputs of a join have arrived and are more than fit a dispatch: their manifest shall be stored.
+    InputsGathered {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        digest: Digest,
+        count: u32,
+    },
+    InputsStored {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+    },
+    ModelPublished(Box<ModelPublished>),
+    Notified {
+        id: NotificationId,
+        topic: Topic,
+        name: String,
+        run: RunId,
+        data: Value,
+    },
+    RunFinished {
+        run: RunId,
+        state: RunState,
+        problem: Option<Problem>,
+    },
+    /// An input changed nothing.
+    Ignored {
+        because: String,
+    },
+}
+
+/// A run and everything it is pinned to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunStarted {
+    pub run: RunId,
+    pub name: RunName,
+    pub origin: Origin,
+    pub definition: Digest,
+    /// The deployed version, for runs of a deployment.
+    pub version: Option<u32>,
+    pub parameters: Values,
+    pub cause: Cause,
+    pub user: String,
+    pub tags: Vec<String>,
+    pub host: Option<HostMode>,
+}
+
+/// Why a run exists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    Request {
+        id: RequestId,
+    },
+    /// The CloudEvents, in structured form.
+    Event {
+        trigger: u16,
+        events: Vec<Value>,
+    },
+}
+
+/// Tasks of one step.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TaskSet {
+    One {
+        path: Path,
+        visit: u32,
+    },
+    /// Items `from..to` of the foreach opened on `path`.
+    Range {
+        path: Path,
+        from: u32,
+        to: u32,
+    },
+}
+
+impl TaskSet {
+    /// The tasks' paths and visits, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Path, u32)> + '_ {
+        let (one, range) = match self {
+            Self::One { path, visit } => (Some((path.clone(), *visit)), None),
+            Self::Range { path, from, to } => (None, Some((*from..*to).map(|index| (path.child(index), 0)))),
+        };
+        one.into_iter().chain(range.into_iter().flatten())
+    }
+
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        match self {
+            Self::One { .. } => 1,
+            Self::Range { from, to, .. } => to.saturating_sub(*from),
+        }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Why an attempt brought no result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureCause {
+    /// Charged.
+    User {
+        error: ErrorInfo,
+        object: Option<(Digest, u64)>,
+    },
+    /// Charged, and no retry can help.
+    Permanent {
+        error: ErrorInfo,
+        object: Option<(Digest, u64)>,
+    },
+    Infrastructure {
+        error: ErrorInfo,
+    },
+    /// Its worker vanished; not charged.
+    Lost,
+    /// Its worker gave it back unstarted; not charged.
+    Released {
+        because: String,
+    },
+}
+
+/// A run's or a task's life ends in one of the last four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+    Aborted,
+}
+
+impl RunState {
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Aborted)
+    }
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// What a request came to; kept ten minutes under its id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    RunStarted { run: RunId, name: RunName },
+    Deployed { flow: FlowName, version: u32 },
+    Cancelling { run: RunId },
+    Done,
+    Refused(Problem),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelPublished {
+    pub version: u32,
+    pub run: RunId,
+    pub step: StepIndex,
+    pub path: Path,
+    pub visit: u32,
+    pub attempt: u32,
+    pub digest: Digest,
+    pub bytes: u64,
+    pub publication: Publication,
+}
+
+impl ModelPublished {
+    #[must_use]
+    pub fn name(&self) -> &ModelName {
+        &self.publication.model
+    }
+}
+
+/// What a notification is about: one token of its subject, and its CloudEvents type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Topic {
+    ModelPublished,
+    RunFinished,
+}
+
+impl Topic {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ModelPublished => "model-published",
+            Self::RunFinished => "run-finished",
+        }
+    }
+
+    /// The CloudEvents `type` of this topic's notifications.
+    #[must_use]
+    pub fn event_type(self) -> &'static str {
+        match self {
+            Self::ModelPublished => "dev.causey.model.published.v1",
+            Self::RunFinished => "dev.causey.run.finished.v1",
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The only place that builds or parses NATS subjects, and that names streams and buckets. A test holds every pair of builder
+//! and parser together.
+
+use crate::id::{PoolName, RunId, SourceName, TaskKey, WorkerName};
+use crate::record::Topic;
+
+pub const INBOX_STREAM: &str = "CAUSEY_IN";
+pub const EVENT_STREAM: &str = "CAUSEY_EVENT";
+pub const LOG_STREAM: &str = "CAUSEY_LOG";
+pub const TASK_STREAM: &str = "CAUSEY_TASK";
+pub const NOTIFY_STREAM: &str = "CAUSEY_NOTIFY";
+pub const LEADER_BUCKET: &str = "causey_leader";
+pub const PRESENCE_BUCKET: &str = "causey_presence";
+
+/// The key of the leadership in its bucket.
+pub const LEADER_KEY: &str = "leader";
+
+/// Header of a notification: its record's place in the log.
+pub const SEQUENCE_HEADER: &str = "Causey-Sequence";
+
+pub const INBOX_ALL: &str = "causey.in.>";
+pub const EVENT_ALL: &str = "causey.event.>";
+pub const LOG_ALL: &str = "causey.log.>";
+/// Turns.
+pub const LOG_TURN: &str = "causey.log";
+/// The first message of each epoch; a turn like the others.
+pub const LOG_FENCE: &str = "causey.log.fence";
+pub const TASK_ALL: &str = "causey.task.>";
+pub const NOTIFY_ALL: &str = "causey.notify.>";
+pub const CANCEL_ALL: &str = "causey.cancel.*";
+pub const LIVE_WORKER_ALL: &str = "causey.live.worker.*.*";
+
+#[must_use]
+pub fn request(kind: &str) -> String {
+    format!("causey.in.request.{kind}")
+}
+
+#[must_use]
+pub fn report(pool: &PoolName, worker: &WorkerName) -> String {
+    format!("causey.in.report.{pool}.{worker}")
+}
+
+#[must_use]
+pub fn event(source: &SourceName) -> String {
+    format!("causey.event.{source}")
+}
+
+#[must_use]
+pub fn task(pool: &PoolName, run: RunId, key: &TaskKey) -> String {
+    format!("causey.task.{pool}.{run}.{key}")
+}
+
+/// All tasks of a pool: the filter of its consumer, which is named as the pool.
+#[must_use]
+pub fn pool_tasks(pool: &PoolName) -> String {
+    format!("causey.task.{pool}.>")
+}
+
+/// All tasks of a run, in every pool.
+#[must_use]
+pub fn run_tasks(run: RunId) -> String {
+    format!("causey.task.*.{run}.>")
+}
+
+#[must_use]
+pub fn notify(topic: Topic, name: &str) -> String {
+    format!("causey.notify.{}.{}", topic.as_str(), token(name))
+}
+
+#[must_use]
+pub fn cancel(run: RunId) -> String {
+    format!("causey.cancel.{run}")
+}
+
+/// Output of a run's tasks while it is produced; lossy.
+#[must_use]
+pub fn live_output(run: RunId) -> String {
+    format!("causey.live.{run}")
+}
+
+/// A worker asks the leader.
+#[must_use]
+pub fn live_worker(pool: &PoolName, worker: &WorkerName) -> String {
+    format!("causey.live.worker.{pool}.{worker}")
+}
+
+#[must_use]
+pub fn presence_key(pool: &PoolName, worker: &WorkerName) -> String {
+    format!("{pool}.{worker}")
+}
+
+/// One subject token for any text: names as they are, anything else as a hash.
+#[must_use]
+pub fn token(text: &str) -> String {
+    if crate::id::is_name(text) { text.to_owned() } else { format!("h-{}", &blake3::hash(text.as_bytes()).to_hex()[..32]) }
+}
+
+/// What an inbox subject says about its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InboxSubject {
+    Request { kind: String },
+    Report { pool: PoolName, worker: WorkerName },
+}
+
+/// Parses an inbox subject; `None` for anything else.
+#[must_use]
+pub fn parse_inbox(subject: &str) -> Option<InboxSubject> {
+    let mut tokens = subject.strip_prefix("causey.in.")?.split('.');
+    let parsed = match tokens.next()? {
+        "request" => InboxSubject::Request { kind: tokens.next()?.to_owned() },
+        "report" => InboxSubject::Report { pool: PoolName::new(tokens.next()?).ok()?, worker: WorkerName::new(tokens.next()?).ok()? },
+        _ => return None,
+    };
+    tokens.next().is_none().then_some(parsed)
+}
+
+/// Parses an event subject.
+#[must_use]
+pub fn parse_event(subject: &str) -> Option<SourceName> {
+    SourceName::new(subject.strip_prefix("causey.event.")?).ok()
+}
+
+/// Parses the subject of a worker's question to the leader.
+#[must_use]
+pub fn parse_live_worker(subject: &str) -> Option<(PoolName, WorkerName)> {
+    let (pool, worker) = subject.strip_prefix("causey.live.worker.")?.split_once('.')?;
+    Some((PoolName::new(pool).ok()?, WorkerName::new(worker).ok()?))
+}
+
+/// Parses a cancel subject.
+#[must_use]
+pub fn parse_cancel(subject: &str) -> Option<RunId> {
+    subject.strip_prefix("causey.cancel.")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_built_parses_back() {
+        let (pool, worker) = (PoolName::new("gpu").unwrap(), WorkerName::new("w-1").unwrap());
+        assert_eq!(parse_inbox(&report(&pool, &worker)), Some(InboxSubject::Report { pool: pool.clone(), worker: worker.clone() }));
+        assert_eq!(parse_inbox(&request("submit")), Some(InboxSubject::Request { kind: "submit".into() }));
+        assert_eq!(parse_live_worker(&live_worker(&pool, &worker)), Some((pool, worker)));
+        assert_eq!(parse_event(&event(&SourceName::new("api").unwrap())).unwrap().as_str(), "api");
+        assert_eq!(parse_inbox("causey.in.report.gpu.w.1"), None);
+        assert_eq!(parse_inbox("causey.in.report.gpu"), None);
+    }
+
+    #[test]
+    fn text_that_is_no_name_enters_a_subject_as_a_hash() {
+        assert_eq!(token("title-demand"), "title-demand");
+        assert!(token("a.b >").starts_with("h-"));
+    }
+}

@@ -1,0 +1,229 @@
+//! What coordinator and workers tell each other about attempts: dispatches on the task queue, reports in the inbox. Both
+//! carry lists, because messages cost and bytes hardly do.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::artifact::ObjectRef;
+use crate::id::{
+    Digest, FlowName, IdempotencyKey, ModelName, Path, PoolName, RunId, RunName, StepName, TaskId, TaskKey, Timestamp, WorkerName,
+};
+use crate::parameter::Values;
+use crate::policy::HostMode;
+
+/// Most tasks of one step in one dispatch (host mode `reuse`; the other modes take one).
+pub const TASKS_PER_DISPATCH_MAX: u32 = 64;
+
+/// Most input references that travel inside a dispatch; more of them go by a manifest in the artifact store.
+pub const INLINE_INPUTS_MAX: usize = 64;
+
+/// Longest traceback or message inside a report, in bytes; the whole text is in the attempt's object.
+pub const ERROR_TEXT_BYTES_MAX: usize = 8 * 1024;
+
+/// The message that puts attempts of one step on a pool's queue. Its subject carries the first task's key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dispatch {
+    pub run: RunId,
+    pub run_name: RunName,
+    pub flow: FlowName,
+    pub language: String,
+    pub package: Digest,
+    /// The flow file inside the package.
+    pub file: String,
+    pub step: StepName,
+    pub host: HostMode,
+    /// Slots one attempt occupies.
+    pub slots: u32,
+    /// Charged retries the task has; when an attempt's `retry` has reached it, a failure is final.
+    pub retries_max: u32,
+    pub parameters: Values,
+    pub user: String,
+    pub tags: Vec<String>,
+    /// The CloudEvents that started the run, in structured form.
+    pub events: Vec<Value>,
+    /// One entry per enclosing foreach level, outermost first.
+    pub splits: Vec<SplitLevel>,
+    pub tasks: Vec<DispatchedTask>,
+    /// The queue may have lost this dispatch before: look for a stored result first.
+    pub again: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitLevel {
+    pub step: StepName,
+    pub count: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispatchedTask {
+    pub path: Path,
+    pub visit: u32,
+    pub attempt: u32,
+    /// Charged retries so far.
+    pub retry: u32,
+    pub inputs: Inputs,
+}
+
+impl Dispatch {
+    /// The identity of one of its tasks.
+    #[must_use]
+    pub fn task_id(&self, task: &DispatchedTask) -> TaskId {
+        TaskId { step: self.step.clone(), path: task.path.clone(), visit: task.visit }
+    }
+
+    /// The key of one of its attempts.
+    #[must_use]
+    pub fn key(&self, task: &DispatchedTask) -> TaskKey {
+        self.task_id(task).key(task.attempt)
+    }
+
+    #[must_use]
+    pub fn idempotency_key(&self, task: &DispatchedTask) -> IdempotencyKey {
+        self.task_id(task).idempotency_key(self.run)
+    }
+}
+
+/// The objects of a task's parents, in order of foreach index or branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Inputs {
+    Listed(Vec<InputRef>),
+    /// A blob in the artifact store that holds a MessagePack list of [`InputRef`] behind the version byte.
+    Manifest {
+        digest: Digest,
+        count: u32,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRef {
+    pub step: StepName,
+    pub path: Path,
+    pub object: ObjectRef,
+}
+
+/// What a worker tells about attempts. Counts only if its authenticated subject names this pool and worker (I14).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub pool: PoolName,
+    pub worker: WorkerName,
+    pub items: Vec<ReportItem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportItem {
+    pub run: RunId,
+    pub step: StepName,
+    pub path: Path,
+    pub visit: u32,
+    pub attempt: u32,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// A host runs the attempt on this worker.
+    Started {
+        at: Timestamp,
+    },
+    Succeeded(Success),
+    Failed(Failure),
+    /// Handed back unstarted; not charged.
+    Released {
+        because: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Success {
+    pub digest: Digest,
+    pub bytes: u64,
+    /// Steps the transition named; empty at the end.
+    pub next: Vec<StepName>,
+    /// Items of a foreach.
+    pub foreach: Option<u32>,
+    pub publications: Vec<Publication>,
+    pub started: Timestamp,
+    pub ended: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub error: ErrorInfo,
+    /// The object with output and full traceback, if one could be stored.
+    pub digest: Option<Digest>,
+    pub bytes: u64,
+    pub started: Timestamp,
+    pub ended: Timestamp,
+}
+
+/// Whose fault a failure is; decides whether it is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// User code raised or its process died. Charged.
+    User,
+    /// User code cannot run at all (its file does not import, it says a retry is useless). Final.
+    Permanent,
+    /// Store, disk or network. Not charged.
+    Infrastructure,
+}
+
+/// An error of user code, with what a person needs to find it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorInfo {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub message: String,
+    #[serde(default)]
+    pub traceback: String,
+    #[serde(default)]
+    pub file: Option<String>,
+    #[serde(default)]
+    pub line: Option<u32>,
+    #[serde(default)]
+    pub step: Option<String>,
+    #[serde(default)]
+    pub source: Option<String>,
+    #[serde(default)]
+    pub column: Option<u32>,
+    #[serde(default)]
+    pub end_column: Option<u32>,
+    /// Groups equal failures.
+    #[serde(default)]
+    pub hash: Option<String>,
+    #[serde(default)]
+    pub hint: Option<String>,
+}
+
+impl ErrorInfo {
+    /// Cuts the long texts to [`ERROR_TEXT_BYTES_MAX`], a traceback from its front.
+    #[must_use]
+    pub fn clipped(mut self) -> Self {
+        let cut = (0..=ERROR_TEXT_BYTES_MAX.min(self.message.len())).rev().find(|at| self.message.is_char_boundary(*at)).unwrap_or(0);
+        self.message.truncate(cut);
+        if self.traceback.len() > ERROR_TEXT_BYTES_MAX {
+            let from = self.traceback.len() - ERROR_TEXT_BYTES_MAX;
+            let from = (from..=self.traceback.len()).find(|at| self.traceback.is_char_boundary(*at)).unwrap_or(from);
+            self.traceback = format!("[…]{}", &self.traceback[from..]);
+        }
+        self
+    }
+}
+
+/// A model that a step wants published once its report is accepted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Publication {
+    pub model: ModelName,
+    /// The artifact of the attempt's object that holds the model's bytes.
+    pub artifact: String,
+    pub format: String,
+    #[serde(default)]
+    pub metrics: serde_json::Map<String, Value>,
+    #[serde(default)]
+    pub tags: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default)]
+    pub allow_pickle: bool,
+}

@@ -1,0 +1,140 @@
+"""Decorators of steps and flows. They only write down what was asked for; checking and acting happen elsewhere."""
+
+from __future__ import annotations
+
+from causey._errors import InvalidDecoratorAttribute, InvalidFlowException
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Decorator = Callable[[Any], Any]
+
+
+class Marks:
+    """What decorators say about one step or one flow class."""
+
+    __slots__ = ("decorators", "end", "start")
+
+    def __init__(self, start: bool = False, end: bool = False) -> None:
+        self.start = start
+        self.end = end
+        self.decorators: dict[str, dict[str, Any]] = {}
+
+
+def step_marks(function: Any) -> Marks | None:
+    return getattr(function, "_causey_marks", None)
+
+
+def flow_marks(flow: type) -> Marks:
+    """The class's own marks; those of base classes are merged when the definition is made."""
+    marks = flow.__dict__.get("_causey_flow_marks")
+    if marks is None:
+        marks = Marks()
+        flow._causey_flow_marks = marks  # type: ignore[attr-defined]
+    return marks  # type: ignore[no-any-return]
+
+
+def mark_step(name: str, function: Any, attributes: dict[str, Any]) -> Any:
+    marks = step_marks(function)
+    if marks is None:
+        what = getattr(function, "__name__", repr(function))
+        raise InvalidFlowException(
+            f"@{name} is applied to '{what}', which is not a step",
+            hint=f"put @{name} on the line above @step",
+        )
+    if name in marks.decorators:
+        raise InvalidFlowException(f"step '{function.__name__}' has @{name} twice", hint="keep one of them")
+    marks.decorators[name] = attributes
+    return function
+
+
+def mark_flow(name: str, flow: Any, attributes: dict[str, Any]) -> Any:
+    if not isinstance(flow, type):
+        raise InvalidFlowException(
+            f"@{name} is applied to '{getattr(flow, '__name__', flow)}', which is not a flow class",
+            hint=f"put @{name} above the class that derives from FlowSpec",
+        )
+    decorators = flow_marks(flow).decorators
+    if name in decorators:
+        raise InvalidFlowException(f"flow '{flow.__name__}' has @{name} twice", hint="list several events with events=[…]")
+    decorators[name] = attributes
+    return flow
+
+
+def _decorator(name: str, defaults: dict[str, Any], mark: Any) -> Callable[..., Any]:
+    def decorate(function: Any = None, **attributes: Any) -> Any:
+        unknown = [attribute for attribute in attributes if attribute not in defaults]
+        if unknown:
+            from causey._suggest import did_you_mean
+
+            raise InvalidDecoratorAttribute(
+                f"@{name} does not know the attribute '{unknown[0]}'",
+                hint=did_you_mean(unknown[0], defaults) or f"it takes {', '.join(defaults)}",
+            )
+        if function is not None:
+            return mark(name, function, dict(defaults))
+        return lambda decorated: mark(name, decorated, {**defaults, **attributes})
+
+    decorate.__name__ = decorate.__qualname__ = name
+    return decorate
+
+
+if TYPE_CHECKING:
+
+    def retry(
+        function: Any = None,
+        *,
+        times: int = 3,
+        minutes_between_retries: float = 2,
+        seconds_between_retries: float | None = None,
+        factor: float = 1.0,
+        max_seconds: float = 86400.0,
+        jitter: float = 0.0,
+    ) -> Any: ...
+
+    def catch(function: Any = None, *, var: str | None = None, print_exception: bool = True) -> Any: ...
+
+    def resources(
+        function: Any = None,
+        *,
+        cpu: float = 1,
+        memory: int = 4096,
+        gpu: int | None = None,
+        pool: str | None = None,
+        disk: int | None = None,
+        shared_memory: int | None = None,
+    ) -> Any: ...
+
+    def host(function: Any = None, *, mode: str = "fork") -> Any: ...
+
+    def trigger(
+        flow: Any = None,
+        *,
+        event: Any = None,
+        events: Any = None,
+        options: dict[str, Any] | None = None,
+    ) -> Any: ...
+
+else:
+    retry = _decorator(
+        "retry",
+        {
+            "times": 3,
+            "minutes_between_retries": 2,
+            "seconds_between_retries": None,
+            "factor": 1.0,
+            "max_seconds": 86400.0,
+            "jitter": 0.0,
+        },
+        mark_step,
+    )
+    catch = _decorator("catch", {"var": None, "print_exception": True}, mark_step)
+    resources = _decorator(
+        "resources",
+        {"cpu": 1, "memory": 4096, "gpu": None, "pool": None, "disk": None, "shared_memory": None},
+        mark_step,
+    )
+    host = _decorator("host", {"mode": "fork"}, mark_step)
+    trigger = _decorator("trigger", {"event": None, "events": None, "options": None}, mark_flow)

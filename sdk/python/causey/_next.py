@@ -1,0 +1,61 @@
+"""Checks the arguments of self.next while a step runs, with Metaflow's rules and nearly its words."""
+
+from __future__ import annotations
+
+from causey._decorators import step_marks
+from causey._errors import InvalidNextException
+from causey._task import Transition
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from causey._flow import FlowSpec
+    from causey._task import Task
+
+
+def transition(flow: FlowSpec, task: Task, steps: tuple[Any, ...], options: dict[str, Any]) -> Transition:
+    step = task.step
+    unknown = [option for option in options if option != "foreach"]
+    if unknown:
+        raise InvalidNextException(f"step '{step}' passes an unknown keyword argument '{unknown[0]}' to self.next()")
+    if task.transition is not None:
+        raise InvalidNextException(f"multiple self.next() calls detected in step '{step}': call self.next() only once")
+    names = [_step_name(flow, step, place, target) for place, target in enumerate(steps, start=1)]
+    variable = options.get("foreach")
+    if not variable:
+        if not names:
+            raise InvalidNextException(f"self.next() in step '{step}' names no step: pass at least one, as in self.next(self.end)")
+        return Transition(names)
+    if not isinstance(variable, str):
+        raise InvalidNextException(f"the argument to 'foreach' in step '{step}' must be a string, the name of an artifact")
+    if len(names) != 1:
+        raise InvalidNextException(f"self.next(…, foreach=…) in step '{step}' needs exactly one step, not {len(names)}")
+    return Transition(names, variable, _items(flow, step, variable))
+
+
+def _step_name(flow: FlowSpec, step: str, place: int, target: Any) -> str:
+    name = getattr(getattr(target, "__func__", None), "__name__", None)
+    if name is None:
+        raise InvalidNextException(
+            f"argument {place} of self.next() in step '{step}' is not a step: pass methods of the flow, as in self.next(self.end)"
+        )
+    if step_marks(getattr(type(flow), name, None)) is None:
+        raise InvalidNextException(f"step '{step}' goes to '{name}', which is not a step of the flow")
+    return str(name)
+
+
+def _items(flow: FlowSpec, step: str, variable: str) -> list[Any]:
+    try:
+        values = getattr(flow, variable)
+    except AttributeError:
+        raise InvalidNextException(
+            f"foreach variable 'self.{variable}' in step '{step}' does not exist: check the name"
+        ) from None
+    try:
+        items = values if type(values) is list else list(values)
+    except Exception as problem:
+        raise InvalidNextException(f"foreach variable 'self.{variable}' in step '{step}' is not iterable: {problem}") from None
+    if not items:
+        raise InvalidNextException(f"foreach over 'self.{variable}' in step '{step}' has zero items: it needs at least one")
+    return items

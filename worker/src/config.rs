@@ -1,0 +1,53 @@
+//! Settings of a worker: defaults in one place, every bound named with its unit.
+
+use std::path::PathBuf;
+
+use causey_protocol::id::{PoolName, WorkerName};
+
+/// How to run a worker.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Address of the NATS server, with user and password if it asks for them
+    #[arg(long, env = "CAUSEY_NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
+    pub nats_url: String,
+
+    /// Artifact store: a folder or s3://bucket/prefix
+    #[arg(long, env = "CAUSEY_STORE")]
+    pub store: String,
+
+    /// Folder for unpacked code, task folders and the cache index; may be deleted while the worker is stopped
+    #[arg(long, env = "CAUSEY_WORKER_FOLDER")]
+    pub folder: PathBuf,
+
+    /// The pool this worker belongs to
+    #[arg(long, env = "CAUSEY_POOL", default_value = "default")]
+    pub pool: PoolName,
+
+    /// Name of this worker within its pool
+    #[arg(long, env = "CAUSEY_WORKER_NAME", default_value = "worker")]
+    pub name: WorkerName,
+
+    /// Tasks that run at once (default: the number of cores)
+    #[arg(long, env = "CAUSEY_SLOTS")]
+    pub slots: Option<u32>,
+
+    /// Python interpreter that runs Python steps
+    #[arg(long, env = "CAUSEY_PYTHON", default_value = "python3")]
+    pub python: PathBuf,
+
+    /// Folder put in front of the interpreter's search path; holds the Causey SDK
+    #[arg(long, env = "CAUSEY_SDK")]
+    pub sdk: Option<PathBuf>,
+
+    /// Seconds a delivery stays with this worker without a sign of life
+    #[arg(long, env = "CAUSEY_ACK_WAIT_SECONDS", default_value_t = 30)]
+    pub ack_wait_seconds: u32,
+
+    /// Accept a NATS server that does not sync every write; artifacts are then not synced either
+    #[arg(long, env = "CAUSEY_UNSAFE_DURABILITY")]
+    pub unsafe_durability: bool,
+
+    /// Stop when standard input is closed: its owner is gone
+    #[arg(long, hide = true)]
+    pub owned: bool,
+}
