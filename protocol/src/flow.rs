@@ -259,8 +259,12 @@ fn index_steps(definition: &Definition) -> Result<BTreeMap<StepName, StepIndex>,
 
 fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, step: &Step) -> Result<(), Problem> {
     for target in step.next.targets() {
-        if !index.contains_key(target) {
+        let Some(to) = index.get(target) else {
             return Err(fault(definition, Some(step), format!("goes on to `{target}`, which is not a step")));
+        };
+        let splits = matches!(step.next, Transition::Branch { .. } | Transition::Foreach { .. });
+        if splits && definition.steps[usize::from(to.0)].join {
+            return Err(fault(definition, Some(step), format!("splits straight into the join `{target}`; put a step between them")));
         }
     }
     if let Transition::Branch { to } = &step.next {

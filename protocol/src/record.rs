@@ -258,16 +258,16 @@ impl TaskSet {
 pub enum FailureCause {
     /// Charged.
     User {
-        error: ErrorInfo,
+        error: Box<ErrorInfo>,
         object: Option<(Digest, u64)>,
     },
     /// Charged, and no retry can help.
     Permanent {
-        error: ErrorInfo,
+        error: Box<ErrorInfo>,
         object: Option<(Digest, u64)>,
     },
     Infrastructure {
-        error: ErrorInfo,
+        error: Box<ErrorInfo>,
     },
     /// Its worker vanished; not charged.
     Lost,

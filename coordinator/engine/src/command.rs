@@ -1,0 +1,161 @@
+//! Commands: every effect the engine can ask for, as data. All are idempotent and follow from the committed state, so a restart
+//! or takeover asks for them again with [`outstanding`].
+
+use causey_protocol::flow::{Flow, StepIndex};
+use causey_protocol::id::{Digest, Path, PoolName, RunId, TaskKey};
+use causey_protocol::record::{Cause, FailureCause, Position, Record};
+use causey_protocol::task::{Dispatch, DispatchedTask, InputRef, Inputs, SplitLevel};
+
+use crate::join;
+use crate::retry::retries_max;
+use crate::run::{Run, TaskRef};
+use crate::state::{Notification, State};
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Put a dispatch on its pool's queue, under its first task's key.
+    Dispatch { pool: PoolName, key: TaskKey, dispatch: Box<Dispatch> },
+    /// Take one dispatch off its queue: its attempt is closed.
+    Withdraw { pool: PoolName, run: RunId, key: TaskKey },
+    /// Store content-addressed bytes, then say `BlobStored`.
+    StoreBlob { digest: Digest, bytes: Vec<u8> },
+    /// Publish a notification.
+    Announce { position: Position, notification: Notification },
+    /// Take everything of a run off the queues and tell workers to stop it.
+    Cancel { run: RunId },
+}
+
+/// The commands that a committed record asks for, in the state after its whole turn.
+#[must_use]
+pub fn commands(state: &State, position: Position, record: &Record) -> Option<Command> {
+    match record {
+        Record::AttemptsOpened { run, step, tasks, .. } => {
+            let run = state.runs.get(run)?;
+            let (path, visit) = tasks.iter().next()?;
+            dispatch_command(state, run, &TaskRef::new(*step, path, visit), false)
+        }
+        Record::AttemptFailed { run, step, path, visit, attempt, cause: FailureCause::Lost, .. } => {
+            let run = state.runs.get(run)?;
+            let flow = state.flow_of(run)?;
+            let pool = pool_of(&flow, *step)?;
+            let key = TaskRef::new(*step, path.clone(), *visit).id(&flow).key(*attempt);
+            Some(Command::Withdraw { pool, run: run.id(), key })
+        }
+        Record::InputsGathered { run, step, path, .. } => store_command(state, state.runs.get(run)?, *step, path),
+        Record::Notified { .. } => {
+            let notification = state.notifications.get(&position)?.clone();
+            Some(Command::Announce { position, notification })
+        }
+        Record::RunFinished { run, state: ended, .. } => {
+            let unfinished = *ended != causey_protocol::record::RunState::Succeeded;
+            unfinished.then_some(Command::Cancel { run: *run })
+        }
+        _ => None,
+    }
+}
+
+/// Every command that must be in force in this state, notifications in log order.
+#[must_use]
+pub fn outstanding(state: &State) -> Vec<Command> {
+    let mut commands = Vec::new();
+    for run in state.live_runs() {
+        commands.extend(run.dispatches.keys().filter_map(|first| dispatch_command(state, run, first, true)));
+        let gathered = run.joins.iter().filter(|(_, join)| join.manifest.is_some() && !join.stored);
+        commands.extend(gathered.filter_map(|((step, path), _)| store_command(state, run, *step, path)));
+    }
+    let announce = |(position, notification): (&Position, &Notification)| Command::Announce {
+        position: *position,
+        notification: notification.clone(),
+    };
+    commands.extend(state.notifications.iter().map(announce));
+    commands
+}
+
+fn pool_of(flow: &Flow, step: StepIndex) -> Option<PoolName> {
+    let wanted = flow.step(step).resources.as_ref().and_then(|resources| resources.pool.clone());
+    wanted.or_else(|| PoolName::new("default").ok())
+}
+
+fn store_command(state: &State, run: &Run, step: StepIndex, path: &Path) -> Option<Command> {
+    let flow = state.flow_of(run)?;
+    let bytes = join::manifest(&join::inputs(run, &flow, step, path));
+    Some(Command::StoreBlob { digest: Digest::of(&bytes), bytes })
+}
+
+fn dispatch_command(state: &State, run: &Run, first: &TaskRef, again: bool) -> Option<Command> {
+    let flow = state.flow_of(run)?;
+    let open = run.dispatches.get(first)?;
+    let key = first.id(&flow).key(open.attempt);
+    let dispatch = dispatch(state, run, first, again)?;
+    Some(Command::Dispatch { pool: open.pool.clone(), key, dispatch: Box::new(dispatch) })
+}
+
+/// The message for the open dispatch whose first task is `first`.
+#[must_use]
+pub fn dispatch(state: &State, run: &Run, first: &TaskRef, again: bool) -> Option<Dispatch> {
+    let flow = state.flow_of(run)?;
+    let open = run.dispatches.get(first)?;
+    let (definition, step) = (flow.definition(), flow.step(first.step));
+    let tasks = open.tasks.iter().map(|(path, visit)| {
+        let inputs = inputs(run, &flow, first.step, &path);
+        DispatchedTask { path, visit, attempt: open.attempt, retry: open.retry, inputs }
+    });
+    let events = match &run.start.cause {
+        Cause::Request { .. } => Vec::new(),
+        Cause::Event { events, .. } => events.clone(),
+    };
+    let cpu = step.resources.as_ref().map_or(1.0, |resources| resources.cpu).ceil().clamp(1.0, 1024.0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 1..=1024")]
+    let slots = cpu as u32;
+    Some(Dispatch {
+        run: run.id(),
+        run_name: run.start.name.clone(),
+        flow: definition.name.clone(),
+        language: definition.language.clone(),
+        package: definition.package,
+        file: definition.file.clone(),
+        step: step.name.clone(),
+        host: run.start.host.or(step.host).unwrap_or_default(),
+        slots,
+        retries_max: retries_max(&flow, first),
+        parameters: run.start.parameters.clone(),
+        user: run.start.user.clone(),
+        tags: run.start.tags.clone(),
+        events,
+        splits: splits(run, &flow, first),
+        tasks: tasks.collect(),
+        again,
+    })
+}
+
+/// The enclosing foreach levels with their item counts; the path of level n is the first n indices.
+fn splits(run: &Run, flow: &Flow, task: &TaskRef) -> Vec<SplitLevel> {
+    let level = |(depth, split): (usize, StepIndex)| {
+        let path = Path(task.path.0.get(..depth)?.to_vec());
+        let foreach = run.foreaches.get(&(split, path))?;
+        Some(SplitLevel { step: flow.step(split).name.clone(), count: foreach.count })
+    };
+    flow.foreach_levels(task.step).enumerate().filter_map(level).collect()
+}
+
+/// What a task receives: the objects of its siblings for a join, else the one of its parent.
+fn inputs(run: &Run, flow: &Flow, step: StepIndex, path: &Path) -> Inputs {
+    if flow.step(step).join {
+        let inputs = join::inputs(run, flow, step, path);
+        if inputs.len() <= causey_protocol::task::INLINE_INPUTS_MAX {
+            return Inputs::Listed(inputs);
+        }
+        let digest = Digest::of(&join::manifest(&inputs));
+        return Inputs::Manifest { digest, count: u32::try_from(inputs.len()).unwrap_or(u32::MAX) };
+    }
+    let parent = flow.parents(step).first().map(|parent| {
+        let fanned = matches!(flow.step(*parent).next, causey_protocol::flow::Transition::Foreach { .. });
+        let path = if fanned { path.split_last().map_or_else(Path::default, |(outer, _)| outer) } else { path.clone() };
+        TaskRef::new(*parent, path, 0)
+    });
+    let input = parent.and_then(|task| {
+        let object = run.object(flow, &task)?;
+        Some(InputRef { step: flow.step(task.step).name.clone(), path: task.path, object })
+    });
+    Inputs::Listed(input.into_iter().collect())
+}

@@ -1,0 +1,381 @@
+//! `decide`: one input against the working state gives records, each applied as soon as it is decided, so that the rules
+//! always look at what already holds. Total: any input in any state has an answer, if only `Ignored`.
+
+use std::sync::Arc;
+
+use causey_protocol::flow::{Flow, StepIndex, Transition};
+use causey_protocol::id::{Digest, FlowName, Origin, PoolName, RunId, StepName, Timestamp, WorkerName, hash_fields};
+use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
+use causey_protocol::parameter::{self, Values};
+use causey_protocol::policy::HostMode;
+use causey_protocol::problem::{Code, Problem};
+use causey_protocol::record::{Answer, Cause, FailureCause, ModelPublished, Record, RunStarted, RunState, TaskSet, Topic};
+use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Publication, ReportItem, Success};
+use serde_json::json;
+
+use crate::name::run_name;
+use crate::run::{Run, TaskRef, TaskState, join_of};
+use crate::state::State;
+
+/// The pool of steps that ask for none.
+const DEFAULT_POOL: &str = "default";
+
+/// Decides about one input. The records have been applied to `state` when this returns; `state` must be in a turn
+/// ([`State::open_turn`]), whose time is the input's.
+pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
+    let mut decider = Decider { state, records: Vec::new() };
+    match input {
+        Input::Request(message) => decider.request(message),
+        Input::Report { pool, worker, item } => decider.report(&pool, &worker, item),
+        Input::Event { sequence, source, event } => decider.event(sequence, &source, &event),
+        Input::Malformed { subject, sequence, because } => decider.ignore(format!("message {sequence} on {subject}: {because}")),
+        Input::TimersDue => decider.timers_due(),
+        Input::BlobStored { digest } => decider.blob_stored(digest),
+    }
+    decider.records
+}
+
+/// The working state and what has been decided about the present input.
+pub(crate) struct Decider<'a> {
+    pub(crate) state: &'a mut State,
+    records: Vec<Record>,
+}
+
+/// A run about to start.
+pub(crate) struct NewRun {
+    pub(crate) origin: Origin,
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) definition: Digest,
+    pub(crate) version: Option<u32>,
+    pub(crate) parameters: Values,
+    pub(crate) cause: Cause,
+    pub(crate) user: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) host: Option<HostMode>,
+}
+
+impl Decider<'_> {
+    pub(crate) fn emit(&mut self, record: Record) {
+        self.state.apply(&record);
+        self.records.push(record);
+    }
+
+    pub(crate) fn ignore(&mut self, because: impl Into<String>) {
+        self.emit(Record::Ignored { because: because.into() });
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.state.at
+    }
+
+    pub(crate) fn run_and_flow(&self, run: RunId) -> Option<(&Run, Arc<Flow>)> {
+        let run = self.state.runs.get(&run)?;
+        Some((run, self.state.flow_of(run)?))
+    }
+
+    fn request(&mut self, message: RequestMessage) {
+        if self.state.requests.contains(&message.id) {
+            return self.ignore(format!("request {} has been answered", message.id));
+        }
+        let RequestMessage { id, user, request } = message;
+        let answer = match request {
+            Request::Submit { flow, parameters, tags, host } => {
+                let origin = Origin(hash_fields("causey origin request v1", &[id.as_str().as_bytes()]));
+                let cause = Cause::Request { id: id.clone() };
+                self.submit(flow, origin, parameters, cause, user, tags, host).unwrap_or_else(Answer::Refused)
+            }
+            Request::Deploy { flow } => self.deploy(&Arc::new(*flow), user),
+            Request::Cancel { run, because } => self.cancel(run, &because),
+            Request::WorkerLost { pool, worker } => self.worker_lost(&pool, &worker),
+        };
+        self.emit(Record::RequestAnswered { id, answer });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart once")]
+    fn submit(
+        &mut self,
+        flow: FlowChoice,
+        origin: Origin,
+        parameters: Values,
+        cause: Cause,
+        user: String,
+        tags: Vec<String>,
+        host: Option<HostMode>,
+    ) -> Result<Answer, Problem> {
+        if let Some((_, run)) = self.state.origins.get(&origin)
+            && let Some(known) = self.state.runs.get(run)
+        {
+            return Ok(Answer::RunStarted { run: *run, name: known.start.name.clone() });
+        }
+        let (flow, version) = match flow {
+            FlowChoice::Given(flow) => (Arc::new(*flow), None),
+            FlowChoice::Deployed(name) => self.deployed(&name)?,
+        };
+        let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
+        let definition = flow.digest();
+        let run = self.start_run(NewRun { origin, flow, definition, version, parameters, cause, user, tags, host });
+        let name = self.state.runs.get(&run).map(|run| run.start.name.clone());
+        name.map(|name| Answer::RunStarted { run, name }).ok_or_else(|| Problem::new(Code::NOT_FOUND, "the run did not start"))
+    }
+
+    fn deployed(&self, name: &FlowName) -> Result<(Arc<Flow>, Option<u32>), Problem> {
+        let deployment = self.state.deployments.get(name);
+        let flow = deployment.and_then(|deployment| self.state.definitions.get(&deployment.definition));
+        match (deployment, flow) {
+            (Some(deployment), Some(flow)) => Ok((flow.clone(), Some(deployment.version))),
+            _ => Err(Problem::new(Code::NOT_FOUND, format!("no flow `{name}` is deployed")).hint("deploy it first: causey deploy FLOW.py")),
+        }
+    }
+
+    pub(crate) fn start_run(&mut self, new: NewRun) -> RunId {
+        let run = RunId::derive(self.now(), &new.origin);
+        let name = run_name(self.state, &new.origin);
+        self.register(new.definition, &new.flow);
+        let start = RunStarted {
+            run,
+            name,
+            origin: new.origin,
+            definition: new.definition,
+            version: new.version,
+            parameters: new.parameters,
+            cause: new.cause,
+            user: new.user,
+            tags: new.tags,
+            host: new.host,
+        };
+        self.emit(Record::RunStarted(Box::new(start)));
+        self.open(run, new.flow.start(), TaskSet::One { path: Default::default(), visit: 0 }, 0, 0);
+        run
+    }
+
+    fn register(&mut self, digest: Digest, flow: &Arc<Flow>) {
+        if !self.state.definitions.contains(&digest) {
+            self.emit(Record::FlowRegistered { digest, flow: Box::new((**flow).clone()) });
+        }
+    }
+
+    fn deploy(&mut self, flow: &Arc<Flow>, user: String) -> Answer {
+        let (name, definition) = (flow.definition().name.clone(), flow.digest());
+        let current = self.state.deployments.get(&name);
+        if let Some(current) = current.filter(|current| current.definition == definition) {
+            return Answer::Deployed { flow: name, version: current.version };
+        }
+        let version = current.map_or(1, |current| current.version + 1);
+        self.register(definition, flow);
+        self.emit(Record::FlowDeployed { flow: name.clone(), version, definition, user });
+        Answer::Deployed { flow: name, version }
+    }
+
+    fn cancel(&mut self, run: RunId, because: &str) -> Answer {
+        match self.state.runs.get(&run).map(|run| run.state) {
+            None => Answer::Refused(Problem::new(Code::NOT_FOUND, format!("no run {run}"))),
+            Some(state) if state.is_terminal() => Answer::Cancelling { run },
+            Some(_) => {
+                let why = if because.is_empty() { "cancelled on request".into() } else { format!("cancelled on request: {because}") };
+                self.finish(run, RunState::Cancelled, Some(Problem::new(Code::CANCELLED, why)));
+                Answer::Cancelling { run }
+            }
+        }
+    }
+
+    fn worker_lost(&mut self, pool: &PoolName, worker: &WorkerName) -> Answer {
+        let held: Vec<(RunId, TaskRef)> = self
+            .state
+            .live_runs()
+            .flat_map(|run| run.tasks.iter().map(move |(task, found)| (run, task, found)))
+            .filter(|(run, _, found)| {
+                let dispatch = found.dispatch.as_ref().and_then(|first| run.dispatches.get(first));
+                found.state == TaskState::Running
+                    && found.worker.as_ref() == Some(worker)
+                    && dispatch.is_some_and(|open| open.pool == *pool)
+            })
+            .map(|(run, task, _)| (run.id(), task.clone()))
+            .collect();
+        for (run, task) in held {
+            let Some(found) = self.state.runs.get(&run).and_then(|run| run.tasks.get(&task)).filter(|task| task.state.is_open()) else {
+                continue;
+            };
+            let (attempt, started) = (found.attempt, found.started.unwrap_or(found.opened));
+            self.close(run, &task, attempt, Some(worker.clone()), &FailureCause::Lost, (started, self.now()));
+        }
+        Answer::Done
+    }
+
+    /// Records a failed attempt and decides what follows.
+    fn close(
+        &mut self,
+        run: RunId,
+        task: &TaskRef,
+        attempt: u32,
+        worker: Option<WorkerName>,
+        cause: &FailureCause,
+        (started, ended): (Timestamp, Timestamp),
+    ) {
+        let TaskRef { step, path, visit } = task.clone();
+        self.emit(Record::AttemptFailed { run, step, path, visit, attempt, worker, cause: cause.clone(), started, ended });
+        self.after_failure(run, task, cause);
+    }
+
+    /// Opens attempts of one step as one dispatch.
+    pub(crate) fn open(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
+        let Some((_, flow)) = self.run_and_flow(run) else { return };
+        let wanted = flow.step(step).resources.as_ref().and_then(|resources| resources.pool.clone());
+        let pool = wanted.unwrap_or_else(|| PoolName::new(DEFAULT_POOL).expect("a name"));
+        self.emit(Record::AttemptsOpened { run, step, pool, tasks, attempt, retry });
+    }
+
+    fn report(&mut self, pool: &PoolName, worker: &WorkerName, item: ReportItem) {
+        let (run, attempt) = (item.run, item.attempt);
+        let Some((found, flow)) = self.run_and_flow(run) else {
+            return self.ignore(format!("report for unknown run {run}"));
+        };
+        let Some(step) = flow.find(&item.step) else {
+            return self.ignore(format!("report for unknown step {} of run {run}", item.step));
+        };
+        let task = TaskRef::new(step, item.path, item.visit);
+        let Some(open) = found.open_attempt(&task, attempt) else {
+            return self.ignore(format!("late report: attempt {attempt} of {} in run {run} is not open", task.id(&flow)));
+        };
+        let dispatch = open.dispatch.as_ref().and_then(|first| found.dispatches.get(first));
+        if dispatch.is_none_or(|dispatch| dispatch.pool != *pool) {
+            return self.ignore(format!("report by a worker of pool {pool}, which was not offered {} in run {run}", task.id(&flow)));
+        }
+        match item.outcome {
+            Outcome::Started { at } => {
+                let TaskRef { step, path, visit } = task;
+                self.emit(Record::AttemptStarted { run, step, path, visit, attempt, worker: worker.clone(), at });
+            }
+            Outcome::Succeeded(success) => match self.objection(&flow, &task, &success) {
+                None => self.succeeded(run, &flow, &task, attempt, worker, success),
+                Some(error) => {
+                    let cause = FailureCause::Permanent { error: Box::new(error), object: Some((success.digest, success.bytes)) };
+                    self.close(run, &task, attempt, Some(worker.clone()), &cause, (success.started, success.ended));
+                }
+            },
+            Outcome::Failed(failure) => {
+                let Failure { kind, error, digest, bytes, started, ended } = failure;
+                let (error, object) = (Box::new(error), digest.map(|digest| (digest, bytes)));
+                let cause = match kind {
+                    FailureKind::User => FailureCause::User { error, object },
+                    FailureKind::Permanent => FailureCause::Permanent { error, object },
+                    FailureKind::Infrastructure => FailureCause::Infrastructure { error },
+                };
+                self.close(run, &task, attempt, Some(worker.clone()), &cause, (started, ended));
+            }
+            Outcome::Released { because } => {
+                let now = self.now();
+                self.close(run, &task, attempt, Some(worker.clone()), &FailureCause::Released { because }, (now, now));
+            }
+        }
+    }
+
+    /// Why a result cannot be accepted although its attempt is open; `None` when it can.
+    fn objection(&self, flow: &Flow, task: &TaskRef, success: &Success) -> Option<ErrorInfo> {
+        let step = flow.step(task.step);
+        let fault = |code: Code, message: String, hint: &str| {
+            let (file, line) = (Some(flow.definition().file.clone()), (step.line > 0).then_some(step.line));
+            Some(ErrorInfo { kind: code.to_string(), message, file, line, hint: Some(hint.into()), ..ErrorInfo::default() })
+        };
+        let named = |names: &[StepName]| names.iter().map(StepName::as_str).collect::<Vec<_>>().join(", ");
+        let (mut went, mut planned) = (success.next.clone(), step.next.targets().to_vec());
+        went.sort();
+        planned.sort();
+        if went != planned {
+            let message = format!("step `{}` went on to [{}], but the graph says [{}]", step.name, named(&went), named(&planned));
+            return fault(Code::TRANSITION, message, "the code on the worker is not the code whose graph was submitted");
+        }
+        match (&step.next, success.foreach) {
+            (Transition::Foreach { variable, .. }, Some(0)) => {
+                let message = format!("foreach over `{variable}`, which has no items");
+                fault(Code::TRANSITION, message, "give it at least one item, or end the flow before")
+            }
+            (Transition::Foreach { .. }, Some(_)) | (Transition::Linear { .. } | Transition::Branch { .. } | Transition::End, None) => None,
+            (Transition::Foreach { variable, .. }, None) => {
+                fault(Code::TRANSITION, format!("foreach over `{variable}` did not say how many items there are"), "upgrade the SDK")
+            }
+            (Transition::Linear { .. } | Transition::Branch { .. } | Transition::End, Some(_)) => {
+                fault(Code::TRANSITION, format!("step `{}` reported a foreach that its graph does not have", step.name), "upgrade the SDK")
+            }
+        }
+    }
+
+    fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: Success) {
+        let Success { digest, bytes, foreach, publications, started, ended, next: _ } = success;
+        let TaskRef { step, path, visit } = task.clone();
+        self.emit(Record::AttemptSucceeded {
+            run,
+            step,
+            path: path.clone(),
+            visit,
+            attempt,
+            worker: worker.clone(),
+            digest,
+            bytes,
+            started,
+            ended,
+        });
+        for (ordinal, publication) in (0..).zip(publications) {
+            self.publish(run, flow, task, attempt, (digest, bytes), publication, ordinal);
+        }
+        match &flow.step(step).next {
+            Transition::End => self.finish(run, RunState::Succeeded, None),
+            Transition::Foreach { .. } => self.open_foreach(run, step, &path, foreach.unwrap_or_default()),
+            Transition::Branch { to } => {
+                for target in to.iter().filter_map(|target| flow.find(target)) {
+                    self.open(run, target, TaskSet::One { path: path.clone(), visit: 0 }, 0, 0);
+                }
+            }
+            Transition::Linear { to } => {
+                if let Some((join, join_path)) = join_of(flow, task) {
+                    if let Some(split) = flow.closes(join).filter(|split| split.foreach) {
+                        self.refill_foreach(run, split.step, &join_path);
+                    }
+                    self.try_join(run, join, &join_path);
+                } else if let Some(target) = flow.find(to) {
+                    self.open(run, target, TaskSet::One { path, visit: 0 }, 0, 0);
+                }
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what identifies an attempt, and one publication of it")]
+    fn publish(
+        &mut self,
+        run: RunId,
+        flow: &Flow,
+        task: &TaskRef,
+        attempt: u32,
+        (digest, bytes): (Digest, u64),
+        publication: Publication,
+        ordinal: u32,
+    ) {
+        let version = self.state.models.get(&publication.model).map_or(1, |versions| versions.last().map_or(1, |last| last.version + 1));
+        let id = task.id(flow);
+        let object = json!({"run": run, "key": id.key(attempt), "digest": digest, "bytes": bytes});
+        let run_name = self.state.runs.get(&run).map(|run| run.start.name.to_string());
+        let data = json!({
+            "name": publication.model, "version": version, "format": publication.format, "run": run, "run_name": run_name,
+            "flow": flow.definition().name, "step": id.step, "metrics": publication.metrics, "tags": publication.tags,
+            "description": publication.description, "published": self.now(), "object": object, "artifact": publication.artifact,
+        });
+        let (name, topic) = (publication.model.to_string(), Topic::ModelPublished);
+        let TaskRef { step, path, visit } = task.clone();
+        let published = ModelPublished { version, run, step, path, visit, attempt, digest, bytes, publication };
+        self.emit(Record::ModelPublished(Box::new(published)));
+        self.emit(Record::Notified { id: id.notification_id(run, topic.as_str(), ordinal), topic, name, run, data });
+    }
+
+    /// Ends a run and tells about it.
+    pub(crate) fn finish(&mut self, run: RunId, state: RunState, problem: Option<Problem>) {
+        let Some((found, flow)) = self.run_and_flow(run) else { return };
+        let topic = Topic::RunFinished;
+        let id = TaskRef::new(flow.start(), Default::default(), 0).id(&flow).notification_id(run, topic.as_str(), 0);
+        let name = flow.definition().name.to_string();
+        let data = json!({
+            "run": run, "name": found.start.name, "flow": name, "version": found.start.version, "state": state, "problem": problem,
+            "parameters": found.start.parameters, "user": found.start.user, "created": found.created, "finished": self.now(),
+        });
+        self.emit(Record::RunFinished { run, state, problem });
+        self.emit(Record::Notified { id, topic, name, run, data });
+    }
+}

@@ -1,0 +1,75 @@
+//! Joins: when all siblings have arrived, and what the join then receives.
+
+use causey_protocol::codec;
+use causey_protocol::flow::{Flow, StepIndex};
+use causey_protocol::id::{Digest, Path, RunId};
+use causey_protocol::record::{Record, TaskSet};
+use causey_protocol::task::{INLINE_INPUTS_MAX, InputRef};
+
+use crate::engine::Decider;
+use crate::run::{Run, TaskRef};
+
+/// How many siblings a join waits for; `None` while its foreach is not open.
+pub(crate) fn expected(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> Option<u32> {
+    let split = flow.closes(join)?;
+    if split.foreach {
+        run.foreaches.get(&(split.step, path.clone())).map(|foreach| foreach.count)
+    } else {
+        u32::try_from(flow.parents(join).len()).ok()
+    }
+}
+
+/// The objects a join receives: by foreach index, or in the order in which the split names its branches.
+pub(crate) fn inputs(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> Vec<InputRef> {
+    let Some(split) = flow.closes(join) else { return Vec::new() };
+    let input = |task: &TaskRef| {
+        let object = run.object(flow, task)?;
+        Some(InputRef { step: flow.step(task.step).name.clone(), path: task.path.clone(), object })
+    };
+    if split.foreach {
+        let count = run.foreaches.get(&(split.step, path.clone())).map_or(0, |foreach| foreach.count);
+        let Some(last) = flow.parents(join).first() else { return Vec::new() };
+        (0..count).filter_map(|index| input(&TaskRef::new(*last, path.child(index), 0))).collect()
+    } else {
+        flow.parents(join).iter().filter_map(|parent| input(&TaskRef::new(*parent, path.clone(), 0))).collect()
+    }
+}
+
+/// The bytes of the manifest that stands for `inputs`.
+pub(crate) fn manifest(inputs: &[InputRef]) -> Vec<u8> {
+    codec::encode(&inputs)
+}
+
+impl Decider<'_> {
+    /// Opens the join if its last sibling has just arrived; more inputs than fit a dispatch are stored first.
+    pub(crate) fn try_join(&mut self, run: RunId, join: StepIndex, path: &Path) {
+        let Some((found, flow)) = self.run_and_flow(run) else { return };
+        let arrived = found.joins.get(&(join, path.clone())).map_or(0, |join| join.arrived);
+        if expected(found, &flow, join, path) != Some(arrived) {
+            return;
+        }
+        if arrived as usize <= INLINE_INPUTS_MAX {
+            self.open(run, join, TaskSet::One { path: path.clone(), visit: 0 }, 0, 0);
+            return;
+        }
+        let digest = Digest::of(&manifest(&inputs(found, &flow, join, path)));
+        self.emit(Record::InputsGathered { run, step: join, path: path.clone(), digest, count: arrived });
+    }
+
+    pub(crate) fn blob_stored(&mut self, digest: Digest) {
+        let waiting: Vec<(RunId, StepIndex, Path)> = self
+            .state
+            .live_runs()
+            .flat_map(|run| run.joins.iter().map(move |(key, join)| (run.id(), key, join)))
+            .filter(|(_, _, join)| !join.stored && join.manifest.is_some_and(|(wanted, _)| wanted == digest))
+            .map(|(run, (step, path), _)| (run, *step, path.clone()))
+            .collect();
+        if waiting.is_empty() {
+            self.ignore(format!("no join waits for blob {digest}"));
+        }
+        for (run, step, path) in waiting {
+            self.emit(Record::InputsStored { run, step, path: path.clone() });
+            self.open(run, step, TaskSet::One { path, visit: 0 }, 0, 0);
+        }
+    }
+}

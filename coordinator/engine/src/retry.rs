@@ -1,0 +1,101 @@
+//! What follows a failed attempt: a charged retry after its delay, an uncharged new attempt, or the end of the run.
+
+use causey_protocol::flow::Flow;
+use causey_protocol::id::RunId;
+use causey_protocol::policy::FALLBACK_ATTEMPTS;
+use causey_protocol::problem::{Code, Problem};
+use causey_protocol::record::{FailureCause, Record, RunState, TaskSet};
+use causey_protocol::task::ErrorInfo;
+
+use crate::engine::Decider;
+use crate::run::{Task, TaskRef};
+
+/// Attempts of one task whose worker may vanish before the task counts as poison.
+pub(crate) const LOST_ATTEMPTS_MAX: u32 = 4;
+
+/// Attempts of one task that may fail for reasons of infrastructure.
+pub(crate) const INFRASTRUCTURE_ATTEMPTS_MAX: u32 = 20;
+
+/// Charged retries of a step.
+pub(crate) fn retries_max(flow: &Flow, task: &TaskRef) -> u32 {
+    flow.step(task.step).retry.as_ref().map_or(0, |retry| retry.times)
+}
+
+impl Decider<'_> {
+    /// Decides what follows after `cause` has been recorded for the task's last attempt.
+    pub(crate) fn after_failure(&mut self, run: RunId, task: &TaskRef, cause: &FailureCause) {
+        let Some((found, flow)) = self.run_and_flow(run) else { return };
+        let Some(state) = found.tasks.get(task).cloned() else { return };
+        let id = task.id(&flow);
+        match cause {
+            FailureCause::User { error, .. } => {
+                let retries = retries_max(&flow, task);
+                if state.retry < retries {
+                    let seed = id.key(0);
+                    let wait = flow.step(task.step).retry.as_ref().map_or(0, |retry| retry.delay_micros(state.retry + 1, &seed.0));
+                    self.try_again(run, task, &state, state.retry + 1, wait);
+                } else if flow.step(task.step).catch.is_some() && state.retry < retries + FALLBACK_ATTEMPTS {
+                    // The host catches what user code raises; a failure beyond the retries means that its process died, so the
+                    // fallback runs in a new one.
+                    self.try_again(run, task, &state, state.retry + 1, 0);
+                } else {
+                    self.fail(run, user_problem(&id.to_string(), &state, error));
+                }
+            }
+            FailureCause::Permanent { error, .. } => self.fail(run, user_problem(&id.to_string(), &state, error)),
+            FailureCause::Infrastructure { error } => {
+                if state.infrastructure >= INFRASTRUCTURE_ATTEMPTS_MAX {
+                    let what = format!("{id} failed {} times for reasons of infrastructure: {}", state.infrastructure, error.message);
+                    self.fail(run, Problem::new(Code::STORE, what).hint("check the artifact store and the disks of the workers"));
+                } else {
+                    let wait = 1_000_000u64 << state.infrastructure.min(6).saturating_sub(1);
+                    self.try_again(run, task, &state, state.retry, wait);
+                }
+            }
+            FailureCause::Lost => {
+                if state.lost >= LOST_ATTEMPTS_MAX {
+                    let what = format!("{id} is poison: {} workers vanished while they ran it", state.lost);
+                    self.fail(run, Problem::new(Code::POISONED, what).hint("run the step alone and watch its memory"));
+                } else {
+                    self.try_again(run, task, &state, state.retry, 0);
+                }
+            }
+            FailureCause::Released { .. } => self.try_again(run, task, &state, state.retry, 0),
+        }
+    }
+
+    fn try_again(&mut self, run: RunId, task: &TaskRef, state: &Task, retry: u32, wait_micros: u64) {
+        let attempt = state.attempt + 1;
+        let TaskRef { step, path, visit } = task.clone();
+        if wait_micros == 0 {
+            self.open(run, step, TaskSet::One { path, visit }, attempt, retry);
+        } else {
+            let not_before = self.now().plus_micros(wait_micros);
+            self.emit(Record::RetryScheduled { run, step, path, visit, attempt, retry, not_before });
+        }
+    }
+
+    /// Opens the attempts whose delay is over.
+    pub(crate) fn timers_due(&mut self) {
+        for (run, task) in self.state.due_timers(self.now()) {
+            let Some(state) = self.state.runs.get(&run).and_then(|run| run.tasks.get(&task)) else { continue };
+            let (attempt, retry) = (state.attempt + 1, state.retry);
+            self.open(run, task.step, TaskSet::One { path: task.path, visit: task.visit }, attempt, retry);
+        }
+    }
+
+    fn fail(&mut self, run: RunId, problem: Problem) {
+        self.finish(run, RunState::Failed, Some(problem));
+    }
+}
+
+fn user_problem(task: &str, state: &Task, error: &ErrorInfo) -> Problem {
+    let attempts = state.attempt + 1;
+    let plural = if attempts == 1 { "" } else { "s" };
+    let first_line = error.message.lines().next().unwrap_or_default();
+    let problem = Problem::new(Code::USER_CODE, format!("{task} failed after {attempts} attempt{plural}: {}: {first_line}", error.kind));
+    match &error.hint {
+        Some(hint) => problem.hint(hint.clone()),
+        None => problem,
+    }
+}

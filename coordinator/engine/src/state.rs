@@ -1,0 +1,497 @@
+//! The state: the fold of the log. `apply` only folds what was decided and never fails on it; tables remember what changed so
+//! that a projection can follow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use causey_protocol::artifact::ObjectRef;
+use causey_protocol::flow::Flow;
+use causey_protocol::id::{Digest, FlowName, ModelName, NotificationId, Origin, RequestId, RunId, RunName, Timestamp};
+use causey_protocol::record::{Answer, FailureCause, Position, Record, RunState, Topic, Turn};
+use causey_protocol::task::Publication;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::run::{Foreach, Join, OpenDispatch, Run, TaskRef, TaskState};
+use crate::table::{Change, Table, TableId};
+
+/// How long answers to requests and outcomes of events are kept, in microseconds.
+const ANSWERS_KEPT_MICROS: u64 = 10 * 60 * 1_000_000;
+
+/// How long an origin is remembered, in microseconds (90 days).
+const ORIGINS_KEPT_MICROS: u64 = 90 * 24 * 3_600 * 1_000_000;
+
+/// Most origins remembered.
+const ORIGINS_MAX: usize = 5_000_000;
+
+/// A registered flow whose triggers are live.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    pub version: u32,
+    pub definition: Digest,
+    pub user: String,
+    pub at: Timestamp,
+}
+
+/// What came of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventOutcome {
+    pub at: Timestamp,
+    pub source: String,
+    pub id: String,
+    pub started: Vec<RunId>,
+    pub because: Vec<String>,
+    pub duplicate: bool,
+}
+
+/// Events a trigger has got while it waits for others, by their place in the trigger.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub events: BTreeMap<u16, Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelVersion {
+    pub version: u32,
+    pub at: Timestamp,
+    pub run: RunId,
+    pub step: String,
+    pub object: ObjectRef,
+    pub publication: Publication,
+}
+
+/// A notification that may not be in the notify stream yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notification {
+    pub id: NotificationId,
+    pub topic: Topic,
+    pub name: String,
+    pub at: Timestamp,
+    pub data: Value,
+}
+
+/// The fold of the log up to a sequence.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Stream sequence of the last turn folded, or of the turn being filled.
+    pub sequence: u64,
+    /// Index the next record will have in its turn.
+    pub index: u32,
+    pub epoch: u64,
+    pub at: Timestamp,
+    pub inbox: u64,
+    pub events: u64,
+    pub announced: Position,
+    pub store: Option<Uuid>,
+    pub requests: Table<RequestId, (Timestamp, Answer)>,
+    pub definitions: Table<Digest, Arc<Flow>>,
+    pub deployments: Table<FlowName, Deployment>,
+    pub origins: Table<Origin, (Timestamp, RunId)>,
+    pub events_taken: Table<u64, EventOutcome>,
+    pub held: Table<(FlowName, u16), Held>,
+    pub runs: Table<RunId, Run>,
+    pub models: Table<ModelName, Vec<ModelVersion>>,
+    pub notifications: Table<Position, Notification>,
+    index_by: Indices,
+}
+
+/// What follows from the tables; never stored.
+#[derive(Clone, Debug, Default)]
+struct Indices {
+    live: BTreeSet<RunId>,
+    names: BTreeMap<RunName, RunId>,
+    timers: BTreeSet<(Timestamp, RunId, TaskRef)>,
+    requests: BTreeSet<(Timestamp, RequestId)>,
+    origins: BTreeSet<(Timestamp, Origin)>,
+}
+
+/// What a projection stores beside the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    sequence: u64,
+    epoch: u64,
+    at: Timestamp,
+    inbox: u64,
+    events: u64,
+    announced: Position,
+    store: Option<Uuid>,
+}
+
+/// Calls a macro with every table and its id: the one list of tables.
+macro_rules! each_table {
+    ($do:ident) => {
+        $do!(requests, Requests);
+        $do!(definitions, Definitions);
+        $do!(deployments, Deployments);
+        $do!(origins, Origins);
+        $do!(events_taken, EventsTaken);
+        $do!(held, Held);
+        $do!(runs, Runs);
+        $do!(models, Models);
+        $do!(notifications, Notifications);
+    };
+}
+
+impl State {
+    /// Runs that have not ended, oldest first.
+    pub fn live_runs(&self) -> impl Iterator<Item = &Run> {
+        self.index_by.live.iter().filter_map(|run| self.runs.get(run))
+    }
+
+    #[must_use]
+    pub fn run_named(&self, name: &RunName) -> Option<RunId> {
+        self.index_by.names.get(name).copied()
+    }
+
+    /// The flow a run is pinned to.
+    #[must_use]
+    pub fn flow_of(&self, run: &Run) -> Option<Arc<Flow>> {
+        self.definitions.get(&run.start.definition).cloned()
+    }
+
+    /// When the next timer is due.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.index_by.timers.first().map(|(due, _, _)| *due)
+    }
+
+    pub(crate) fn due_timers(&self, now: Timestamp) -> Vec<(RunId, TaskRef)> {
+        self.index_by.timers.iter().take_while(|(due, _, _)| *due <= now).map(|(_, run, task)| (*run, task.clone())).collect()
+    }
+
+    /// Starts a turn: the next sequence, and a time that never goes back.
+    pub fn open_turn(&mut self, now: Timestamp) {
+        self.sequence += 1;
+        self.index = 0;
+        self.at = self.at.max(now);
+        self.forget_old();
+    }
+
+    /// Folds a committed turn.
+    pub fn apply_turn(&mut self, sequence: u64, turn: &Turn) {
+        self.sequence = sequence - 1;
+        self.open_turn(turn.at);
+        self.epoch = turn.epoch;
+        for record in &turn.records {
+            self.apply(record);
+        }
+        self.cover(turn.inbox, turn.events, turn.announced);
+    }
+
+    /// Moves the watermarks; what has been announced is forgotten.
+    pub fn cover(&mut self, inbox: u64, events: u64, announced: Position) {
+        self.inbox = inbox;
+        self.events = events;
+        self.announced = announced;
+        while let Some(done) = self.notifications.first().map(|(position, _)| *position).filter(|position| *position <= announced) {
+            self.notifications.remove(&done);
+        }
+    }
+
+    fn forget_old(&mut self) {
+        let answers = Timestamp(self.at.0.saturating_sub(ANSWERS_KEPT_MICROS));
+        while let Some((_, id)) = self.index_by.requests.first().filter(|(at, _)| *at < answers).cloned() {
+            self.index_by.requests.pop_first();
+            self.requests.remove(&id);
+        }
+        while let Some(sequence) = self.events_taken.first().filter(|(_, outcome)| outcome.at < answers).map(|(sequence, _)| *sequence) {
+            self.events_taken.remove(&sequence);
+        }
+        let origins = Timestamp(self.at.0.saturating_sub(ORIGINS_KEPT_MICROS));
+        while let Some((at, origin)) = self.index_by.origins.first().copied() {
+            if at >= origins && self.origins.len() <= ORIGINS_MAX {
+                break;
+            }
+            self.index_by.origins.pop_first();
+            self.origins.remove(&origin);
+        }
+    }
+
+    /// Folds one record. Total: a record that does not fit the state changes nothing (only a damaged log could hold one).
+    pub fn apply(&mut self, record: &Record) {
+        let position = Position { sequence: self.sequence, index: self.index };
+        self.index += 1;
+        match record {
+            Record::LogOpened { store } => self.store = Some(*store),
+            Record::LeaderChanged { .. } | Record::Ignored { .. } => {}
+            Record::RequestAnswered { id, answer } => {
+                self.index_by.requests.insert((self.at, id.clone()));
+                self.requests.insert(id.clone(), (self.at, answer.clone()));
+            }
+            Record::FlowRegistered { digest, flow } => self.definitions.insert(*digest, Arc::new((**flow).clone())),
+            Record::FlowDeployed { flow, version, definition, user } => {
+                let deployment = Deployment { version: *version, definition: *definition, user: user.clone(), at: self.at };
+                self.deployments.insert(flow.clone(), deployment);
+            }
+            Record::EventTaken { sequence, source, id, started, because, duplicate } => {
+                let outcome = EventOutcome {
+                    at: self.at,
+                    source: source.clone(),
+                    id: id.clone(),
+                    started: started.clone(),
+                    because: because.clone(),
+                    duplicate: *duplicate,
+                };
+                self.events_taken.insert(*sequence, outcome);
+            }
+            Record::EventHeld { flow, trigger, event, cloud_event } => {
+                let key = (flow.clone(), *trigger);
+                let mut held = self.held.get(&key).cloned().unwrap_or_default();
+                held.events.insert(*event, cloud_event.clone());
+                self.held.insert(key, held);
+            }
+            Record::RunStarted(start) => self.start_run(start),
+            Record::ModelPublished(published) => {
+                let Some((run, flow)) = self.run_and_flow(published.run) else { return };
+                let step = flow.step(published.step).name.to_string();
+                let task = TaskRef::new(published.step, published.path.clone(), published.visit).id(&flow);
+                let object =
+                    ObjectRef { run: run.id(), key: task.key(published.attempt), digest: published.digest, bytes: published.bytes };
+                let version = ModelVersion {
+                    version: published.version,
+                    at: self.at,
+                    run: published.run,
+                    step,
+                    object,
+                    publication: published.publication.clone(),
+                };
+                let mut versions = self.models.get(published.name()).cloned().unwrap_or_default();
+                versions.push(version);
+                self.models.insert(published.name().clone(), versions);
+            }
+            Record::Notified { id, topic, name, run: _, data } => {
+                let notification = Notification { id: *id, topic: *topic, name: name.clone(), at: self.at, data: data.clone() };
+                self.notifications.insert(position, notification);
+            }
+            Record::AttemptsOpened { run, .. }
+            | Record::AttemptStarted { run, .. }
+            | Record::AttemptSucceeded { run, .. }
+            | Record::AttemptFailed { run, .. }
+            | Record::RetryScheduled { run, .. }
+            | Record::ForeachOpened { run, .. }
+            | Record::InputsGathered { run, .. }
+            | Record::InputsStored { run, .. }
+            | Record::RunFinished { run, .. } => self.apply_to_run(*run, record),
+        }
+    }
+
+    fn run_and_flow(&self, run: RunId) -> Option<(&Run, Arc<Flow>)> {
+        let run = self.runs.get(&run)?;
+        Some((run, self.flow_of(run)?))
+    }
+
+    fn start_run(&mut self, start: &causey_protocol::record::RunStarted) {
+        let Some(flow) = self.definitions.get(&start.definition).cloned() else { return };
+        if let causey_protocol::record::Cause::Event { trigger, .. } = &start.cause {
+            self.held.remove(&(flow.definition().name.clone(), *trigger));
+        }
+        self.index_by.live.insert(start.run);
+        self.index_by.names.insert(start.name.clone(), start.run);
+        self.index_by.origins.insert((self.at, start.origin));
+        self.origins.insert(start.origin, (self.at, start.run));
+        self.runs.insert(start.run, Run::new(start.clone(), &flow, self.at));
+    }
+
+    fn apply_to_run(&mut self, id: RunId, record: &Record) {
+        let Some((_, flow)) = self.run_and_flow(id) else { return };
+        let at = self.at;
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        match record {
+            Record::AttemptsOpened { step, pool, tasks, attempt, retry, .. } => {
+                for (path, visit) in tasks.iter() {
+                    let task = TaskRef::new(*step, path, visit);
+                    if let Some(due) = run.tasks.get(&task).and_then(|task| task.not_before) {
+                        self.index_by.timers.remove(&(due, id, task));
+                    }
+                }
+                let dispatch =
+                    OpenDispatch { pool: pool.clone(), tasks: tasks.clone(), attempt: *attempt, retry: *retry, open: tasks.len() };
+                run.open(&flow, *step, &dispatch, at);
+            }
+            Record::AttemptStarted { step, path, visit, worker, at, .. } => {
+                run.started(&TaskRef::new(*step, path.clone(), *visit), worker, *at);
+            }
+            Record::AttemptSucceeded { step, path, visit, worker, digest, bytes, started, ended, .. } => {
+                let task = TaskRef::new(*step, path.clone(), *visit);
+                run.close(&task, TaskState::Succeeded, *started, *ended);
+                if let Some(found) = run.task_mut(&task) {
+                    found.object = Some((*digest, *bytes));
+                    found.worker = Some(worker.clone());
+                    found.error = None;
+                }
+                run.arrive(&flow, &task);
+            }
+            Record::AttemptFailed { step, path, visit, worker, cause, started, ended, .. } => {
+                let task = TaskRef::new(*step, path.clone(), *visit);
+                run.close(&task, TaskState::Failed, *started, *ended);
+                if let Some(found) = run.task_mut(&task) {
+                    found.worker.clone_from(worker);
+                    match cause {
+                        FailureCause::User { error, object } | FailureCause::Permanent { error, object } => {
+                            found.error = Some(error.clone());
+                            found.object = *object;
+                        }
+                        FailureCause::Infrastructure { error } => {
+                            found.infrastructure += 1;
+                            found.error = Some(error.clone());
+                        }
+                        FailureCause::Lost => found.lost += 1,
+                        FailureCause::Released { .. } => {}
+                    }
+                }
+            }
+            Record::RetryScheduled { step, path, visit, retry, not_before, .. } => {
+                let task = TaskRef::new(*step, path.clone(), *visit);
+                run.wait(&task, *retry, *not_before);
+                self.index_by.timers.insert((*not_before, id, task));
+            }
+            Record::ForeachOpened { step, path, count, .. } => {
+                run.foreaches.insert((*step, path.clone()), Foreach { count: *count, opened: 0, arrived: 0 });
+            }
+            Record::InputsGathered { step, path, digest, count, .. } => {
+                run.joins.entry((*step, path.clone())).or_insert_with(Join::default).manifest = Some((*digest, *count));
+            }
+            Record::InputsStored { step, path, .. } => {
+                if let Some(join) = run.joins.get_mut(&(*step, path.clone())) {
+                    join.stored = true;
+                }
+            }
+            Record::RunFinished { state, problem, .. } => {
+                let others = if *state == RunState::Cancelled { TaskState::Cancelled } else { TaskState::Aborted };
+                self.index_by.timers.retain(|(_, run, _)| *run != id);
+                run.finish(*state, problem.clone(), others, at);
+                self.index_by.live.remove(&id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Number of keys changed since they were last taken.
+    #[must_use]
+    pub fn changes_len(&self) -> usize {
+        let mut sum = 0;
+        macro_rules! add {
+            ($table:ident, $id:ident) => {
+                sum += self.$table.changes_len();
+            };
+        }
+        each_table!(add);
+        sum
+    }
+
+    /// Takes what changed since the last call, to be stored together with [`State::header`].
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        macro_rules! take {
+            ($table:ident, $id:ident) => {
+                self.$table.take_changes(TableId::$id, &mut changes);
+            };
+        }
+        each_table!(take);
+        changes
+    }
+
+    /// Forgets what changed: nobody copies this state.
+    pub fn forget_changes(&mut self) {
+        macro_rules! forget {
+            ($table:ident, $id:ident) => {
+                self.$table.forget_changes();
+            };
+        }
+        each_table!(forget);
+    }
+
+    /// Sequence, watermarks and the like, encoded.
+    ///
+    /// # Panics
+    /// Never: the header has a MessagePack form.
+    #[must_use]
+    pub fn header(&self) -> Vec<u8> {
+        let header = Header {
+            sequence: self.sequence,
+            epoch: self.epoch,
+            at: self.at,
+            inbox: self.inbox,
+            events: self.events,
+            announced: self.announced,
+            store: self.store,
+        };
+        rmp_serde::to_vec_named(&header).expect("the header serializes")
+    }
+
+    /// Rebuilds a state from a stored header and entries.
+    ///
+    /// # Errors
+    /// When an entry cannot be decoded: the copy is damaged or of another format, and has to be rebuilt from the log.
+    pub fn restore(header: &[u8], entries: impl IntoIterator<Item = (u8, Vec<u8>, Vec<u8>)>) -> Result<Self, rmp_serde::decode::Error> {
+        let header: Header = rmp_serde::from_slice(header)?;
+        let mut state = Self {
+            sequence: header.sequence,
+            epoch: header.epoch,
+            at: header.at,
+            inbox: header.inbox,
+            events: header.events,
+            announced: header.announced,
+            store: header.store,
+            ..Self::default()
+        };
+        for (table, key, value) in entries {
+            macro_rules! put {
+                ($name:ident, $id:ident) => {
+                    if table == TableId::$id as u8 {
+                        state.$name.restore(&key, &value)?;
+                        continue;
+                    }
+                };
+            }
+            each_table!(put);
+            return Err(serde::de::Error::custom(format_args!("unknown table {table}")));
+        }
+        state.rebuild_indices();
+        Ok(state)
+    }
+
+    fn rebuild_indices(&mut self) {
+        let mut indices = Indices::default();
+        for run in self.runs.values() {
+            indices.names.insert(run.start.name.clone(), run.id());
+            if run.state.is_terminal() {
+                continue;
+            }
+            indices.live.insert(run.id());
+            for (task, found) in &run.tasks {
+                if let Some(due) = found.not_before {
+                    indices.timers.insert((due, run.id(), task.clone()));
+                }
+            }
+        }
+        indices.requests = self.requests.iter().map(|(id, (at, _))| (*at, id.clone())).collect();
+        indices.origins = self.origins.iter().map(|(origin, (at, _))| (*at, *origin)).collect();
+        self.index_by = indices;
+    }
+
+    /// BLAKE3 over header and all entries: equal hashes, equal states (I9).
+    #[must_use]
+    pub fn hash(&self) -> Digest {
+        let mut entries = Vec::new();
+        macro_rules! dump {
+            ($table:ident, $id:ident) => {
+                self.$table.dump(TableId::$id, &mut entries);
+            };
+        }
+        each_table!(dump);
+        let mut hasher = blake3::Hasher::new();
+        let mut field = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        field(&self.header());
+        for change in &entries {
+            field(&[change.table as u8]);
+            field(&change.key);
+            field(change.value.as_deref().unwrap_or_default());
+        }
+        Digest(*hasher.finalize().as_bytes())
+    }
+}

@@ -1,0 +1,136 @@
+//! Events start runs: which triggers an event matches, how its data fills parameters, and the origin that makes it happen once.
+
+use causey_protocol::event::CloudEvent;
+use causey_protocol::flow::{Flow, TriggerEvent};
+use causey_protocol::id::{FlowName, Origin, RunId, SourceName, hash_fields};
+use causey_protocol::parameter::Values;
+use causey_protocol::record::{Cause, Record};
+use serde_json::Value;
+
+use crate::engine::{Decider, NewRun};
+use crate::state::Deployment;
+
+/// What one trigger made of an event.
+enum Outcome {
+    Started(RunId),
+    Duplicate(RunId),
+    /// Nothing started, and why.
+    Waits(String),
+}
+
+impl Decider<'_> {
+    pub(crate) fn event(&mut self, sequence: u64, source: &SourceName, event: &CloudEvent) {
+        let matching: Vec<(FlowName, Deployment, u16, u16)> = self
+            .state
+            .deployments
+            .iter()
+            .filter_map(|(name, deployment)| Some((name, deployment, self.state.definitions.get(&deployment.definition)?)))
+            .flat_map(|(name, deployment, flow)| {
+                places(flow, &event.kind).map(move |(trigger, place)| (name.clone(), deployment.clone(), trigger, place))
+            })
+            .collect();
+        let (mut started, mut because, mut duplicates) = (Vec::new(), Vec::new(), 0);
+        if matching.is_empty() {
+            because.push(format!("no deployed flow has a trigger on `{}`", event.kind));
+        }
+        let matches = matching.len();
+        for (name, deployment, trigger, place) in matching {
+            match self.pull_trigger(&name, &deployment, trigger, place, source, event) {
+                Outcome::Started(run) => started.push(run),
+                Outcome::Duplicate(run) => {
+                    duplicates += 1;
+                    because.push(format!("flow {name} has run for this event before: {run}"));
+                }
+                Outcome::Waits(why) => because.push(format!("flow {name}: {why}")),
+            }
+        }
+        let duplicate = matches > 0 && duplicates == matches;
+        self.emit(Record::EventTaken { sequence, source: event.source.clone(), id: event.id.clone(), started, because, duplicate });
+    }
+
+    fn pull_trigger(
+        &mut self,
+        name: &FlowName,
+        deployment: &Deployment,
+        trigger: u16,
+        place: u16,
+        source: &SourceName,
+        event: &CloudEvent,
+    ) -> Outcome {
+        let Some(flow) = self.state.definitions.get(&deployment.definition).cloned() else {
+            return Outcome::Waits("its definition is missing".into());
+        };
+        let wanted = &flow.definition().triggers[usize::from(trigger)].events;
+        let own = event_identity(source, event);
+        let seen = Origin(hash_fields("causey origin event v1", &[name.as_str().as_bytes(), &trigger.to_le_bytes(), &own]));
+        if let Some((_, run)) = self.state.origins.get(&seen) {
+            return Outcome::Duplicate(*run);
+        }
+        let mut held = self.state.held.get(&(name.clone(), trigger)).cloned().unwrap_or_default();
+        let structured = event.to_structured();
+        held.events.insert(place, structured.clone());
+        if held.events.len() < wanted.len() {
+            self.emit(Record::EventHeld { flow: name.clone(), trigger, event: place, cloud_event: structured });
+            let missing: Vec<&str> =
+                (0..).zip(wanted).filter(|(at, _)| !held.events.contains_key(at)).map(|(_, event)| event.name.as_str()).collect();
+            return Outcome::Waits(format!("waits for {} of {} events: {}", missing.len(), wanted.len(), missing.join(", ")));
+        }
+        let mut given = Values::new();
+        for (at, wanted) in (0..).zip(wanted) {
+            if let Err(why) = fill(&flow, wanted, &held.events[&at], &mut given) {
+                return Outcome::Waits(why);
+            }
+        }
+        let parameters = match causey_protocol::parameter::resolve(&flow.definition().parameters, given) {
+            Ok(values) => values,
+            Err(problem) => return Outcome::Waits(problem.message),
+        };
+        let new = NewRun {
+            origin: seen,
+            flow,
+            definition: deployment.definition,
+            version: Some(deployment.version),
+            parameters,
+            cause: Cause::Event { trigger, events: held.events.into_values().collect() },
+            user: deployment.user.clone(),
+            tags: Vec::new(),
+            host: None,
+        };
+        Outcome::Started(self.start_run(new))
+    }
+}
+
+/// The places in the flow's triggers that this type of event fills.
+fn places<'a>(flow: &'a Flow, kind: &'a str) -> impl Iterator<Item = (u16, u16)> + 'a {
+    (0..).zip(&flow.definition().triggers).flat_map(move |(trigger, rule)| {
+        (0..).zip(&rule.events).filter(move |(_, event)| event.name == kind).map(move |(place, _)| (trigger, place))
+    })
+}
+
+/// What makes two deliveries the same event: who was authenticated, and the CloudEvents source and id.
+fn event_identity(source: &SourceName, event: &CloudEvent) -> Vec<u8> {
+    hash_fields("causey event identity v1", &[source.as_str().as_bytes(), event.source.as_bytes(), event.id.as_bytes()]).to_vec()
+}
+
+/// Adds to `given` what `wanted` maps from the event's data.
+fn fill(flow: &Flow, wanted: &TriggerEvent, event: &Value, given: &mut Values) -> Result<(), String> {
+    let data = event.get("data").unwrap_or(&Value::Null);
+    match &wanted.parameters {
+        Some(mapping) => {
+            for (parameter, field) in mapping {
+                let value = data
+                    .get(field)
+                    .ok_or_else(|| format!("event `{}` has no data field `{field}` for parameter `{parameter}`", wanted.name))?;
+                given.insert(parameter.clone(), value.clone());
+            }
+        }
+        None => {
+            for parameter in &flow.definition().parameters {
+                if let Some(value) = data.get(&parameter.name) {
+                    given.insert(parameter.name.clone(), value.clone());
+                }
+            }
+        }
+    }
+    Ok(())
+}
