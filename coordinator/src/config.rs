@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How to run a coordinator.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,6 +31,14 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_COORDINATOR_NAME", default_value = "coordinator")]
     pub name: String,
 
+    /// Seconds a dispatch stays with a worker without a sign of life before another worker gets it
+    #[arg(long, env = "CAUSEY_ACK_WAIT_SECONDS", default_value_t = 30)]
+    pub ack_wait_seconds: u32,
+
+    /// Address of the NATS server's monitoring port, where its sync interval can be read
+    #[arg(long, env = "CAUSEY_NATS_MONITORING_URL")]
+    pub nats_monitoring_url: Option<String>,
+
     /// Accept a NATS server that does not sync every write (it survives kill -9, not power loss)
     #[arg(long, env = "CAUSEY_UNSAFE_DURABILITY")]
     pub unsafe_durability: bool,
@@ -42,3 +51,33 @@ pub struct Config {
     #[arg(long, hide = true)]
     pub owned: bool,
 }
+
+/// Largest pile of unread inputs of each stream in memory, in messages.
+pub(crate) const INPUTS_READ_AHEAD: usize = 1_024;
+
+/// A turn takes no further input once it holds this many records.
+pub(crate) const TURN_RECORDS_MAX: usize = 800;
+
+/// A turn takes no further input once its records have this many bytes.
+pub(crate) const TURN_RECORDS_BYTES_MAX: usize = 256 * 1024;
+
+/// How long the leadership key lives without being renewed.
+pub(crate) const LEADERSHIP_TTL: Duration = Duration::from_secs(3);
+
+/// How often the leadership key is renewed.
+pub(crate) const LEADERSHIP_RENEWAL: Duration = Duration::from_secs(1);
+
+/// A publish without an answer for this long is sent again.
+pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the projection may lag behind the committed state.
+pub(crate) const PROJECTION_LAG: Duration = Duration::from_millis(500);
+
+/// Changed keys that make the projection follow at once.
+pub(crate) const PROJECTION_CHANGES_MAX: usize = 5_000;
+
+/// A worker that said hello and then nothing for this long is lost.
+pub(crate) const WORKER_SILENCE_MAX: Duration = Duration::from_secs(25);
+
+/// Oldest NATS server that this version works with.
+pub(crate) const NATS_VERSION_MIN: (i64, i64, i64) = (2, 15, 1);

@@ -93,6 +93,7 @@ pub enum Record {
         flow: FlowName,
         trigger: u16,
         event: u16,
+        origin: Origin,
         cloud_event: Value,
     },
     RunStarted(Box<RunStarted>),
@@ -190,6 +191,8 @@ pub struct RunStarted {
     pub run: RunId,
     pub name: RunName,
     pub origin: Origin,
+    /// Origins of the other events a trigger joined: each is remembered singly.
+    pub joined: Vec<Origin>,
     pub definition: Digest,
     /// The deployed version, for runs of a deployment.
     pub version: Option<u32>,

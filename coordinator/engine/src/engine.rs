@@ -44,6 +44,7 @@ pub(crate) struct Decider<'a> {
 /// A run about to start.
 pub(crate) struct NewRun {
     pub(crate) origin: Origin,
+    pub(crate) joined: Vec<Origin>,
     pub(crate) flow: Arc<Flow>,
     pub(crate) definition: Digest,
     pub(crate) version: Option<u32>,
@@ -113,7 +114,7 @@ impl Decider<'_> {
         };
         let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
         let definition = flow.digest();
-        let run = self.start_run(NewRun { origin, flow, definition, version, parameters, cause, user, tags, host });
+        let run = self.start_run(NewRun { origin, joined: Vec::new(), flow, definition, version, parameters, cause, user, tags, host });
         let name = self.state.runs.get(&run).map(|run| run.start.name.clone());
         name.map(|name| Answer::RunStarted { run, name }).ok_or_else(|| Problem::new(Code::NOT_FOUND, "the run did not start"))
     }
@@ -135,6 +136,7 @@ impl Decider<'_> {
             run,
             name,
             origin: new.origin,
+            joined: new.joined,
             definition: new.definition,
             version: new.version,
             parameters: new.parameters,

@@ -48,7 +48,7 @@ pub struct EventOutcome {
 /// Events a trigger has got while it waits for others, by their place in the trigger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    pub events: BTreeMap<u16, Value>,
+    pub events: BTreeMap<u16, (Origin, Value)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -235,10 +235,10 @@ impl State {
                 };
                 self.events_taken.insert(*sequence, outcome);
             }
-            Record::EventHeld { flow, trigger, event, cloud_event } => {
+            Record::EventHeld { flow, trigger, event, origin, cloud_event } => {
                 let key = (flow.clone(), *trigger);
                 let mut held = self.held.get(&key).cloned().unwrap_or_default();
-                held.events.insert(*event, cloud_event.clone());
+                held.events.insert(*event, (*origin, cloud_event.clone()));
                 self.held.insert(key, held);
             }
             Record::RunStarted(start) => self.start_run(start),
@@ -288,8 +288,10 @@ impl State {
         }
         self.index_by.live.insert(start.run);
         self.index_by.names.insert(start.name.clone(), start.run);
-        self.index_by.origins.insert((self.at, start.origin));
-        self.origins.insert(start.origin, (self.at, start.run));
+        for origin in std::iter::once(&start.origin).chain(&start.joined) {
+            self.index_by.origins.insert((self.at, *origin));
+            self.origins.insert(*origin, (self.at, start.run));
+        }
         self.runs.insert(start.run, Run::new(start.clone(), &flow, self.at));
     }
 

@@ -68,16 +68,16 @@ impl Decider<'_> {
         }
         let mut held = self.state.held.get(&(name.clone(), trigger)).cloned().unwrap_or_default();
         let structured = event.to_structured();
-        held.events.insert(place, structured.clone());
+        held.events.insert(place, (seen, structured.clone()));
         if held.events.len() < wanted.len() {
-            self.emit(Record::EventHeld { flow: name.clone(), trigger, event: place, cloud_event: structured });
+            self.emit(Record::EventHeld { flow: name.clone(), trigger, event: place, origin: seen, cloud_event: structured });
             let missing: Vec<&str> =
                 (0..).zip(wanted).filter(|(at, _)| !held.events.contains_key(at)).map(|(_, event)| event.name.as_str()).collect();
             return Outcome::Waits(format!("waits for {} of {} events: {}", missing.len(), wanted.len(), missing.join(", ")));
         }
         let mut given = Values::new();
         for (at, wanted) in (0..).zip(wanted) {
-            if let Err(why) = fill(&flow, wanted, &held.events[&at], &mut given) {
+            if let Err(why) = fill(&flow, wanted, &held.events[&at].1, &mut given) {
                 return Outcome::Waits(why);
             }
         }
@@ -87,11 +87,12 @@ impl Decider<'_> {
         };
         let new = NewRun {
             origin: seen,
+            joined: held.events.values().map(|(origin, _)| *origin).filter(|origin| *origin != seen).collect(),
             flow,
             definition: deployment.definition,
             version: Some(deployment.version),
             parameters,
-            cause: Cause::Event { trigger, events: held.events.into_values().collect() },
+            cause: Cause::Event { trigger, events: held.events.into_values().map(|(_, event)| event).collect() },
             user: deployment.user.clone(),
             tags: Vec::new(),
             host: None,

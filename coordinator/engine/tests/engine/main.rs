@@ -1,0 +1,5 @@
+//! The engine from outside: scenarios, and properties over random happenings.
+
+mod properties;
+mod scenarios;
+mod world;

@@ -1,0 +1,193 @@
+//! What must hold whatever happens: random flows, workers that fail, vanish, repeat and delay their reports, and a leader that is
+//! killed at any time. Violations are checked by the world after every turn.
+
+use crate::world::{World, definition, item, pool};
+use causey_engine::{State, decide};
+use causey_protocol::id::Timestamp;
+use causey_protocol::input::{Input, Request};
+use causey_protocol::policy::{HostMode, RetryPolicy};
+use causey_protocol::record::{Answer, Record, RunState};
+use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, ReportItem};
+use proptest::prelude::*;
+
+/// Flows with every construct, by number.
+const FLOWS: [&[&str]; 5] = [
+    &["start > middle", "middle > end", "end"],
+    &["start > a b", "a > meet", "b > meet", "meet* > end", "end"],
+    &["start each work", "work > gather", "gather* > end", "end"],
+    &["start each outer", "outer each inner", "inner > fold", "fold* > gather", "gather* > end", "end"],
+    &["start each item", "item > left right", "left > meet", "right > meet", "meet* > gather", "gather* > end", "end"],
+];
+
+/// What may happen next; numbers choose among what is there.
+#[derive(Clone, Debug)]
+enum Happening {
+    Succeed(usize),
+    Fail(usize),
+    Start(usize),
+    Repeat(usize),
+    WorkerLost,
+    Restart,
+    Time,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        8 => any::<usize>().prop_map(Happening::Succeed),
+        1 => any::<usize>().prop_map(Happening::Fail),
+        2 => any::<usize>().prop_map(Happening::Start),
+        2 => any::<usize>().prop_map(Happening::Repeat),
+        1 => Just(Happening::WorkerLost),
+        1 => Just(Happening::Restart),
+        1 => Just(Happening::Time),
+    ]
+}
+
+/// A world with one run of flow number `flow`, its steps retried often and, by `reuse`, dispatched in lists.
+fn world_with(flow: usize, reuse: bool) -> World {
+    let mut world = World::new();
+    let mut definition = definition("Demo", FLOWS[flow]);
+    for step in &mut definition.steps {
+        step.retry = Some(RetryPolicy { times: 3, delay_seconds: 1.0, factor: 2.0, cap_seconds: 60.0, jitter: 0.5 });
+        step.host = reuse.then_some(HostMode::Reuse);
+    }
+    assert!(matches!(world.submit(definition, Default::default()), Answer::RunStarted { .. }));
+    world
+}
+
+/// The report of the `choice`th queued task; splits report three items.
+fn success(world: &mut World, choice: usize) -> Option<ReportItem> {
+    let queued = world.queued();
+    let name = queued.get(choice.checked_rem(queued.len())?)?.clone();
+    let (dispatch, task) = world.take(&name);
+    let run = world.state.runs.get(&dispatch.run)?;
+    let flow = world.state.flow_of(run)?;
+    let step = flow.step(flow.find(&dispatch.step)?);
+    let foreach = matches!(step.next, causey_protocol::flow::Transition::Foreach { .. }).then_some(3);
+    Some(world.success(&dispatch, &task, foreach, Vec::new()))
+}
+
+fn happen(world: &mut World, past: &mut Vec<ReportItem>, happening: &Happening) {
+    match happening {
+        Happening::Succeed(choice) => {
+            if let Some(report) = success(world, *choice) {
+                past.push(report.clone());
+                world.report(report);
+            }
+        }
+        Happening::Fail(choice) | Happening::Start(choice) => {
+            let queued = world.queued();
+            let Some(name) = choice.checked_rem(queued.len()).map(|place| queued[place].clone()) else { return };
+            if matches!(happening, Happening::Start(_)) {
+                // The worker that started it keeps it: either it reports later (a repeat) or it is lost.
+                let (dispatch, task) = world.started(&name, "w");
+                world.queue.push(causey_protocol::task::Dispatch { tasks: vec![task], ..dispatch });
+                return;
+            }
+            let (dispatch, task) = world.take(&name);
+            let error = ErrorInfo { kind: "ValueError".into(), message: "bad".into(), ..ErrorInfo::default() };
+            let (started, ended) = (Timestamp(world.now), Timestamp(world.now));
+            let outcome = Outcome::Failed(Failure { kind: FailureKind::User, error, digest: None, bytes: 0, started, ended });
+            let report = item(&dispatch, &task, outcome);
+            past.push(report.clone());
+            world.report(report);
+        }
+        Happening::Repeat(choice) => {
+            if let Some(place) = choice.checked_rem(past.len()) {
+                let records = world.report(past[place].clone());
+                assert!(matches!(records[..], [Record::Ignored { .. }]), "a repeated report changed something: {records:?}");
+            }
+        }
+        Happening::WorkerLost => {
+            world.request(Request::WorkerLost { pool: pool("default"), worker: "w".parse().unwrap() });
+        }
+        Happening::Restart => world.restart(),
+        Happening::Time => {
+            if world.state.next_timer().is_some() {
+                world.pass_time();
+            }
+        }
+    }
+    while let Some(digest) = world.blobs.pop() {
+        world.input(Input::BlobStored { digest });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// I5: after the faults stop, the run reaches a terminal state. I3: each task then has one result.
+    #[test]
+    fn every_run_ends_whatever_happens(flow in 0..FLOWS.len(), reuse: bool, happenings in prop::collection::vec(happening(), 0..80)) {
+        let mut world = world_with(flow, reuse);
+        let mut past = Vec::new();
+        for happening in &happenings {
+            happen(&mut world, &mut past, happening);
+        }
+        world.restart();
+        for _ in 0..2_000 {
+            if let Some(report) = success(&mut world, 0) {
+                world.report(report);
+            } else if world.state.next_timer().is_some() {
+                world.pass_time();
+            } else if let Some(digest) = world.blobs.pop() {
+                world.input(Input::BlobStored { digest });
+            } else {
+                break;
+            }
+        }
+        let run = world.state.runs.values().next().unwrap();
+        prop_assert!(run.state.is_terminal(), "the run waits for ever in state {:?}", run.state);
+        if run.state == RunState::Succeeded {
+            let finished = world.turns.iter().flat_map(|turn| &turn.records).filter(|record| matches!(record, Record::AttemptSucceeded { .. })).count();
+            prop_assert_eq!(finished, run.tasks.len(), "a task has two accepted results");
+        }
+        let ended = world.turns.iter().flat_map(|turn| &turn.records).filter(|record| matches!(record, Record::RunFinished { .. })).count();
+        prop_assert_eq!(ended, 1);
+    }
+
+    /// I9: replaying the log gives the committed state, and so does storing and restoring it.
+    #[test]
+    fn replay_and_restore_give_the_same_state(flow in 0..FLOWS.len(), happenings in prop::collection::vec(happening(), 0..60)) {
+        let mut world = world_with(flow, false);
+        let mut past = Vec::new();
+        for happening in &happenings {
+            happen(&mut world, &mut past, happening);
+        }
+        let replayed = world.replayed();
+        prop_assert_eq!(replayed.hash(), world.state.hash());
+        let mut copy = replayed.clone();
+        let entries: Vec<(u8, Vec<u8>, Vec<u8>)> = copy
+            .take_changes()
+            .into_iter()
+            .filter_map(|change| Some((change.table as u8, change.key, change.value?)))
+            .collect();
+        let restored = State::restore(&replayed.header(), entries).unwrap();
+        prop_assert_eq!(restored.hash(), replayed.hash());
+        prop_assert_eq!(restored.next_timer(), replayed.next_timer());
+    }
+
+    /// I9: deciding inputs in one turn or in many gives the same records.
+    #[test]
+    fn one_turn_or_many_decide_the_same(flow in 0..FLOWS.len(), choices in prop::collection::vec(any::<usize>(), 1..30)) {
+        let mut world = world_with(flow, false);
+        let base = world.state.clone();
+        let mut inputs = Vec::new();
+        for choice in choices {
+            if let Some(item) = success(&mut world, choice) {
+                inputs.push(Input::Report { pool: pool("default"), worker: "w".parse().unwrap(), item: item.clone() });
+                world.report(item);
+            }
+        }
+        let at = Timestamp(world.now + 1);
+        let (mut many, mut one) = (base.clone(), base);
+        let mut apart = Vec::new();
+        for input in inputs.clone() {
+            many.open_turn(at);
+            apart.extend(decide(&mut many, input));
+        }
+        one.open_turn(at);
+        let together: Vec<Record> = inputs.into_iter().flat_map(|input| decide(&mut one, input)).collect();
+        prop_assert_eq!(together, apart);
+    }
+}

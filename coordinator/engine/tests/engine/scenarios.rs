@@ -1,0 +1,306 @@
+//! What the engine decides, scenario by scenario.
+
+use crate::world::{World, definition, input_count, item, pool};
+use causey_protocol::input::{Input, Request};
+use causey_protocol::parameter::{Parameter, ParameterType, Values};
+use causey_protocol::policy::{CatchPolicy, HostMode, RetryPolicy};
+use causey_protocol::record::{Answer, Record, RunState};
+use causey_protocol::task::{FailureKind, Inputs, Outcome};
+use serde_json::json;
+
+fn ignored(records: &[Record]) -> &str {
+    match records {
+        [Record::Ignored { because }] => because,
+        other => panic!("not ignored: {other:?}"),
+    }
+}
+
+fn retry(times: u32, delay_seconds: f64) -> Option<RetryPolicy> {
+    Some(RetryPolicy { times, delay_seconds, factor: 1.0, cap_seconds: 3600.0, jitter: 0.0 })
+}
+
+#[test]
+fn a_linear_run_opens_each_step_once_its_parent_succeeded() {
+    let mut world = World::new();
+    let run = world.run(&["start > middle", "middle > end", "end"]);
+    for step in ["start/0", "middle/0", "end/0"] {
+        assert_eq!(world.queued(), [step]);
+        world.succeed(step, None);
+    }
+    assert_eq!(world.run_state(run), RunState::Succeeded);
+    assert!(world.queued().is_empty());
+}
+
+#[test]
+fn a_task_receives_its_parents_object() {
+    let mut world = World::new();
+    world.run(&["start > end", "end"]);
+    world.succeed("start/0", None);
+    let (_, task) = world.take("end/0");
+    let Inputs::Listed(inputs) = task.inputs else { panic!() };
+    assert_eq!((inputs[0].step.as_str(), inputs[0].object.bytes), ("start", 10));
+}
+
+#[test]
+fn a_join_waits_for_all_branches_and_receives_them_in_order_of_definition() {
+    let mut world = World::new();
+    world.run(&["start > b a", "a > meet", "b > meet", "meet* > end", "end"]);
+    world.succeed("start/0", None);
+    world.succeed("a/0", None);
+    assert_eq!(world.queued(), ["b/0"]);
+    world.succeed("b/0", None);
+    let (_, task) = world.take("meet/0");
+    let Inputs::Listed(inputs) = task.inputs else { panic!() };
+    assert_eq!(inputs.iter().map(|input| input.step.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn a_nested_foreach_joins_level_by_level() {
+    let mut world = World::new();
+    let run = world.run(&["start each outer", "outer each inner", "inner > fold", "fold* > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(2));
+    world.succeed("outer/0", Some(2));
+    world.succeed("outer/1", Some(1));
+    assert_eq!(world.queued(), ["inner/0.0", "inner/0.1", "inner/1.0"]);
+    let (dispatch, _) = (world.queue[2].clone(), ());
+    assert_eq!(dispatch.splits.iter().map(|split| (split.step.as_str(), split.count)).collect::<Vec<_>>(), [("start", 2), ("outer", 1)]);
+    world.succeed("inner/1.0", None);
+    world.succeed("inner/0.1", None);
+    assert_eq!(world.queued(), ["inner/0.0", "fold/1"]);
+    world.succeed("inner/0.0", None);
+    world.succeed("fold/1", None);
+    world.succeed("fold/0", None);
+    world.succeed("gather/0", None);
+    world.succeed("end/0", None);
+    assert_eq!(world.run_state(run), RunState::Succeeded);
+}
+
+#[test]
+fn a_wide_foreach_opens_a_window_and_stores_the_manifest_of_its_join() {
+    let mut world = World::new();
+    let run = world.run(&["start each work", "work > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(3_000));
+    assert_eq!(world.queued().len(), 1_024);
+    for index in 0..3_000 {
+        world.succeed(&format!("work/{index}"), None);
+    }
+    assert!(world.queued().is_empty(), "the join waits for its manifest");
+    assert_eq!(world.blobs.len(), 1);
+    assert_eq!(
+        ignored(&world.input(Input::BlobStored { digest: causey_protocol::id::Digest::of(b"other") })).split(' ').next(),
+        Some("no")
+    );
+    world.input(Input::BlobStored { digest: world.blobs[0] });
+    let (_, task) = world.take("gather/0");
+    assert_eq!(input_count(&task.inputs), 3_000);
+    assert_eq!(world.run_state(run), RunState::Running);
+}
+
+#[test]
+fn reused_hosts_get_lists_of_tasks() {
+    let mut world = World::new();
+    let mut flow = definition("Demo", &["start each work", "work > gather", "gather* > end", "end"]);
+    flow.steps[1].host = Some(HostMode::Reuse);
+    world.submit(flow, Values::new());
+    world.succeed("start/0", Some(1_000));
+    assert_eq!(world.queue.len(), 33);
+    assert_eq!(world.queue[0].tasks.len(), 31);
+}
+
+#[test]
+fn a_failure_is_retried_after_its_delay_as_often_as_asked() {
+    let mut world = World::new();
+    let mut flow = definition("Demo", &["start > end", "end"]);
+    flow.steps[0].retry = retry(2, 30.0);
+    let Answer::RunStarted { run, .. } = world.submit(flow, Values::new()) else { panic!() };
+    for retries in 1..=2 {
+        world.fail("start/0", FailureKind::User);
+        assert!(world.queued().is_empty());
+        let now = world.now;
+        world.pass_time();
+        assert_eq!(world.now, now + 30_000_000 + 1_000);
+        assert_eq!((world.queue[0].tasks[0].attempt, world.queue[0].tasks[0].retry), (retries, retries));
+    }
+    world.fail("start/0", FailureKind::User);
+    assert_eq!(world.run_state(run), RunState::Failed);
+    assert_eq!(world.problem(run), "start/0 failed after 3 attempts: ValueError: bad");
+}
+
+#[test]
+fn infrastructure_failures_and_hand_backs_are_not_charged() {
+    let mut world = World::new();
+    let run = world.run(&["start > end", "end"]);
+    world.fail("start/0", FailureKind::Infrastructure);
+    world.pass_time();
+    let (dispatch, task) = world.take("start/0");
+    assert_eq!((task.attempt, task.retry), (1, 0));
+    world.report(item(&dispatch, &task, Outcome::Released { because: "draining".into() }));
+    assert_eq!((world.queue[0].tasks[0].attempt, world.queue[0].tasks[0].retry), (2, 0));
+    assert_eq!(world.run_state(run), RunState::Running);
+}
+
+#[test]
+fn a_caught_step_whose_process_dies_gets_a_fallback_attempt() {
+    let mut world = World::new();
+    let mut flow = definition("Demo", &["start > end", "end"]);
+    flow.steps[0].catch = Some(CatchPolicy { variable: None });
+    world.submit(flow, Values::new());
+    world.fail("start/0", FailureKind::User);
+    let (dispatch, task) = world.take("start/0");
+    assert!(task.retry > dispatch.retries_max, "the host must be told to run the fallback");
+}
+
+#[test]
+fn one_failure_aborts_the_siblings() {
+    let mut world = World::new();
+    let run = world.run(&["start > a b", "a > meet", "b > meet", "meet* > end", "end"]);
+    world.succeed("start/0", None);
+    let (dispatch, task) = world.take("b/0");
+    world.fail("a/0", FailureKind::User);
+    assert_eq!(world.run_state(run), RunState::Failed);
+    assert_eq!(world.cancelled, [run]);
+    let late = world.success(&dispatch, &task, None, Vec::new());
+    assert!(ignored(&world.report(late)).starts_with("late report"));
+}
+
+#[test]
+fn late_and_repeated_reports_are_ignored() {
+    let mut world = World::new();
+    world.run(&["start > end", "end"]);
+    let (dispatch, task) = world.take("start/0");
+    let report = world.success(&dispatch, &task, None, Vec::new());
+    world.report(report.clone());
+    assert!(ignored(&world.report(report)).starts_with("late report"));
+}
+
+#[test]
+fn a_report_of_another_pool_does_not_count() {
+    let mut world = World::new();
+    world.run(&["start > end", "end"]);
+    let (dispatch, task) = world.take("start/0");
+    let item = world.success(&dispatch, &task, None, Vec::new());
+    let records = world.input(Input::Report { pool: pool("gpu"), worker: "w".parse().unwrap(), item });
+    assert!(ignored(&records).starts_with("report by a worker of pool gpu"));
+}
+
+#[test]
+fn a_result_that_contradicts_the_graph_fails_the_run() {
+    let mut world = World::new();
+    let run = world.run(&["start each work", "work > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(0));
+    assert_eq!(world.run_state(run), RunState::Failed);
+    assert!(world.problem(run).contains("foreach over `items`, which has no items"), "{}", world.problem(run));
+}
+
+#[test]
+fn attempts_of_a_lost_worker_run_again_until_the_task_is_poison() {
+    let mut world = World::new();
+    let run = world.run(&["start > end", "end"]);
+    for attempt in 0..4 {
+        assert_eq!(world.queue[0].tasks[0].attempt, attempt);
+        world.started("start/0", "w1");
+        let other = Request::WorkerLost { pool: pool("default"), worker: "w2".parse().unwrap() };
+        world.request(other);
+        assert!(world.queued().is_empty(), "another worker's loss changes nothing");
+        world.request(Request::WorkerLost { pool: pool("default"), worker: "w1".parse().unwrap() });
+    }
+    assert_eq!(world.run_state(run), RunState::Failed);
+    assert!(world.problem(run).contains("is poison"));
+}
+
+#[test]
+fn cancel_closes_everything_and_is_answered_again_the_same() {
+    let mut world = World::new();
+    let run = world.run(&["start each work", "work > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(100));
+    let cancel = || Request::Cancel { run, because: "wrong data".into() };
+    assert_eq!(world.request(cancel()), Answer::Cancelling { run });
+    assert_eq!(world.request(cancel()), Answer::Cancelling { run });
+    assert_eq!((world.run_state(run), world.problem(run).as_str()), (RunState::Cancelled, "cancelled on request: wrong data"));
+    assert!(world.queued().is_empty());
+}
+
+#[test]
+fn a_repeated_request_starts_no_second_run() {
+    let mut world = World::new();
+    let flow = || causey_protocol::input::FlowChoice::Given(Box::new(definition("Demo", &["only"]).try_into().unwrap()));
+    let submit = || Request::Submit { flow: flow(), parameters: Values::new(), tags: Vec::new(), host: None };
+    let message = || causey_protocol::input::RequestMessage { id: "same".parse().unwrap(), user: "ann".into(), request: submit() };
+    world.input(Input::Request(message()));
+    assert!(ignored(&world.input(Input::Request(message()))).contains("has been answered"));
+    // Ten minutes later the answer is forgotten, but not the origin.
+    world.now += 11 * 60 * 1_000_000;
+    world.input(Input::Request(message()));
+    assert_eq!(world.state.runs.len(), 1);
+}
+
+#[test]
+fn an_event_starts_one_run_per_trigger_however_often_it_comes() {
+    let mut world = World::new();
+    let mut flow = definition("Daily", &["only"]);
+    flow.parameters = vec![Parameter { name: "day".into(), kind: ParameterType::Str, required: true, default: None, help: String::new() }];
+    flow.triggers = serde_json::from_value(json!([{"events": [{"name": "arrived", "parameters": {"day": "date"}}]}])).unwrap();
+    assert!(matches!(world.deploy(flow.clone()), Answer::Deployed { version: 1, .. }));
+    assert!(matches!(world.deploy(flow), Answer::Deployed { version: 1, .. }), "the same definition is the same version");
+    for sequence in 1..=3 {
+        world.event(sequence, "e1", "arrived", json!({"date": "2026-01-01"}));
+    }
+    assert_eq!(world.state.runs.len(), 1);
+    let run = world.state.runs.values().next().unwrap();
+    assert_eq!((run.start.parameters["day"].as_str(), run.start.version), (Some("2026-01-01"), Some(1)));
+    assert!(world.state.events_taken.get(&2).unwrap().duplicate);
+    assert!(!world.state.events_taken.get(&1).unwrap().duplicate);
+}
+
+#[test]
+fn an_event_that_starts_nothing_says_why() {
+    let mut world = World::new();
+    world.event(1, "e1", "nobody", json!({}));
+    assert_eq!(world.state.events_taken.get(&1).unwrap().because, ["no deployed flow has a trigger on `nobody`"]);
+    let mut flow = definition("Daily", &["only"]);
+    flow.parameters = vec![Parameter { name: "day".into(), kind: ParameterType::Int, required: true, default: None, help: String::new() }];
+    flow.triggers = serde_json::from_value(json!([{"events": [{"name": "arrived"}]}])).unwrap();
+    world.deploy(flow);
+    world.event(2, "e2", "arrived", json!({"day": "monday"}));
+    assert_eq!(world.state.events_taken.get(&2).unwrap().because, ["flow Daily: parameter `day` needs an integer, got \"monday\""]);
+    assert!(world.state.runs.is_empty());
+}
+
+#[test]
+fn a_trigger_on_two_events_waits_for_both() {
+    let mut world = World::new();
+    let mut flow = definition("Both", &["only"]);
+    flow.triggers = serde_json::from_value(json!([{"events": [{"name": "a"}, {"name": "b"}]}])).unwrap();
+    world.deploy(flow);
+    world.event(1, "a1", "a", json!({}));
+    assert_eq!(world.state.events_taken.get(&1).unwrap().because, ["flow Both: waits for 1 of 2 events: b"]);
+    world.restart();
+    world.event(2, "b1", "b", json!({}));
+    assert_eq!(world.state.runs.len(), 1);
+    world.event(3, "a1", "a", json!({}));
+    world.event(4, "b2", "b", json!({}));
+    assert_eq!(world.state.runs.len(), 1, "joined events are remembered singly");
+}
+
+#[test]
+fn a_model_version_exists_once_its_report_is_accepted() {
+    let mut world = World::new();
+    world.run(&["start > end", "end"]);
+    let records = world.publish("start/0", "demand");
+    assert!(records.iter().any(|record| matches!(record, Record::ModelPublished(published) if published.version == 1)));
+    let ids: Vec<_> = records.iter().filter_map(|record| if let Record::Notified { id, .. } = record { Some(*id) } else { None }).collect();
+    assert_eq!(ids.len(), 1);
+    assert_eq!(world.announced.len(), 1);
+    world.run(&["start > end", "end"]);
+    world.publish("start/0", "demand");
+    let versions: Vec<u32> = world.state.models.values().next().unwrap().iter().map(|version| version.version).collect();
+    assert_eq!(versions, [1, 2]);
+}
+
+#[test]
+fn a_wrong_parameter_refuses_the_run() {
+    let mut world = World::new();
+    let answer = world.submit(definition("Demo", &["only"]), Values::from([("speed".into(), json!(1))]));
+    assert!(matches!(answer, Answer::Refused(problem) if problem.message == "the flow has no parameter `speed`"));
+    assert!(world.state.runs.is_empty());
+}

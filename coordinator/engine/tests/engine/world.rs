@@ -1,0 +1,277 @@
+//! A world for engine tests: a coordinator that commits every turn at once and keeps its log, and workers that do what the test
+//! says. Every step checks the invariants, and every world can be replayed from its log.
+
+use causey_engine::{Command, State, commands, decide, outstanding, violations};
+use causey_protocol::event::CloudEvent;
+use causey_protocol::flow::{Definition, Flow, Step, Transition, Trigger};
+use causey_protocol::id::{Digest, FlowName, PoolName, RequestId, RunId, StepName, Timestamp, WorkerName};
+use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
+use causey_protocol::parameter::{Parameter, Values};
+use causey_protocol::record::{Answer, Position, Record, RunState, Turn};
+use causey_protocol::task::{Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, Inputs, Outcome, Publication, ReportItem, Success};
+
+/// Builds a definition from lines such as `start > a b`, `fan each work`, `join* > end`, `end`; `*` marks a join.
+pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
+    let step = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let named = |word: &str| StepName::new(word.trim_end_matches('*')).unwrap();
+        let next = match words[1..] {
+            [] => Transition::End,
+            [">", to] => Transition::Linear { to: named(to) },
+            ["each", to] => Transition::Foreach { to: named(to), variable: "items".into() },
+            [">", ref to @ ..] => Transition::Branch { to: to.iter().map(|word| named(word)).collect() },
+            _ => panic!("{line}"),
+        };
+        let join = words[0].ends_with('*');
+        Step { name: named(words[0]), line: 0, doc: String::new(), join, next, retry: None, catch: None, resources: None, host: None }
+    };
+    Definition {
+        format: 1,
+        name: FlowName::new(name).unwrap(),
+        language: "python".into(),
+        file: "flow.py".into(),
+        package: Digest::of(b"package"),
+        doc: String::new(),
+        steps: lines.iter().map(step).collect(),
+        parameters: Vec::<Parameter>::new(),
+        triggers: Vec::<Trigger>::new(),
+    }
+}
+
+/// One coordinator and whatever it has put on the queue.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) state: State,
+    pub(crate) committed: State,
+    pub(crate) turns: Vec<Turn>,
+    pub(crate) queue: Vec<Dispatch>,
+    pub(crate) announced: Vec<Position>,
+    pub(crate) blobs: Vec<Digest>,
+    pub(crate) cancelled: Vec<RunId>,
+    pub(crate) now: u64,
+    requests: u32,
+}
+
+pub(crate) const POOL: &str = "default";
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self { now: 1_700_000_000_000_000, ..Self::default() }
+    }
+
+    /// Decides one input in a turn of its own, commits and performs it.
+    pub(crate) fn input(&mut self, input: Input) -> Vec<Record> {
+        self.turn(vec![input])
+    }
+
+    /// Decides several inputs in one turn.
+    pub(crate) fn turn(&mut self, inputs: Vec<Input>) -> Vec<Record> {
+        self.now += 1_000;
+        self.state.open_turn(Timestamp(self.now));
+        let records: Vec<Record> = inputs.into_iter().flat_map(|input| decide(&mut self.state, input)).collect();
+        let announced = self.announced.last().copied().unwrap_or_default();
+        let (inbox, events) = (self.state.inbox + 1, self.state.events);
+        self.state.cover(inbox, events, announced);
+        let turn = Turn { epoch: 0, at: self.state.at, inbox, events, announced, previous: Digest::of(b""), records };
+        let sequence = self.turns.len() as u64 + 1;
+        self.committed.apply_turn(sequence, &turn);
+        // Hashing walks the whole state: for the wide ones every thousandth turn has to do.
+        if self.state.runs.values().all(|run| run.tasks.len() < 100) || sequence.is_multiple_of(1_000) {
+            assert_eq!(self.committed.hash(), self.state.hash(), "the committed fold is not the working state");
+        }
+        assert_eq!(violations(&self.state), Vec::<String>::new());
+        let asked: Vec<Command> = (0..)
+            .zip(&turn.records)
+            .filter_map(|(index, record)| commands(&self.committed, Position { sequence, index }, record))
+            .collect();
+        let records = turn.records.clone();
+        self.turns.push(turn);
+        for command in asked {
+            self.perform(command);
+        }
+        records
+    }
+
+    pub(crate) fn perform(&mut self, command: Command) {
+        match command {
+            Command::Dispatch { dispatch, .. } => {
+                if !self.queue.iter().any(|queued| first_key(queued) == first_key(&dispatch)) {
+                    self.queue.push(*dispatch);
+                }
+            }
+            Command::Withdraw { run, key, .. } => self.queue.retain(|queued| (queued.run, first_key(queued)) != (run, key)),
+            Command::StoreBlob { digest, .. } => self.blobs.push(digest),
+            Command::Announce { position, .. } => self.announced.push(position),
+            Command::Cancel { run } => {
+                self.queue.retain(|queued| queued.run != run);
+                self.cancelled.push(run);
+            }
+        }
+    }
+
+    /// The state as a new leader would find it: the log folded from the beginning.
+    pub(crate) fn replayed(&self) -> State {
+        let mut state = State::default();
+        for (sequence, turn) in (1..).zip(&self.turns) {
+            state.apply_turn(sequence, turn);
+        }
+        state
+    }
+
+    /// kill -9 of the leader: the queue survives, the working state does not; everything outstanding is performed again.
+    pub(crate) fn restart(&mut self) {
+        self.state = self.replayed();
+        self.committed = self.state.clone();
+        for command in outstanding(&self.committed) {
+            if let Command::Announce { position, .. } = &command
+                && self.announced.last() >= Some(position)
+            {
+                continue;
+            }
+            self.perform(command);
+        }
+    }
+
+    pub(crate) fn request(&mut self, request: Request) -> Answer {
+        self.requests += 1;
+        let id = RequestId::new(format!("r{}", self.requests)).unwrap();
+        self.input(Input::Request(RequestMessage { id: id.clone(), user: "ann".into(), request }));
+        self.state.requests.get(&id).unwrap().1.clone()
+    }
+
+    pub(crate) fn submit(&mut self, definition: Definition, parameters: Values) -> Answer {
+        let flow = FlowChoice::Given(Box::new(Flow::try_from(definition).unwrap()));
+        self.request(Request::Submit { flow, parameters, tags: Vec::new(), host: None })
+    }
+
+    pub(crate) fn run(&mut self, lines: &[&str]) -> RunId {
+        match self.submit(definition("Demo", lines), Values::new()) {
+            Answer::RunStarted { run, .. } => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn deploy(&mut self, definition: Definition) -> Answer {
+        self.request(Request::Deploy { flow: Box::new(Flow::try_from(definition).unwrap()) })
+    }
+
+    pub(crate) fn event(&mut self, sequence: u64, id: &str, kind: &str, data: serde_json::Value) -> Vec<Record> {
+        let structured = serde_json::json!({"specversion": "1.0", "id": id, "source": "/s", "type": kind, "data": data});
+        let event = CloudEvent::from_structured(structured).unwrap();
+        self.input(Input::Event { sequence, source: "api".parse().unwrap(), event })
+    }
+
+    /// Takes the queued task named like `work/3` off the queue.
+    pub(crate) fn take(&mut self, name: &str) -> (Dispatch, DispatchedTask) {
+        let found = self.queue.iter().enumerate().find_map(|(place, dispatch)| {
+            dispatch.tasks.iter().find(|task| dispatch.task_id(task).to_string() == name).map(|task| (place, task.clone()))
+        });
+        let (place, task) = found.unwrap_or_else(|| panic!("{name} is not queued: {:?}", self.queued()));
+        let dispatch = self.queue[place].clone();
+        self.queue[place].tasks.retain(|queued| *queued != task);
+        self.queue.retain(|dispatch| !dispatch.tasks.is_empty());
+        (dispatch, task)
+    }
+
+    pub(crate) fn queued(&self) -> Vec<String> {
+        self.queue.iter().flat_map(|dispatch| dispatch.tasks.iter().map(|task| dispatch.task_id(task).to_string())).collect()
+    }
+
+    /// A worker runs the queued task to its end.
+    pub(crate) fn succeed(&mut self, name: &str, foreach: Option<u32>) -> Vec<Record> {
+        let (dispatch, task) = self.take(name);
+        let item = self.success(&dispatch, &task, foreach, Vec::new());
+        self.report(item)
+    }
+
+    pub(crate) fn publish(&mut self, name: &str, model: &str) -> Vec<Record> {
+        let (dispatch, task) = self.take(name);
+        let publication = Publication {
+            model: model.parse().unwrap(),
+            artifact: format!("_model_{model}"),
+            format: "json".into(),
+            metrics: serde_json::Map::new(),
+            tags: Default::default(),
+            description: String::new(),
+            allow_pickle: false,
+        };
+        let item = self.success(&dispatch, &task, None, vec![publication]);
+        self.report(item)
+    }
+
+    pub(crate) fn fail(&mut self, name: &str, kind: FailureKind) -> Vec<Record> {
+        let (dispatch, task) = self.take(name);
+        let error = ErrorInfo { kind: "ValueError".into(), message: "bad".into(), ..ErrorInfo::default() };
+        let (started, ended) = (Timestamp(self.now), Timestamp(self.now + 1));
+        let outcome = Outcome::Failed(Failure { kind, error, digest: None, bytes: 0, started, ended });
+        self.report(item(&dispatch, &task, outcome))
+    }
+
+    pub(crate) fn started(&mut self, name: &str, worker: &str) -> (Dispatch, DispatchedTask) {
+        let (dispatch, task) = self.take(name);
+        let outcome = Outcome::Started { at: Timestamp(self.now) };
+        let item = item(&dispatch, &task, outcome);
+        self.input(Input::Report { pool: pool(POOL), worker: WorkerName::new(worker).unwrap(), item });
+        (dispatch, task)
+    }
+
+    pub(crate) fn report(&mut self, item: ReportItem) -> Vec<Record> {
+        self.input(Input::Report { pool: pool(POOL), worker: WorkerName::new("w").unwrap(), item })
+    }
+
+    pub(crate) fn success(
+        &self,
+        dispatch: &Dispatch,
+        task: &DispatchedTask,
+        foreach: Option<u32>,
+        publications: Vec<Publication>,
+    ) -> ReportItem {
+        let run = self.state.runs.get(&dispatch.run).unwrap();
+        let flow = self.state.flow_of(run).unwrap();
+        let step = flow.step(flow.find(&dispatch.step).unwrap());
+        let success = Success {
+            digest: Digest::of(dispatch.task_id(task).to_string().as_bytes()),
+            bytes: 10,
+            next: step.next.targets().to_vec(),
+            foreach,
+            publications,
+            started: Timestamp(self.now),
+            ended: Timestamp(self.now + 1),
+        };
+        item(dispatch, task, Outcome::Succeeded(success))
+    }
+
+    pub(crate) fn run_state(&self, run: RunId) -> RunState {
+        self.state.runs.get(&run).unwrap().state
+    }
+
+    pub(crate) fn problem(&self, run: RunId) -> String {
+        self.state.runs.get(&run).unwrap().problem.as_ref().map(|problem| problem.message.clone()).unwrap_or_default()
+    }
+
+    /// Lets the next timer come due.
+    pub(crate) fn pass_time(&mut self) {
+        self.now = self.state.next_timer().expect("a timer is armed").0;
+        self.input(Input::TimersDue);
+    }
+}
+
+pub(crate) fn pool(name: &str) -> PoolName {
+    PoolName::new(name).unwrap()
+}
+
+pub(crate) fn item(dispatch: &Dispatch, task: &DispatchedTask, outcome: Outcome) -> ReportItem {
+    let (run, step) = (dispatch.run, dispatch.step.clone());
+    ReportItem { run, step, path: task.path.clone(), visit: task.visit, attempt: task.attempt, outcome }
+}
+
+pub(crate) fn first_key(dispatch: &Dispatch) -> causey_protocol::id::TaskKey {
+    dispatch.key(&dispatch.tasks[0])
+}
+
+pub(crate) fn input_count(inputs: &Inputs) -> usize {
+    match inputs {
+        Inputs::Listed(inputs) => inputs.len(),
+        Inputs::Manifest { count, .. } => *count as usize,
+    }
+}

@@ -1,0 +1,206 @@
+//! Where workers ask: who they are, which of their attempts are still open, where a model lies. Core NATS, lossy by contract;
+//! whatever goes missing is asked again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::AckPolicy;
+use async_nats::jetstream::consumer::pull::Config as PullConfig;
+use async_nats::{Client, Message};
+use causey_engine::State;
+use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
+use causey_protocol::id::{ModelName, PoolName, RequestId, RunId, TaskKey, WorkerName};
+use causey_protocol::input::{Request, RequestMessage};
+use causey_protocol::live::{Ask, Offer, OpenAttempt, Told};
+use causey_protocol::problem::{Code, Problem};
+use causey_protocol::subject;
+use futures_util::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::committed::Committed;
+use crate::config::WORKER_SILENCE_MAX;
+
+/// A worker as last heard of.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub offer: Offer,
+    /// Attempts it said it holds.
+    pub open: u32,
+    at: Instant,
+}
+
+/// The workers that have said hello to this coordinator.
+#[derive(Debug, Default)]
+pub struct Workers(Mutex<BTreeMap<(PoolName, WorkerName), Seen>>);
+
+impl Workers {
+    /// A copy, in order of pool and name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Seen> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(PoolName, WorkerName), Seen>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Notes a hello; returns whether an earlier life of the same worker is thereby known to be over.
+    fn hello(&self, offer: &Offer, open: &[OpenAttempt]) -> bool {
+        let open = u32::try_from(open.len()).unwrap_or(u32::MAX);
+        let seen = Seen { offer: offer.clone(), open, at: Instant::now() };
+        let before = self.lock().insert((offer.pool.clone(), offer.worker.clone()), seen);
+        before.is_some_and(|before| before.offer.started != offer.started)
+    }
+
+    /// Forgets and returns those silent for too long.
+    fn silent(&self) -> Vec<(PoolName, WorkerName)> {
+        let mut all = self.lock();
+        let gone: Vec<_> = all.iter().filter(|(_, seen)| seen.at.elapsed() > WORKER_SILENCE_MAX).map(|(key, _)| key.clone()).collect();
+        for key in &gone {
+            all.remove(key);
+        }
+        gone
+    }
+}
+
+/// Answers workers while this coordinator leads.
+#[derive(Clone, Debug)]
+pub(crate) struct Desk {
+    pub(crate) client: Client,
+    pub(crate) context: Context,
+    pub(crate) committed: Arc<Committed>,
+    pub(crate) workers: Arc<Workers>,
+    pub(crate) ack_wait: Duration,
+}
+
+impl Desk {
+    /// Serves until `shutdown`.
+    pub(crate) async fn serve(self, shutdown: CancellationToken) -> Result<(), async_nats::SubscribeError> {
+        let mut questions = self.client.subscribe(subject::LIVE_WORKER_ALL).await?;
+        let mut pools = BTreeSet::new();
+        let mut sweep = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tokio::select! {
+                Some(message) = questions.next() => self.answer(&message, &mut pools).await,
+                _ = sweep.tick() => {
+                    for (pool, worker) in self.workers.silent() {
+                        tracing::warn!(%pool, %worker, "worker silent; its attempts run again elsewhere");
+                        self.lost(&pool, &worker).await;
+                    }
+                }
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    async fn answer(&self, message: &Message, pools: &mut BTreeSet<PoolName>) {
+        // Only the leader answers; who asks a standby hears nothing and asks again.
+        if !self.committed.watch().borrow().leading {
+            return;
+        }
+        let Some(reply) = message.reply.clone() else { return };
+        let told = match (subject::parse_live_worker(&message.subject), codec::decode::<Ask>(&message.payload, MESSAGE_BYTES_MAX)) {
+            (Some((pool, worker)), Ok(Ask::Hello { offer, open })) if offer.pool == pool && offer.worker == worker => {
+                self.hello(&offer, open, pools).await
+            }
+            (Some(_), Ok(Ask::FindModel { model, version })) => find_model(&self.committed.read(), &model, version),
+            (_, Ok(Ask::Hello { offer, .. })) => {
+                Told::Refused(Problem::new(Code::MALFORMED, format!("worker {}.{} spoke on another worker's subject", offer.pool, offer.worker)))
+            }
+            (_, Err(error)) => Told::Refused(Problem::new(Code::MALFORMED, error.to_string()).hint("upgrade the worker")),
+            (None, Ok(_)) => Told::Refused(Problem::new(Code::MALFORMED, "the subject names no worker")),
+        };
+        if let Err(error) = self.client.publish(reply, codec::encode(&told).into()).await {
+            tracing::debug!(%error, "answer to a worker not sent");
+        }
+    }
+
+    async fn hello(&self, offer: &Offer, open: Vec<OpenAttempt>, pools: &mut BTreeSet<PoolName>) -> Told {
+        if !pools.contains(&offer.pool) {
+            match self.ensure_consumer(&offer.pool).await {
+                Ok(()) => {
+                    pools.insert(offer.pool.clone());
+                }
+                Err(error) => {
+                    return Told::Refused(Problem::new(Code::BROKER, format!("the queue of pool {} cannot be made: {error}", offer.pool)));
+                }
+            }
+        }
+        if self.workers.hello(offer, &open) {
+            self.lost(&offer.pool, &offer.worker).await;
+        }
+        let state = self.committed.read();
+        Told::Welcome { epoch: state.epoch, closed: closed(&state, open) }
+    }
+
+    async fn ensure_consumer(&self, pool: &PoolName) -> Result<(), async_nats::Error> {
+        let config = PullConfig {
+            durable_name: Some(pool.to_string()),
+            filter_subject: subject::pool_tasks(pool),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: self.ack_wait,
+            max_deliver: -1,
+            // Slots plus prefetch of all workers of the pool must fit.
+            max_ack_pending: 20_000,
+            max_waiting: 4_096,
+            ..PullConfig::default()
+        };
+        self.context.create_consumer_on_stream(config, subject::TASK_STREAM).await?;
+        Ok(())
+    }
+
+    /// Says in the inbox that a worker is gone, so that the engine decides about its attempts.
+    async fn lost(&self, pool: &PoolName, worker: &WorkerName) {
+        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let hash = causey_protocol::id::hash_fields("causey worker lost v1", &[pool.as_str().as_bytes(), worker.as_str().as_bytes(), &nanos.to_le_bytes()]);
+        let Ok(id) = RequestId::new(TaskKey(hash).to_string()) else { return };
+        let request = Request::WorkerLost { pool: pool.clone(), worker: worker.clone() };
+        let subject = subject::request(request.kind());
+        let payload = codec::encode(&RequestMessage { id, user: "causey".into(), request });
+        let sent = async { self.context.publish(subject, payload.into()).await?.await };
+        if let Err(error) = sent.await {
+            tracing::warn!(%error, %pool, %worker, "loss of a worker not recorded; its dispatches come back after their ack wait");
+        }
+    }
+}
+
+/// Those of a worker's attempts that the committed state no longer counts as open.
+fn closed(state: &State, open: Vec<OpenAttempt>) -> Vec<OpenAttempt> {
+    let mut keys: BTreeMap<RunId, BTreeSet<TaskKey>> = BTreeMap::new();
+    open.into_iter()
+        .filter(|attempt| {
+            let keys = keys.entry(attempt.run).or_insert_with(|| open_keys(state, attempt.run));
+            !keys.contains(&attempt.key)
+        })
+        .collect()
+}
+
+fn open_keys(state: &State, run: RunId) -> BTreeSet<TaskKey> {
+    let Some(run) = state.runs.get(&run) else { return BTreeSet::new() };
+    let Some(flow) = state.flow_of(run) else { return BTreeSet::new() };
+    let open = run.tasks.iter().filter(|(_, task)| task.state.is_open());
+    open.map(|(task, found)| task.id(&flow).key(found.attempt)).collect()
+}
+
+fn find_model(state: &State, model: &ModelName, version: Option<u32>) -> Told {
+    let versions = state.models.get(model).map(Vec::as_slice).unwrap_or_default();
+    let found = match version {
+        Some(wanted) => versions.iter().find(|found| found.version == wanted),
+        None => versions.last(),
+    };
+    match found {
+        Some(found) => Told::Model {
+            version: found.version,
+            object: found.object,
+            artifact: found.publication.artifact.clone(),
+            format: found.publication.format.clone(),
+            metrics: found.publication.metrics.clone(),
+        },
+        None => {
+            let wanted = version.map_or_else(|| format!("model `{model}`"), |version| format!("version {version} of model `{model}`"));
+            Told::Refused(Problem::new(Code::NOT_FOUND, format!("no {wanted} is published")).hint("see: causey models ls"))
+        }
+    }
+}

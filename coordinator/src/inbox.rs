@@ -1,0 +1,176 @@
+//! Reading inputs: messages of the inbox and the events stream by position, and what each means to the engine. Positions live in
+//! the log, so nothing is acknowledged here; a message is read again until a committed turn covers it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::pull::{Config as PullConfig, Stream};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use bytes::Bytes;
+use causey_protocol::backoff::Delays;
+use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
+use causey_protocol::event::{self, CloudEvent};
+use causey_protocol::input::{Input, RequestMessage};
+use causey_protocol::subject::{self, InboxSubject};
+use causey_protocol::task::Report;
+use futures_util::StreamExt as _;
+use tokio::sync::{mpsc, watch};
+
+/// A message of an input stream, not looked into yet.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    pub sequence: u64,
+    pub subject: String,
+    pub headers: BTreeMap<String, String>,
+    pub payload: Bytes,
+}
+
+/// Reads `stream` behind sequence `after` for ever, in order and without gaps, into `into`. Ends when the receiver is gone.
+pub async fn read(context: Context, stream: &'static str, mut after: u64, into: mpsc::Sender<Raw>, mut connected: watch::Receiver<u64>) {
+    let mut delays = Delays::new(Duration::from_millis(5), Duration::from_secs(1));
+    loop {
+        connected.mark_unchanged();
+        let mut messages = match open(&context, stream, after).await {
+            Ok(messages) => messages,
+            Err(error) => {
+                tracing::warn!(stream, after, %error, "cannot read inputs; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(delays.next_delay()) => continue,
+                    () = into.closed() => return,
+                }
+            }
+        };
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                // After a reconnect the server may have forgotten the consumer, and says so only when its heartbeat is missed.
+                _ = connected.changed() => break,
+                () = into.closed() => return,
+            };
+            let Some(Ok(message)) = message else { break };
+            let Ok(sequence) = message.info().map(|info| info.stream_sequence) else { break };
+            if sequence <= after {
+                continue;
+            }
+            delays.reset();
+            let raw = Raw {
+                sequence,
+                subject: message.subject.to_string(),
+                headers: message.headers.as_ref().map(headers).unwrap_or_default(),
+                payload: message.payload.clone(),
+            };
+            if into.send(raw).await.is_err() {
+                return;
+            }
+            after = sequence;
+        }
+    }
+}
+
+async fn open(context: &Context, stream: &'static str, after: u64) -> Result<Stream, async_nats::Error> {
+    let config = PullConfig {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+        ack_policy: AckPolicy::None,
+        memory_storage: true,
+        inactive_threshold: Duration::from_secs(30),
+        ..PullConfig::default()
+    };
+    let consumer = context.create_consumer_on_stream(config, stream).await?;
+    Ok(consumer.stream().max_messages_per_batch(500).expires(Duration::from_secs(30)).heartbeat(Duration::from_secs(5)).messages().await?)
+}
+
+fn headers(map: &async_nats::HeaderMap) -> BTreeMap<String, String> {
+    let first = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
+        values.first().map(|value| (name.to_string().to_ascii_lowercase(), value.to_string()))
+    };
+    map.iter().filter_map(first).collect()
+}
+
+/// What a message of the inbox means: one input for a request, one per item of a report. Whatever cannot be read is an input too.
+#[must_use]
+pub fn decode_inbox(raw: &Raw) -> Vec<Input> {
+    let malformed = |because: String| vec![Input::Malformed { subject: raw.subject.clone(), sequence: raw.sequence, because }];
+    match subject::parse_inbox(&raw.subject) {
+        None => malformed("the subject belongs to nobody".into()),
+        Some(InboxSubject::Request { .. }) => match codec::decode::<RequestMessage>(&raw.payload, MESSAGE_BYTES_MAX) {
+            Ok(request) => vec![Input::Request(request)],
+            Err(error) => malformed(words(&error)),
+        },
+        Some(InboxSubject::Report { pool, worker }) => match codec::decode::<Report>(&raw.payload, MESSAGE_BYTES_MAX) {
+            Ok(report) if report.pool == pool && report.worker == worker => {
+                report.items.into_iter().map(|item| Input::Report { pool: pool.clone(), worker: worker.clone(), item }).collect()
+            }
+            Ok(report) => malformed(format!("the report names worker {}.{}", report.pool, report.worker)),
+            Err(error) => malformed(words(&error)),
+        },
+    }
+}
+
+/// What a message of the events stream means: structured or binary CloudEvents.
+#[must_use]
+pub fn decode_event(raw: &Raw) -> Input {
+    let malformed = |because: String| Input::Malformed { subject: raw.subject.clone(), sequence: raw.sequence, because };
+    let Some(source) = subject::parse_event(&raw.subject) else {
+        return malformed("the last token of the subject is no source name".into());
+    };
+    let content_type = raw.headers.get("content-type").map(String::as_str);
+    let structured = content_type.map_or(!raw.headers.contains_key("ce-id"), |kind| kind.starts_with(event::STRUCTURED));
+    let read = if structured {
+        serde_json::from_slice(&raw.payload).map_err(|error| error.to_string()).and_then(|value| CloudEvent::from_structured(value).map_err(|problem| problem.message))
+    } else {
+        CloudEvent::from_binary(&raw.headers, content_type, &raw.payload).map_err(|problem| problem.message)
+    };
+    match read {
+        Ok(event) => Input::Event { sequence: raw.sequence, source, event },
+        Err(because) => malformed(because),
+    }
+}
+
+fn words(error: &codec::DecodeError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> Raw {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Raw { sequence: 7, subject: subject.into(), headers, payload: Bytes::copy_from_slice(payload) }
+    }
+
+    fn because(input: &Input) -> &str {
+        match input {
+            Input::Malformed { sequence: 7, because, .. } => because,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_input_that_says_what_is_wrong() {
+        assert_eq!(because(&decode_inbox(&raw("causey.in.request.submit", &[], b""))[0]), "the message is empty");
+        assert_eq!(because(&decode_inbox(&raw("causey.in.request.submit", &[], b"\x07x"))[0]), "the message has format version 7; this program reads 1");
+        assert!(because(&decode_inbox(&raw("causey.in.report.p.w", &[], b"\x01\xc1"))[0]).starts_with("the message is not what"));
+        assert_eq!(because(&decode_inbox(&raw("causey.in.elsewhere", &[], b""))[0]), "the subject belongs to nobody");
+        assert!(because(&decode_event(&raw("causey.event.api", &[], b"{"))).contains("EOF"));
+    }
+
+    #[test]
+    fn a_report_in_the_name_of_another_worker_is_refused() {
+        let report = Report { pool: "gpu".parse().unwrap(), worker: "a".parse().unwrap(), items: Vec::new() };
+        let inputs = decode_inbox(&raw("causey.in.report.gpu.b", &[], &codec::encode(&report)));
+        assert_eq!(because(&inputs[0]), "the report names worker gpu.a");
+    }
+
+    #[test]
+    fn events_are_read_in_both_forms() {
+        let structured = br#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#;
+        assert!(matches!(decode_event(&raw("causey.event.api", &[], structured)), Input::Event { .. }));
+        let headers = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t"), ("content-type", "application/json")];
+        assert!(matches!(decode_event(&raw("causey.event.api", &headers, b"{\"a\":1}")), Input::Event { .. }));
+    }
+}

@@ -1,0 +1,224 @@
+//! Commands → NATS and the artifact store, one match. Performed only after the turn that asked for them is committed; all are
+//! idempotent, so a restart performs them again from `outstanding`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::{Context, stream};
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use causey_artifacts::Store;
+use causey_engine::{Command, Notification};
+use causey_protocol::artifact::blob_path;
+use causey_protocol::backoff::Delays;
+use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
+use causey_protocol::id::{Digest, RunId};
+use causey_protocol::record::Position;
+use causey_protocol::subject;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::publisher::{Answer, Publisher, Token};
+
+/// What an answered publish was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Commit,
+    Task,
+    Announce(Position),
+}
+
+/// Performs commands over one connection.
+#[derive(Debug)]
+pub(crate) struct Performer {
+    pub(crate) publisher: Publisher,
+    client: Client,
+    context: Context,
+    store: Arc<Store>,
+    kinds: BTreeMap<Token, Kind>,
+    announcements: VecDeque<(Position, Notification)>,
+    announcing: bool,
+    /// Sequence of the last message in the notify stream.
+    notify_tail: u64,
+    announced: Position,
+    stored: mpsc::Sender<Digest>,
+}
+
+impl Performer {
+    pub(crate) fn new(publisher: Publisher, client: Client, context: Context, store: Arc<Store>, stored: mpsc::Sender<Digest>) -> Self {
+        Self {
+            publisher,
+            client,
+            context,
+            store,
+            kinds: BTreeMap::new(),
+            announcements: VecDeque::new(),
+            announcing: false,
+            notify_tail: 0,
+            announced: Position::default(),
+            stored,
+        }
+    }
+
+    /// Notifications up to here are in the notify stream.
+    pub(crate) fn announced(&self) -> Position {
+        self.announced
+    }
+
+    /// Learns from the notify stream's last message what has been announced already, whoever did it.
+    pub(crate) async fn read_announced(&mut self, at_least: Position) -> Result<(), async_nats::Error> {
+        let stream = self.context.get_stream(subject::NOTIFY_STREAM).await?;
+        self.notify_tail = stream.cached_info().state.last_sequence;
+        self.announced = self.announced.max(at_least);
+        if self.notify_tail > 0
+            && let Ok(last) = stream.get_raw_message(self.notify_tail).await
+            && let Some(position) = last.headers.get(subject::SEQUENCE_HEADER).and_then(|value| value.as_str().parse().ok())
+        {
+            self.announced = self.announced.max(position);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn commit(&mut self, subject: &str, expected_last: u64, payload: Bytes) -> Token {
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, expected_last.to_string());
+        let token = self.publisher.publish(subject.into(), headers, payload).await;
+        self.kinds.insert(token, Kind::Commit);
+        token
+    }
+
+    pub(crate) async fn perform(&mut self, command: Command) {
+        match command {
+            Command::Dispatch { pool, key, dispatch } => {
+                let payload = codec::encode(&dispatch);
+                if payload.len() > MESSAGE_BYTES_MAX {
+                    tracing::error!(run = %dispatch.run, step = %dispatch.step, bytes = payload.len(), "dispatch is over the message limit");
+                }
+                let mut headers = HeaderMap::new();
+                headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+                let token = self.publisher.publish(subject::task(&pool, dispatch.run, &key), headers, payload.into()).await;
+                self.kinds.insert(token, Kind::Task);
+            }
+            Command::Withdraw { pool, run, key } => self.purge(subject::task(&pool, run, &key), None),
+            Command::Cancel { run } => self.purge(subject::run_tasks(run), Some(run)),
+            Command::StoreBlob { digest, bytes } => self.store_blob(digest, bytes),
+            Command::Announce { position, notification } => {
+                self.announcements.push_back((position, notification));
+                self.announce_next().await;
+            }
+        }
+    }
+
+    /// Removes queued tasks and, for a cancelled run, tells the workers. Level-triggered: a lost broadcast is made good by the
+    /// workers' own questions.
+    fn purge(&self, filter: String, cancelled: Option<RunId>) {
+        let (context, client) = (self.context.clone(), self.client.clone());
+        tokio::spawn(async move {
+            let purge = async {
+                let stream: stream::Stream<()> = context.get_stream_no_info(subject::TASK_STREAM).await?;
+                stream.purge().filter(&filter).await?;
+                Ok::<_, async_nats::Error>(())
+            };
+            if let Err(error) = purge.await {
+                tracing::warn!(%error, filter, "queued tasks not removed; workers refuse them when they ask");
+            }
+            if let Some(run) = cancelled
+                && let Err(error) = client.publish(subject::cancel(run), Bytes::new()).await
+            {
+                tracing::debug!(%error, %run, "cancel not broadcast");
+            }
+        });
+    }
+
+    fn store_blob(&self, digest: Digest, bytes: Vec<u8>) {
+        let (store, stored) = (self.store.clone(), self.stored.clone());
+        tokio::spawn(async move {
+            let mut delays = Delays::new(Duration::from_millis(50), Duration::from_secs(30));
+            let bytes = Bytes::from(bytes);
+            while let Err(error) = store.put_if_absent(&blob_path(&digest), bytes.clone()).await {
+                tracing::warn!(%error, %digest, "the manifest of a join cannot be stored; trying again");
+                tokio::time::sleep(delays.next_delay()).await;
+            }
+            // A closed channel means that this process no longer leads; the next leader stores it again.
+            let _ = stored.send(digest).await;
+        });
+    }
+
+    async fn announce_next(&mut self) {
+        if self.announcing {
+            return;
+        }
+        while self.announcements.front().is_some_and(|(position, _)| *position <= self.announced) {
+            self.announcements.pop_front();
+        }
+        let Some((position, notification)) = self.announcements.front() else { return };
+        let position = *position;
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, self.notify_tail.to_string());
+        headers.insert(subject::SEQUENCE_HEADER, position.to_string());
+        headers.insert("Content-Type", causey_protocol::event::STRUCTURED);
+        let payload = serde_json::to_vec(&cloud_event(position, notification)).expect("a CloudEvent serializes");
+        let token = self.publisher.publish(subject::notify(notification.topic, &notification.name), headers, payload.into()).await;
+        self.kinds.insert(token, Kind::Announce(position));
+        self.announcing = true;
+    }
+
+    /// Takes the server's answer; gives back what concerns the commit.
+    pub(crate) async fn answered(&mut self, token: Token, answer: Answer) -> Option<Answer> {
+        let kind = *self.kinds.get(&token)?;
+        match (kind, &answer) {
+            (Kind::Commit, _) => {
+                if !matches!(answer, Answer::Refused { .. }) {
+                    self.kinds.remove(&token);
+                }
+                return Some(answer);
+            }
+            // 10071 on a task means that it is queued already.
+            (Kind::Task, Answer::Stored { .. } | Answer::WrongLast) => {
+                self.kinds.remove(&token);
+            }
+            (Kind::Announce(position), Answer::Stored { sequence }) => {
+                self.kinds.remove(&token);
+                self.notify_tail = *sequence;
+                self.announced = self.announced.max(position);
+                self.announcing = false;
+                self.announce_next().await;
+            }
+            (Kind::Announce(_), Answer::WrongLast) => {
+                self.kinds.remove(&token);
+                self.announcing = false;
+                if let Err(error) = self.read_announced(self.announced).await {
+                    tracing::warn!(%error, "the notify stream cannot be read");
+                }
+                self.announce_next().await;
+            }
+            // Sent again by the tick; the command stays outstanding.
+            (Kind::Task | Kind::Announce(_), Answer::Refused { code, text }) => {
+                tracing::warn!(code, text, ?kind, "publish refused; trying again");
+            }
+        }
+        None
+    }
+}
+
+/// A notification as the outside world sees it.
+fn cloud_event(position: Position, notification: &Notification) -> serde_json::Value {
+    json!({
+        "specversion": "1.0",
+        "id": notification.id,
+        "source": "/causey",
+        "type": notification.topic.event_type(),
+        "subject": notification.name,
+        "time": rfc3339(notification.at.0),
+        "datacontenttype": "application/json",
+        "causeysequence": position.to_string(),
+        "data": notification.data,
+    })
+}
+
+/// Microseconds since the Unix epoch as RFC 3339 text.
+fn rfc3339(micros: u64) -> String {
+    let timestamp = i64::try_from(micros).ok().and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok());
+    timestamp.unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}

@@ -1,0 +1,225 @@
+//! sled as a copy of the committed state: whatever changed, with the log position it reflects, in one batch. It is read only at
+//! start, may be deleted at any time, and is rebuilt from the log when it is missing, damaged or of another format. The only
+//! importer of sled.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use causey_engine::{Change, State};
+use causey_protocol::id::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::log::Tail;
+
+/// Names the encoding of everything stored here; another number means another format, and a rebuild.
+const FORMAT: u32 = 1;
+
+/// Where sled lies inside the projection's folder.
+const FOLDER: &str = "sled";
+
+const HEAD_KEY: &[u8] = &[0];
+
+/// sled's page cache, in bytes: the projection is written often and read once.
+const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Why a projection cannot be used. Not fatal: the log has everything.
+#[derive(Debug, thiserror::Error)]
+enum Damage {
+    #[error("sled: {0}")]
+    Sled(#[from] sled::Error),
+    #[error("sled panicked")]
+    Panic,
+    #[error("it has format {found}, this version writes {FORMAT}")]
+    Format { found: u32 },
+    #[error("an entry cannot be decoded: {0}")]
+    Decode(#[from] rmp_serde::decode::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    format: u32,
+    sequence: u64,
+    hash: Digest,
+    header: Vec<u8>,
+}
+
+/// What to store: the changes of some turns and the position after the last of them.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub tail: Tail,
+    pub header: Vec<u8>,
+    pub changes: Vec<Change>,
+}
+
+/// Writes checkpoints on a thread of its own; nothing waits for it.
+#[derive(Debug)]
+pub struct Projection {
+    sender: Option<mpsc::Sender<Checkpoint>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Projection {
+    /// Opens the copy in `folder`: the state it holds and the log position it reflects. A copy that cannot be used is moved aside,
+    /// and an empty state returned.
+    ///
+    /// # Errors
+    /// When the folder cannot be written at all.
+    pub fn open(folder: &Path) -> std::io::Result<(Self, State, Tail)> {
+        std::fs::create_dir_all(folder)?;
+        let path = folder.join(FOLDER);
+        let (db, state, tail) = match load(&path) {
+            Ok(loaded) => loaded,
+            Err(damage) => {
+                let aside = move_aside(&path)?;
+                tracing::warn!(%damage, aside = %aside.display(), "the projection cannot be used; it is rebuilt from the log");
+                load(&path).map_err(std::io::Error::other)?
+            }
+        };
+        let (sender, receiver) = mpsc::channel();
+        let writer = std::thread::Builder::new().name("projection".into()).spawn(move || write_all(&db, &receiver))?;
+        Ok((Self { sender: Some(sender), writer: Some(writer) }, state, tail))
+    }
+
+    /// Whether a folder holds a copy that knows a log; asked before streams are created.
+    #[must_use]
+    pub fn knows_a_log(tail: Tail) -> bool {
+        tail.sequence > 0
+    }
+
+    /// Hands over a checkpoint; a writer that has failed is silently gone, because a stale copy is as good as none.
+    pub fn store(&self, checkpoint: Checkpoint) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(checkpoint);
+        }
+    }
+
+    /// Waits until everything handed over is on disk.
+    pub fn close(&mut self) {
+        self.sender = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::warn!("the projection's writer panicked; the copy will be rebuilt");
+        }
+    }
+}
+
+impl Drop for Projection {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn load(path: &Path) -> Result<(sled::Db, State, Tail), Damage> {
+    catch_unwind(AssertUnwindSafe(|| {
+        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
+        let Some(head) = db.get(HEAD_KEY)? else {
+            db.clear()?;
+            return Ok((db, State::default(), Tail::EMPTY));
+        };
+        let head: Head = rmp_serde::from_slice(&head)?;
+        if head.format != FORMAT {
+            return Err(Damage::Format { found: head.format });
+        }
+        let mut entries = Vec::new();
+        for entry in db.range([1]..) {
+            let (key, value) = entry?;
+            entries.push((key[0], key[1..].to_vec(), value.to_vec()));
+        }
+        let state = State::restore(&head.header, entries)?;
+        Ok((db, state, Tail { sequence: head.sequence, hash: head.hash }))
+    }))
+    .unwrap_or(Err(Damage::Panic))
+}
+
+fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
+    let aside = path.with_extension("damaged");
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside)?;
+    }
+    std::fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+fn write_all(db: &sled::Db, receiver: &mpsc::Receiver<Checkpoint>) {
+    while let Ok(checkpoint) = receiver.recv() {
+        if let Err(error) = write(db, checkpoint) {
+            tracing::warn!(%error, "the projection cannot be written; the next start replays the log instead");
+            return;
+        }
+    }
+}
+
+fn write(db: &sled::Db, checkpoint: Checkpoint) -> Result<(), sled::Error> {
+    let mut batch = sled::Batch::default();
+    for change in checkpoint.changes {
+        let mut key = vec![change.table as u8];
+        key.extend_from_slice(&change.key);
+        match change.value {
+            Some(value) => batch.insert(key, value),
+            None => batch.remove(key),
+        }
+    }
+    let Checkpoint { tail, header, .. } = checkpoint;
+    let head = Head { format: FORMAT, sequence: tail.sequence, hash: tail.hash, header };
+    batch.insert(HEAD_KEY, rmp_serde::to_vec_named(&head).expect("the head serializes"));
+    db.apply_batch(batch)?;
+    db.flush().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use causey_protocol::id::Timestamp;
+    use causey_protocol::record::{Answer, Position, Record, Turn};
+
+    fn filled() -> (State, Tail) {
+        let mut state = State::default();
+        let records = vec![
+            Record::LogOpened { store: uuid::Uuid::from_u128(7) },
+            Record::RequestAnswered { id: "r1".parse().unwrap(), answer: Answer::Done },
+        ];
+        let turn = Turn { epoch: 1, at: Timestamp(5), inbox: 3, events: 0, announced: Position::default(), previous: Tail::EMPTY.hash, records };
+        state.apply_turn(1, &turn);
+        (state, Tail { sequence: 1, hash: Digest::of(b"turn") })
+    }
+
+    fn store(folder: &Path) -> (State, Tail) {
+        let (mut state, tail) = filled();
+        let (projection, _, _) = Projection::open(folder).unwrap();
+        projection.store(Checkpoint { tail, header: state.header(), changes: state.take_changes() });
+        drop(projection);
+        (state, tail)
+    }
+
+    #[test]
+    fn what_was_stored_comes_back_with_the_same_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, tail) = store(folder.path());
+        let (_, loaded, loaded_tail) = Projection::open(folder.path()).unwrap();
+        assert_eq!(loaded.hash(), state.hash());
+        assert_eq!(loaded_tail, tail);
+    }
+
+    #[test]
+    fn a_missing_copy_is_an_empty_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, state, tail) = Projection::open(folder.path()).unwrap();
+        assert_eq!((state.hash(), tail), (State::default().hash(), Tail::EMPTY));
+    }
+
+    #[test]
+    fn a_damaged_copy_is_moved_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        store(folder.path());
+        let files = std::fs::read_dir(folder.path().join(FOLDER)).unwrap().map(|entry| entry.unwrap().path());
+        for file in files.filter(|path| path.is_file()) {
+            std::fs::write(&file, b"rubbish rubbish rubbish").unwrap();
+        }
+        let (_, state, tail) = Projection::open(folder.path()).unwrap();
+        assert_eq!((state.hash(), tail), (State::default().hash(), Tail::EMPTY));
+        assert!(folder.path().join("sled.damaged").exists());
+    }
+}

@@ -1,0 +1,159 @@
+//! Streams and buckets: created only when all are missing and nobody knows of an earlier log, verified at every start and
+//! reconnect. A stream that is merely missing is never created silently: that would be an empty history.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, kv};
+use causey_protocol::codec::{MESSAGE_BYTES_MAX, TURN_BYTES_MAX};
+use causey_protocol::subject;
+use futures_util::future::{join_all, try_join_all};
+
+use crate::config::LEADERSHIP_TTL;
+
+/// Why the streams cannot be trusted or used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("failed to look at stream {stream}: {reason}")]
+    Look { stream: &'static str, reason: String },
+    #[error("failed to create stream {stream}: {reason}\nhint: check the NATS server's free disk and its JetStream limits")]
+    Create { stream: String, reason: String },
+    #[error(
+        "streams {missing} are missing on the NATS server, but {present} exist\nhint: a stream was deleted; restore the server's JetStream folder, or start a new installation with empty folders"
+    )]
+    SomeMissing { missing: String, present: String },
+    #[error(
+        "the NATS server has no Causey streams, but {witness} knows a log\nhint: the server's JetStream folder is empty or another one; restore it, or remove {witness} to start anew (this forgets all runs)"
+    )]
+    LogVanished { witness: String },
+    #[error(
+        "stream {stream} moved back: it ends at sequence {found}, but {seen} has been read\nhint: accepted messages are gone; restore the JetStream folder of the NATS server from a backup"
+    )]
+    MovedBack { stream: &'static str, found: u64, seen: u64 },
+}
+
+const STREAMS: [&str; 5] =
+    [subject::INBOX_STREAM, subject::EVENT_STREAM, subject::LOG_STREAM, subject::TASK_STREAM, subject::NOTIFY_STREAM];
+
+/// How long events are kept.
+const EVENTS_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
+
+/// How long notifications are kept.
+const NOTIFICATIONS_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// How long a worker's presence outlives its last sign.
+const PRESENCE_TTL: Duration = Duration::from_secs(15);
+
+/// Size caps of the streams, in bytes: reached, a stream refuses instead of dropping what is old.
+const STREAM_BYTES_MAX: i64 = 8 * 1024 * 1024 * 1024;
+
+fn config(name: &str, subjects: &[&str]) -> Config {
+    Config {
+        name: name.into(),
+        subjects: subjects.iter().map(|&subject| subject.into()).collect(),
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        max_bytes: STREAM_BYTES_MAX,
+        max_message_size: i32::try_from(MESSAGE_BYTES_MAX + 8 * 1024).unwrap_or(i32::MAX),
+        // Correctness never uses the server's duplicate window; the shortest costs the least memory.
+        duplicate_window: Duration::from_millis(100),
+        ..Config::default()
+    }
+}
+
+fn configs() -> Vec<Config> {
+    vec![
+        config(subject::INBOX_STREAM, &[subject::INBOX_ALL]),
+        Config { max_age: EVENTS_KEPT, ..config(subject::EVENT_STREAM, &[subject::EVENT_ALL]) },
+        Config {
+            max_message_size: i32::try_from(TURN_BYTES_MAX).unwrap_or(i32::MAX),
+            deny_delete: true,
+            ..config(subject::LOG_STREAM, &[subject::LOG_TURN, subject::LOG_ALL])
+        },
+        Config {
+            retention: RetentionPolicy::WorkQueue,
+            max_messages_per_subject: 1,
+            discard_new_per_subject: true,
+            ..config(subject::TASK_STREAM, &[subject::TASK_ALL])
+        },
+        Config { max_age: NOTIFICATIONS_KEPT, ..config(subject::NOTIFY_STREAM, &[subject::NOTIFY_ALL]) },
+    ]
+}
+
+fn buckets() -> [kv::Config; 2] {
+    let bucket = |name: &str, max_age| kv::Config { bucket: name.into(), max_age, history: 1, ..kv::Config::default() };
+    [bucket(subject::LEADER_BUCKET, LEADERSHIP_TTL), bucket(subject::PRESENCE_BUCKET, PRESENCE_TTL)]
+}
+
+/// Makes sure that all streams exist; creates them when none does and no `witness` knows an earlier log.
+///
+/// # Errors
+/// [`Error`] when some are missing, when a log has vanished, or when the server refuses.
+pub async fn ensure(context: &Context, witness: Option<String>) -> Result<(), Error> {
+    let looks = STREAMS.map(|name| async move {
+        match context.get_stream(name).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(ref inner) if inner.error_code().0 == 10059 => Ok(false),
+                _ => Err(Error::Look { stream: name, reason: error.to_string() }),
+            },
+        }
+    });
+    let present: Vec<bool> = join_all(looks).await.into_iter().collect::<Result<_, _>>()?;
+    let named = |wanted: bool| STREAMS.iter().zip(&present).filter(|(_, is)| **is == wanted).map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    if present.iter().all(|is| *is) {
+        return ensure_buckets(context).await;
+    }
+    if present.iter().any(|is| *is) {
+        return Err(Error::SomeMissing { missing: named(false), present: named(true) });
+    }
+    if let Some(witness) = witness {
+        return Err(Error::LogVanished { witness });
+    }
+    let create = configs().into_iter().map(|config| async move {
+        let stream = config.name.clone();
+        context.create_stream(config).await.map(drop).map_err(|error| Error::Create { stream, reason: error.to_string() })
+    });
+    let (streams, buckets) = futures_util::join!(try_join_all(create), ensure_buckets(context));
+    streams?;
+    buckets
+}
+
+/// Buckets hold nothing that must last, so a missing one is simply made.
+async fn ensure_buckets(context: &Context) -> Result<(), Error> {
+    let create = buckets().map(|config| async move {
+        let stream = config.bucket.clone();
+        context.create_key_value(config).await.map(drop).map_err(|error| Error::Create { stream, reason: error.to_string() })
+    });
+    try_join_all(create).await.map(drop)
+}
+
+/// The last sequences of the streams that are read by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tails {
+    pub inbox: u64,
+    pub events: u64,
+    pub log: u64,
+    pub notify: u64,
+}
+
+/// Reads the tails and checks that none lies before what has been `seen` (I11).
+///
+/// # Errors
+/// [`Error::MovedBack`] naming the stream and both sequences; [`Error::Look`] when the server does not answer.
+pub async fn verify(context: &Context, seen: Tails) -> Result<Tails, Error> {
+    let last = |stream: &'static str, seen: u64| async move {
+        let look = |reason: String| Error::Look { stream, reason };
+        let handle = context.get_stream(stream).await.map_err(|error| look(error.to_string()))?;
+        let found = handle.cached_info().state.last_sequence;
+        if found < seen { Err(Error::MovedBack { stream, found, seen }) } else { Ok(found) }
+    };
+    let (inbox, events, log, notify) = futures_util::try_join!(
+        last(subject::INBOX_STREAM, seen.inbox),
+        last(subject::EVENT_STREAM, seen.events),
+        last(subject::LOG_STREAM, seen.log),
+        last(subject::NOTIFY_STREAM, seen.notify),
+    )?;
+    Ok(Tails { inbox, events, log, notify })
+}
