@@ -1,0 +1,279 @@
+//! Bytes of every message this version writes, kept for ever: an old message must read back as what it was. Files are added,
+//! never edited; `CAUSEY_WRITE_GOLDEN=1` writes those that are missing.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use causey_protocol::artifact::ObjectRef;
+use causey_protocol::codec::{self, TURN_BYTES_MAX};
+use causey_protocol::flow::{Definition, Flow, StepIndex};
+use causey_protocol::id::{Digest, NotificationId, Origin, Path, RunId, TaskKey, Timestamp};
+use causey_protocol::input::{FlowChoice, Request, RequestMessage};
+use causey_protocol::live::{Ask, LiveOutput, Offer, OpenAttempt, OutputStream, Told};
+use causey_protocol::policy::HostMode;
+use causey_protocol::problem::{Code, Problem};
+use causey_protocol::record::{Answer, Cause, FailureCause, ModelPublished, Position, Record, RunStarted, RunState, TaskSet, Topic, Turn};
+use causey_protocol::task::{
+    Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem, SplitLevel,
+    Success,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message: &T) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.msgpack"));
+    let bytes = codec::encode(message);
+    if !path.exists() && std::env::var_os("CAUSEY_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let read: T = codec::decode(&golden, TURN_BYTES_MAX).unwrap_or_else(|error| panic!("{name} of this version does not read: {error:?}"));
+    assert_eq!(&read, message, "{name} reads back as something else");
+    assert_eq!(bytes, golden, "{name} is written otherwise than before");
+}
+
+fn flow() -> Flow {
+    let definition: Definition = serde_json::from_value(json!({
+        "format": 1, "name": "Hello", "language": "python", "file": "hello.py", "package": Digest::of(b"package"), "doc": "A flow.",
+        "steps": [
+            {"name": "start", "line": 5, "next": {"foreach": {"to": "work", "variable": "items"}}},
+            {"name": "work", "line": 9, "next": {"linear": {"to": "join"}}, "host": "reuse", "catch": {"variable": "error"},
+             "retry": {"times": 3, "delay_seconds": 1.5, "factor": 2.0, "cap_seconds": 60.0, "jitter": 0.25},
+             "resources": {"cpu": 2.0, "memory_mb": 512, "gpu": 0.5, "pool": "gpu"}},
+            {"name": "join", "join": true, "line": 14, "next": {"linear": {"to": "end"}}},
+            {"name": "end", "line": 18, "next": "end"}
+        ],
+        "parameters": [{"name": "alpha", "type": "float", "required": false, "default": 0.5, "help": "Step size."}],
+        "triggers": [{"events": [{"name": "arrived", "parameters": {"alpha": "a"}}]}]
+    }))
+    .unwrap();
+    Flow::try_from(definition).unwrap()
+}
+
+fn run() -> RunId {
+    RunId::derive(Timestamp(1_700_000_000_000_000), &Origin([7; 16]))
+}
+
+fn object() -> ObjectRef {
+    ObjectRef { run: run(), key: TaskKey([1; 16]), digest: Digest::of(b"object"), bytes: 321 }
+}
+
+fn error() -> ErrorInfo {
+    ErrorInfo {
+        kind: "NameError".into(),
+        message: "name 'x' is not defined".into(),
+        traceback: "Traceback …".into(),
+        file: Some("hello.py".into()),
+        line: Some(9),
+        step: Some("work".into()),
+        source: Some("self.y = x".into()),
+        column: Some(17),
+        end_column: Some(18),
+        hash: Some("abc".into()),
+        hint: None,
+    }
+}
+
+fn publication() -> Publication {
+    let metrics = json!({"mape": 0.1}).as_object().unwrap().clone();
+    let tags = BTreeMap::from([("stage".to_owned(), "test".to_owned())]);
+    let (artifact, format, description) = ("_model_demand".into(), "skops".into(), "Demand.".into());
+    Publication { model: "demand".parse().unwrap(), artifact, format, metrics, tags, description, allow_pickle: false }
+}
+
+#[test]
+fn requests() {
+    let message = |request| RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request };
+    let parameters = BTreeMap::from([("alpha".to_owned(), json!(0.1))]);
+    let submit =
+        Request::Submit { flow: FlowChoice::Given(Box::new(flow())), parameters, tags: vec!["t".into()], host: Some(HostMode::Spawn) };
+    check("request-submit", &message(submit));
+    check("request-deploy", &message(Request::Deploy { flow: Box::new(flow()) }));
+    check("request-cancel", &message(Request::Cancel { run: run(), because: "wrong data".into() }));
+    check("request-worker-lost", &message(Request::WorkerLost { pool: "gpu".parse().unwrap(), worker: "w1".parse().unwrap() }));
+}
+
+#[test]
+fn reports() {
+    let (started, ended) = (Timestamp(10), Timestamp(20));
+    let outcomes = [
+        Outcome::Started { at: started },
+        Outcome::Succeeded(Success {
+            digest: Digest::of(b"object"),
+            bytes: 321,
+            next: vec!["join".parse().unwrap()],
+            foreach: Some(3),
+            publications: vec![publication()],
+            started,
+            ended,
+        }),
+        Outcome::Failed(Failure { kind: FailureKind::User, error: error(), digest: Some(Digest::of(b"o")), bytes: 9, started, ended }),
+        Outcome::Released { because: "draining".into() },
+    ];
+    let item = |outcome| ReportItem { run: run(), step: "work".parse().unwrap(), path: Path(vec![2, 300]), visit: 1, attempt: 2, outcome };
+    let report = Report { pool: "gpu".parse().unwrap(), worker: "w1".parse().unwrap(), items: outcomes.map(item).into() };
+    check("report", &report);
+}
+
+#[test]
+fn dispatches() {
+    let input = InputRef { step: "start".parse().unwrap(), path: Path::default(), object: object() };
+    let task = |inputs| DispatchedTask { path: Path(vec![2]), visit: 0, attempt: 1, retry: 1, inputs };
+    let manifest = Inputs::Manifest { digest: Digest::of(b"manifest"), count: 3_000 };
+    let dispatch = Dispatch {
+        run: run(),
+        run_name: "brisk-otter-41".parse().unwrap(),
+        flow: "Hello".parse().unwrap(),
+        language: "python".into(),
+        package: Digest::of(b"package"),
+        file: "hello.py".into(),
+        step: "work".parse().unwrap(),
+        host: HostMode::Reuse,
+        slots: 2,
+        retries_max: 3,
+        parameters: BTreeMap::from([("alpha".to_owned(), json!(0.5))]),
+        user: "ann".into(),
+        tags: vec!["t".into()],
+        events: vec![json!({"id": "e1"})],
+        splits: vec![SplitLevel { step: "start".parse().unwrap(), count: 3 }],
+        tasks: vec![task(Inputs::Listed(vec![input])), task(manifest)],
+        again: true,
+    };
+    check("dispatch", &dispatch);
+}
+
+#[test]
+fn live_messages() {
+    let offer = Offer {
+        pool: "gpu".parse().unwrap(),
+        worker: "w1".parse().unwrap(),
+        slots: 2,
+        memory_mb: 1024,
+        languages: vec!["python".into()],
+        version: "0.1.0".into(),
+        started: Timestamp(5),
+    };
+    let open = OpenAttempt { run: run(), key: TaskKey([1; 16]) };
+    check("ask-hello", &Ask::Hello { offer, open: vec![open] });
+    check("ask-find-model", &Ask::FindModel { model: "demand".parse().unwrap(), version: Some(3) });
+    check("told-welcome", &Told::Welcome { epoch: 2, closed: vec![open] });
+    let metrics = json!({"mape": 0.1}).as_object().unwrap().clone();
+    check("told-model", &Told::Model { version: 3, object: object(), artifact: "_m".into(), format: "json".into(), metrics });
+    check("told-refused", &Told::Refused(Problem::new(Code::NOT_FOUND, "no model").hint("see: causey models ls")));
+    let output = LiveOutput {
+        step: "work".parse().unwrap(),
+        task: "2".into(),
+        attempt: 0,
+        at: Timestamp(5),
+        stream: OutputStream::Stderr,
+        text: "hi\n".into(),
+    };
+    check("live-output", &output);
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one value of every kind of record")]
+fn turns() {
+    let (run, step, path, worker, pool) = (run(), StepIndex(1), Path(vec![2]), "w1".parse().unwrap(), "gpu".parse().unwrap());
+    let (started, ended, digest) = (Timestamp(10), Timestamp(20), Digest::of(b"object"));
+    let failed =
+        |cause| Record::AttemptFailed { run, step, path: Path(vec![2]), visit: 0, attempt: 1, worker: None, cause, started, ended };
+    let error = || Box::new(error());
+    let start = RunStarted {
+        run,
+        name: "brisk-otter-41".parse().unwrap(),
+        origin: Origin([7; 16]),
+        joined: vec![Origin([8; 16])],
+        definition: flow().digest(),
+        version: Some(2),
+        parameters: BTreeMap::from([("alpha".to_owned(), json!(0.5))]),
+        cause: Cause::Event { trigger: 0, events: vec![json!({"id": "e1"})] },
+        user: "ann".into(),
+        tags: vec!["t".into()],
+        host: Some(HostMode::Fork),
+    };
+    let published =
+        ModelPublished { version: 4, run, step, path: path.clone(), visit: 0, attempt: 1, digest, bytes: 321, publication: publication() };
+    let records = vec![
+        Record::LogOpened { store: uuid::Uuid::from_u128(9) },
+        Record::LeaderChanged { leader: "coordinator".into() },
+        Record::RequestAnswered { id: "r-1".parse().unwrap(), answer: Answer::RunStarted { run, name: "brisk-otter-41".parse().unwrap() } },
+        Record::RequestAnswered { id: "r-2".parse().unwrap(), answer: Answer::Deployed { flow: "Hello".parse().unwrap(), version: 2 } },
+        Record::RequestAnswered { id: "r-3".parse().unwrap(), answer: Answer::Cancelling { run } },
+        Record::RequestAnswered { id: "r-4".parse().unwrap(), answer: Answer::Done },
+        Record::RequestAnswered { id: "r-5".parse().unwrap(), answer: Answer::Refused(Problem::new(Code::GRAPH, "a cycle")) },
+        Record::FlowRegistered { digest: flow().digest(), flow: Box::new(flow()) },
+        Record::FlowDeployed { flow: "Hello".parse().unwrap(), version: 2, definition: flow().digest(), user: "ann".into() },
+        Record::EventTaken {
+            sequence: 3,
+            source: "/s".into(),
+            id: "e1".into(),
+            started: vec![run],
+            because: vec!["why".into()],
+            duplicate: false,
+        },
+        Record::EventHeld {
+            flow: "Hello".parse().unwrap(),
+            trigger: 0,
+            event: 1,
+            origin: Origin([8; 16]),
+            cloud_event: json!({"id": "e1"}),
+        },
+        Record::RunStarted(Box::new(start.clone())),
+        Record::RunStarted(Box::new(RunStarted { cause: Cause::Request { id: "r-1".parse().unwrap() }, ..start })),
+        Record::AttemptsOpened { run, step, pool, tasks: TaskSet::Range { path: Path::default(), from: 0, to: 300 }, attempt: 0, retry: 0 },
+        Record::AttemptsOpened {
+            run,
+            step,
+            pool: "gpu".parse().unwrap(),
+            tasks: TaskSet::One { path: path.clone(), visit: 1 },
+            attempt: 1,
+            retry: 1,
+        },
+        Record::AttemptStarted { run, step, path: path.clone(), visit: 0, attempt: 1, worker, at: started },
+        Record::AttemptSucceeded {
+            run,
+            step,
+            path: path.clone(),
+            visit: 0,
+            attempt: 1,
+            worker: "w1".parse().unwrap(),
+            digest,
+            bytes: 321,
+            started,
+            ended,
+        },
+        failed(FailureCause::User { error: error(), object: Some((digest, 9)) }),
+        failed(FailureCause::Permanent { error: error(), object: None }),
+        failed(FailureCause::Infrastructure { error: error() }),
+        failed(FailureCause::Lost),
+        failed(FailureCause::Released { because: "draining".into() }),
+        Record::RetryScheduled { run, step, path: path.clone(), visit: 0, attempt: 2, retry: 2, not_before: Timestamp(99) },
+        Record::ForeachOpened { run, step, path: path.clone(), count: 3_000 },
+        Record::InputsGathered { run, step, path: path.clone(), digest, count: 3_000 },
+        Record::InputsStored { run, step, path },
+        Record::ModelPublished(Box::new(published)),
+        Record::Notified {
+            id: NotificationId([3; 16]),
+            topic: Topic::ModelPublished,
+            name: "demand".into(),
+            run,
+            data: json!({"version": 4}),
+        },
+        Record::Notified { id: NotificationId([4; 16]), topic: Topic::RunFinished, name: "Hello".into(), run, data: json!({}) },
+        Record::RunFinished { run, state: RunState::Failed, problem: Some(Problem::new(Code::USER_CODE, "work/2 failed")) },
+        Record::Ignored { because: "late report".into() },
+    ];
+    let turn = Turn {
+        epoch: 3,
+        at: Timestamp(1_700_000_000_000_000),
+        inbox: 41,
+        events: 7,
+        announced: Position { sequence: 12, index: 3 },
+        previous: Digest::of(b"before"),
+        records,
+    };
+    check("turn", &turn);
+}
