@@ -27,16 +27,15 @@ def step_marks(function: Any) -> Marks | None:
     return getattr(function, "_causey_marks", None)
 
 
-def flow_marks(flow: type) -> Marks:
+def flow_marks(flow: Any) -> Marks:
     """The class's own marks; those of base classes are merged when the definition is made."""
     marks = flow.__dict__.get("_causey_flow_marks")
     if marks is None:
-        marks = Marks()
-        flow._causey_flow_marks = marks  # type: ignore[attr-defined]
+        marks = flow._causey_flow_marks = Marks()
     return marks  # type: ignore[no-any-return]
 
 
-def mark_step(name: str, function: Any, attributes: dict[str, Any]) -> Any:
+def mark_step(name: str, function: Any, attributes: dict[str, Any], repeatable: bool = False) -> Any:
     marks = step_marks(function)
     if marks is None:
         what = getattr(function, "__name__", repr(function))
@@ -44,21 +43,23 @@ def mark_step(name: str, function: Any, attributes: dict[str, Any]) -> Any:
             f"@{name} is applied to '{what}', which is not a step",
             hint=f"put @{name} on the line above @step",
         )
-    if name in marks.decorators:
+    if name in marks.decorators and not repeatable:
         raise InvalidFlowException(f"step '{function.__name__}' has @{name} twice", hint="keep one of them")
     marks.decorators[name] = attributes
     return function
 
 
-def mark_flow(name: str, flow: Any, attributes: dict[str, Any]) -> Any:
+def mark_flow(name: str, flow: Any, attributes: dict[str, Any], repeatable: bool = False) -> Any:
     if not isinstance(flow, type):
         raise InvalidFlowException(
             f"@{name} is applied to '{getattr(flow, '__name__', flow)}', which is not a flow class",
             hint=f"put @{name} above the class that derives from FlowSpec",
         )
     decorators = flow_marks(flow).decorators
-    if name in decorators:
-        raise InvalidFlowException(f"flow '{flow.__name__}' has @{name} twice", hint="list several events with events=[…]")
+    if name in decorators and not repeatable:
+        raise InvalidFlowException(
+            f"flow '{flow.__name__}' has @{name} twice", hint="list several events with events=[…]"
+        )
     decorators[name] = attributes
     return flow
 

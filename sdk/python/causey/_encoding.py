@@ -23,6 +23,10 @@ BUFFER_BYTES_MIN = 64 * 1024
 HASH_BYTES = 16
 
 
+def content_hash(content: Any) -> str:
+    return blake2b(content, digest_size=HASH_BYTES).hexdigest()
+
+
 class Encoded:
     """A value's bytes as a list of parts, each to be placed at a multiple of 64 behind the first."""
 
@@ -45,7 +49,7 @@ class Encoded:
         return places
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         if len(self.parts) == 1:
             return len(self.parts[0])
         start, length = self.layout[-1]
@@ -65,7 +69,7 @@ class Encoded:
     def hash(self) -> str:
         if self._hash is None:
             if len(self.parts) == 1:
-                self._hash = blake2b(self.parts[0], digest_size=HASH_BYTES).hexdigest()
+                self._hash = content_hash(self.parts[0])
             else:
                 digest = blake2b(digest_size=HASH_BYTES)
                 for chunk in self.chunks():

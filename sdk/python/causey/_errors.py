@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class CauseyException(Exception):
     """Root of the tree; `headline` is what a screen shows above the text."""
@@ -51,9 +55,9 @@ class FailureHandledByCatch(CauseyException):
 class MergeArtifactsException(CauseyException):
     """`artifact_names` lists what stood in the way."""
 
-    def __init__(self, msg: str, unhandled: list[str]) -> None:
+    def __init__(self, msg: str, unhandled: list[str] | None = None) -> None:
         super().__init__(msg)
-        self.artifact_names = unhandled
+        self.artifact_names = unhandled or []
 
 
 class UnhandledInMergeArtifactsException(MergeArtifactsException):
@@ -94,7 +98,7 @@ class ExceptionWrapper(Exception):
             self.stacktrace = stacktrace
 
     # BaseException's own pickling would call __init__ with the arguments of the original.
-    def __reduce__(self) -> tuple[type[ExceptionWrapper], tuple[()], dict[str, object]]:
+    def __reduce__(self) -> Any:
         return ExceptionWrapper, (), self.__dict__
 
     def __repr__(self) -> str:

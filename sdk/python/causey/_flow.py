@@ -1,4 +1,4 @@
-"""`FlowSpec` and `@step`: the class users derive from. Attribute access is all it does itself; the rest is behind `_causey`."""
+"""`FlowSpec` and `@step`: what users derive from. It only routes attribute access; the rest is behind `_causey`."""
 
 from __future__ import annotations
 

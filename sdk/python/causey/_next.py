@@ -25,10 +25,14 @@ def transition(flow: FlowSpec, task: Task, steps: tuple[Any, ...], options: dict
     variable = options.get("foreach")
     if not variable:
         if not names:
-            raise InvalidNextException(f"self.next() in step '{step}' names no step: pass at least one, as in self.next(self.end)")
+            raise InvalidNextException(
+                f"self.next() in step '{step}' names no step: pass at least one, as in self.next(self.end)"
+            )
         return Transition(names)
     if not isinstance(variable, str):
-        raise InvalidNextException(f"the argument to 'foreach' in step '{step}' must be a string, the name of an artifact")
+        raise InvalidNextException(
+            f"the argument to 'foreach' in step '{step}' must be a string, the name of an artifact"
+        )
     if len(names) != 1:
         raise InvalidNextException(f"self.next(…, foreach=…) in step '{step}' needs exactly one step, not {len(names)}")
     return Transition(names, variable, _items(flow, step, variable))
@@ -38,7 +42,8 @@ def _step_name(flow: FlowSpec, step: str, place: int, target: Any) -> str:
     name = getattr(getattr(target, "__func__", None), "__name__", None)
     if name is None:
         raise InvalidNextException(
-            f"argument {place} of self.next() in step '{step}' is not a step: pass methods of the flow, as in self.next(self.end)"
+            f"argument {place} of self.next() in step '{step}' is not a step: "
+            "pass methods of the flow, as in self.next(self.end)"
         )
     if step_marks(getattr(type(flow), name, None)) is None:
         raise InvalidNextException(f"step '{step}' goes to '{name}', which is not a step of the flow")
@@ -55,7 +60,11 @@ def _items(flow: FlowSpec, step: str, variable: str) -> list[Any]:
     try:
         items = values if type(values) is list else list(values)
     except Exception as problem:
-        raise InvalidNextException(f"foreach variable 'self.{variable}' in step '{step}' is not iterable: {problem}") from None
+        raise InvalidNextException(
+            f"foreach variable 'self.{variable}' in step '{step}' is not iterable: {problem}"
+        ) from None
     if not items:
-        raise InvalidNextException(f"foreach over 'self.{variable}' in step '{step}' has zero items: it needs at least one")
+        raise InvalidNextException(
+            f"foreach over 'self.{variable}' in step '{step}' has zero items: it needs at least one"
+        )
     return items

@@ -31,7 +31,7 @@ class Store:
 
     def __init__(self, root: str, fetch: Callable[[str], None] | None = None) -> None:
         self.root = root
-        self._fetch = fetch
+        self.fetch = fetch
         self._objects: dict[tuple[str, str], ObjectFile] = {}
 
     def object(self, reference: Reference) -> ObjectFile:
@@ -47,9 +47,9 @@ class Store:
         try:
             return os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            if self._fetch is None:
+            if self.fetch is None:
                 raise ArtifactStoreException(f"{path} is not in the artifact store {self.root}") from None
-        self._fetch(path)
+        self.fetch(path)
         return os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
 
     def blob(self, digest: str) -> memoryview:
@@ -138,7 +138,7 @@ class Artifact:
         return self._entry["type"]  # type: ignore[no-any-return]
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         return self._entry["bytes"]  # type: ignore[no-any-return]
 
     def raw(self) -> memoryview | bytes:
@@ -178,7 +178,5 @@ class References:
         place = self._places.get(identity)
         if place is None:
             place = self._places[identity] = len(self.objects)
-            self.objects.append(
-                {"run": reference["run"], "key": reference["key"], "digest": reference["digest"]}
-            )
+            self.objects.append({"run": reference["run"], "key": reference["key"], "digest": reference["digest"]})
         return place

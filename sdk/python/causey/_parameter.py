@@ -77,7 +77,9 @@ class Parameter:
         return self if task is None else task.parameter(self)
 
     def __set__(self, flow: FlowSpec, value: Any) -> None:
-        raise AttributeError(f"Parameter '{self.attribute}' is read-only: parameters and class variables cannot be changed in steps")
+        raise AttributeError(
+            f"Parameter '{self.attribute}' is read-only: parameters and class variables cannot be changed in steps"
+        )
 
     def convert(self, value: Any) -> Any:
         """A JSON value of the run as the Python value the step sees; ValueError or TypeError if it does not fit."""

@@ -55,7 +55,7 @@ OTHERS = {
     "Deployer": "deploy with `causey deploy`",
     "Flow": _CLIENT,
     "FlowMutator": "apply the decorators to the steps themselves",
-    "IncludeFile": "open the file in a step; files beside the flow travel with it when their suffix is in --package-suffixes",
+    "IncludeFile": "open the file in a step; files beside the flow travel with it, see --package-suffixes",
     "Metaflow": _CLIENT,
     "NBDeployer": "deploy with `causey deploy`",
     "NBRunner": "start runs with `causey run`",
@@ -91,11 +91,11 @@ def stand_in(module: str, name: str) -> Callable[..., Any]:
     raise AttributeError(f"module '{module}' has no attribute '{name}'", name=name)
 
 
-def _refused(name: str, mark: Callable[[str, Any, dict[str, Any]], Any]) -> Callable[..., Any]:
+def _refused(name: str, mark: Callable[..., Any]) -> Callable[..., Any]:
     def decorate(decorated: Any = None, **attributes: Any) -> Any:
         if decorated is not None:
-            return mark(name, decorated, {})
-        return lambda later: mark(name, later, attributes)
+            return mark(name, decorated, {}, repeatable=True)
+        return lambda later: mark(name, later, attributes, repeatable=True)
 
     decorate.__name__ = decorate.__qualname__ = name
     return decorate

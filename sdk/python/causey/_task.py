@@ -1,4 +1,4 @@
-"""What stands behind a flow instance while its step runs: artifacts of the parents, parameters, place in the foreach nest.
+"""What stands behind a flow instance while its step runs: inherited artifacts, parameters, the place in foreach nests.
 
 A flow instance outside a run has none. The inputs of a join are flow instances with a task of their own.
 """
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from causey._objects import Artifact
     from causey._parameter import Parameter
 
+# Values of these types cannot change, so a loaded one may be shared and need not be stored again.
+IMMUTABLE = (int, float, str, bool, bytes, type(None))
 ITEMS_PER_CHUNK = 1000
 ITEMS_PREFIX = "_items_"
 MODEL_PREFIX = "_model_"
 # One [variable, hash of its value at the split] per foreach level, outermost first, written where a foreach starts.
 SPLIT_STACK = "_split_stack"
-EXCEPTION = "_exception"
 
 
 def is_internal(name: str) -> bool:
     """Artifacts of the SDK itself; names that only begin with an underscore belong to the user, as in Metaflow."""
-    return name.startswith((ITEMS_PREFIX, MODEL_PREFIX)) or name in (SPLIT_STACK, EXCEPTION)
+    return name.startswith((ITEMS_PREFIX, MODEL_PREFIX)) or name == SPLIT_STACK
 
 
 class Task:
@@ -102,7 +103,7 @@ class Task:
             # The chunks are those of the latest split above, which is this level only if nothing deeper was joined.
             latest = level == len(self._stack_entries or ()) - 1
             if artifact and chunk and latest and artifact.hash == hash_at_split:
-                return chunk.load()[index % ITEMS_PER_CHUNK]
+                return _chunk_items(chunk)[index % ITEMS_PER_CHUNK]
         try:
             values = getattr(flow, variable)
         except AttributeError:
@@ -119,6 +120,21 @@ class Task:
             raise AttributeError(
                 f"class variable '{name}' is read-only: parameters and class variables cannot be changed in steps"
             )
+
+
+# The latest chunk by its hash, for runners that work through many items of one foreach.
+_kept_chunk: tuple[str, list[Any]] = ("", [])
+
+
+def _chunk_items(chunk: Artifact) -> list[Any]:
+    global _kept_chunk
+    kept_hash, items = _kept_chunk
+    if kept_hash != chunk.hash:
+        items = chunk.load()
+        # An item that can change must be fresh in every attempt, so only plain ones are kept.
+        if all(type(item) in IMMUTABLE for item in items):
+            _kept_chunk = (chunk.hash, items)
+    return items
 
 
 class Transition:

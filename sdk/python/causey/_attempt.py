@@ -1,0 +1,232 @@
+"""One attempt at a task: from a `run` message to the `finished` or `failed` that answers it."""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from os import getcwd
+
+from causey._current import current
+from causey._decorators import step_marks
+from causey._errors import (
+    ArtifactStoreException,
+    ExceptionWrapper,
+    FailureHandledByCatch,
+    InvalidNextException,
+    UnpicklableArtifactException,
+)
+from causey._inputs import Inputs
+from causey._objects import Store
+from causey._report import Report, encode_artifact
+from causey._task import SPLIT_STACK, Task, Transition
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from causey._channel import Channel, Message
+    from causey._encoding import Encoded
+    from causey._flow import FlowSpec
+    from causey._objects import Artifact
+
+
+class LoadedFlow:
+    """A flow class with what every attempt asks about it, found out once per process."""
+
+    def __init__(self, flow_class: type[FlowSpec]) -> None:
+        self.flow_class = flow_class
+        # The package's folder; a step may change the working directory.
+        self.folder = getcwd()
+        self.constants = frozenset(flow_class._causey_constants())
+        self.parameters = flow_class._causey_parameters()
+        self._steps: dict[str, tuple[Any, bool, dict[str, Any] | None]] = {}
+
+    def step(self, name: str) -> tuple[Any, bool, dict[str, Any] | None]:
+        """The step's function, whether it is a join, the attributes of its @catch."""
+        found = self._steps.get(name)
+        if found is None:
+            function = getattr(self.flow_class, name, None)
+            marks = step_marks(function)
+            if function is None or marks is None:
+                raise ArtifactStoreException(f"flow {self.flow_class.__name__} has no step '{name}'")
+            is_join = function.__code__.co_argcount > 1
+            found = self._steps[name] = (function, is_join, marks.decorators.get("catch"))
+        return found
+
+
+class Attempt:
+    """Also what `current` and `models` look at while the step runs."""
+
+    def __init__(self, message: Message, loaded: LoadedFlow, channel: Channel, stores: dict[str, Store]) -> None:
+        self.message = message
+        self.flow_class = loaded.flow_class
+        self.published: list[dict[str, Any]] = []
+        self.models: dict[str, Encoded] = {}
+        self.events_published = 0
+        self._loaded = loaded
+        self._channel = channel
+        self._asking = allocate_lock()
+        self._splits = [split["count"] for split in message.get("splits") or ()]
+        self._inputs: list[dict[str, Any]] = self._all_inputs()
+        root = message["store"]
+        if root not in stores:
+            stores[root] = Store(root)
+        self.store = stores[root]
+        self.store.fetch = self._fetch
+
+    def answer(self) -> Message:
+        """Runs the step; every outcome, also sys.exit, is an answer."""
+        current._attempt = self
+        try:
+            return self._answer()
+        except BaseException as problem:
+            from causey._failure import describe_failure
+
+            error = describe_failure(problem, self.message.get("step"), self._loaded.folder)
+            return {"type": "failed", "key": self.message["key"], "retryable": True, "error": error}
+        finally:
+            current._attempt = None
+
+    def _answer(self) -> Message:
+        message = self.message
+        function, is_join, catch = self._loaded.step(message["step"])
+        flow = self._flow(is_join)
+        if not self._inputs:
+            self._check_parameters(flow)
+            self._constants = self._encoded_constants(flow)
+        try:
+            if message["retry"] > message["retries_max"]:
+                raise FailureHandledByCatch(message["retry"])
+            self._call(flow, function, is_join)
+            if catch and catch["var"]:
+                setattr(flow, catch["var"], None)
+            return self._finished(flow)
+        except BaseException as problem:
+            if catch is None or message["retry"] < message["retries_max"]:
+                raise
+            if isinstance(problem, UnpicklableArtifactException):
+                flow = self._flow(is_join)
+            self._catch(flow, function, catch, problem)
+            return self._finished(flow)
+
+    def _flow(self, is_join: bool) -> FlowSpec:
+        """A fresh flow instance that sees the artifacts of the parents, in a join those that are the same in all."""
+        artifacts: dict[str, Artifact] = {}
+        if self._inputs:
+            parent = self.store.object(self._inputs[0]).artifacts
+            if is_join:
+                shared = (*self._loaded.constants, *self._loaded.parameters, SPLIT_STACK)
+                artifacts = {name: parent[name] for name in shared if name in parent}
+            else:
+                artifacts = dict(parent)
+        message = self.message
+        return self._instance(message["step"], message["path"], self._splits, artifacts, is_join)
+
+    def _instance(
+        self, step: str, path: list[int], splits: list[int], artifacts: dict[str, Artifact], is_join: bool
+    ) -> FlowSpec:
+        flow = self.flow_class(use_cli=False)
+        flow.__dict__["_causey"] = Task(
+            step, path, splits, artifacts, self.message["parameters"], self._loaded.constants, is_join
+        )
+        return flow
+
+    def _call(self, flow: FlowSpec, function: Any, is_join: bool) -> None:
+        task = flow._causey
+        assert task is not None
+        if is_join:
+            function(flow, Inputs([each["step"] for each in self._inputs], self._input))
+        else:
+            function(flow)
+        # Only a step that mentions `next` can have forgotten to call it; the builtin of that name is told apart below.
+        if task.transition is None and "next" in function.__code__.co_names:
+            from causey._graph import declared_transition
+
+            if declared_transition(function) is not None:
+                raise InvalidNextException(
+                    f"step '{task.step}' ended without calling self.next()\n"
+                    "hint: an early `return` skips the self.next(…) in the last line"
+                )
+
+    def _check_parameters(self, flow: FlowSpec) -> None:
+        for attribute, parameter in self._loaded.parameters.items():
+            try:
+                getattr(flow, attribute)
+            except (TypeError, ValueError) as problem:
+                raise ValueError(f"parameter '{parameter.name}': {problem}") from None
+
+    def _encoded_constants(self, flow: FlowSpec) -> dict[str, Encoded]:
+        # Before the step runs: what a step does to a class variable does not persist, as in Metaflow.
+        return {
+            name: encode_artifact(name, getattr(flow, name))
+            for name in (*self._loaded.parameters, *self._loaded.constants)
+        }
+
+    def _input(self, place: int) -> FlowSpec:
+        parent = self._inputs[place]
+        path = parent["path"]
+        # A foreach join stands one level above its inputs, and has one input per item.
+        splits = self._splits if len(path) == len(self._splits) else [*self._splits, len(self._inputs)]
+        return self._instance(parent["step"], path, splits, dict(self.store.object(parent).artifacts), False)
+
+    def _catch(self, flow: FlowSpec, function: Any, catch: dict[str, Any], problem: BaseException) -> None:
+        from causey._failure import user_traceback
+        from causey._graph import declared_transition
+
+        text = user_traceback(problem)
+        if catch["print_exception"]:
+            print(f"@catch caught an exception from {flow}")
+            for line in text.splitlines():
+                print(f">  {line}")
+        wrapper = ExceptionWrapper(problem, text)
+        flow._catch_exception = wrapper
+        if catch["var"]:
+            setattr(flow, catch["var"], wrapper)
+        task = flow._causey
+        assert task is not None
+        # As if self.next had been called as usual.
+        declared = declared_transition(function)
+        task.transition = None if declared is None else Transition(declared.targets)
+
+    def _finished(self, flow: FlowSpec) -> Message:
+        task = flow._causey
+        assert task is not None
+        report = Report(self.message["folder"])
+        if not self._inputs:
+            for name, encoded in self._constants.items():
+                report.add(name, encoded)
+        report.collect(flow, task)
+        for name, encoded in self.models.items():
+            report.add(name, encoded)
+        transition = task.transition
+        return {
+            "type": "finished",
+            "key": self.message["key"],
+            "next": transition.next if transition else [],
+            "foreach": len(transition.items) if transition and transition.items is not None else None,
+            **report.fields(),
+            "publish": self.published,
+        }
+
+    def _all_inputs(self) -> list[dict[str, Any]]:
+        inputs_file = self.message.get("inputs_file")
+        if inputs_file is None:
+            return self.message.get("inputs") or []
+        from json import load
+
+        with open(inputs_file, encoding="utf-8") as file:
+            inputs: list[dict[str, Any]] = load(file)
+            return inputs
+
+    def ask(self, question: Message) -> Message:
+        """A question to the worker in the middle of an attempt. User threads may ask, so one at a time."""
+        with self._asking:
+            self._channel.send(question)
+            answer = self._channel.receive()
+        if answer is None:
+            raise ArtifactStoreException(f"the worker went away while it was asked for {question}")
+        return answer
+
+    def _fetch(self, path: str) -> None:
+        answer = self.ask({"type": "fetch", "path": path})
+        if answer["type"] != "fetched":
+            raise ArtifactStoreException(f"{path} cannot be fetched: {answer.get('message')}")

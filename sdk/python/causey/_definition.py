@@ -1,0 +1,176 @@
+"""A checked flow class as the DEFINITION of docs/protocol.md §4."""
+
+from __future__ import annotations
+
+import os
+
+from causey._check import check_graph, in_order_of_the_graph
+from causey._graph import NoSource, read_graph
+from causey._problem import DECORATOR, GRAPH, FlowProblem, Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from causey._flow import FlowSpec
+    from causey._graph import Node
+
+RETRIES_MAX = 100
+_HOST_MODES = ("fork", "reuse", "spawn")
+
+
+def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
+    """Raises FlowProblem with everything that is wrong."""
+    from causey._definition_parameters import parameters, parameters_problems
+    from causey._definition_triggers import triggers
+
+    path = os.path.abspath(path)
+    try:
+        graph = read_graph(flow)
+    except NoSource as problem:
+        raise FlowProblem(Problem(GRAPH, f"the source of the steps cannot be read: {problem}", path)) from None
+    problems = check_graph(flow.__name__, path, graph)
+    if not problems:
+        problems = [problem for node in graph.values() for problem in _decorator_problems(node)]
+    problems += parameters_problems(flow, path)
+    found_triggers, trigger_problems = triggers(flow, path)
+    problems += trigger_problems
+    if len(flow.__name__) > 64 or not flow.__name__.isascii():
+        problems.append(
+            Problem(
+                GRAPH,
+                f"flow name '{flow.__name__}' is not allowed",
+                path,
+                hint="use up to 64 ASCII letters, digits and underscores",
+            )
+        )
+    if problems:
+        raise FlowProblem(*problems)
+    return {
+        "format": 1,
+        "name": flow.__name__,
+        "language": "python",
+        "file": os.path.basename(path),
+        "doc": _cleaned(flow.__doc__),
+        "steps": [_step(node) for node in in_order_of_the_graph(graph)],
+        "parameters": parameters(flow, path),
+        "triggers": found_triggers,
+    }
+
+
+def _cleaned(doc: str | None) -> str:
+    return "\n".join(line.strip() for line in (doc or "").strip().splitlines())
+
+
+def _step(node: Node) -> dict[str, Any]:
+    decorators = node.marks.decorators
+    return {
+        "name": node.name,
+        "line": node.line,
+        "doc": node.doc,
+        "join": node.is_join,
+        "next": _next(node),
+        "retry": _retry(decorators["retry"]) if "retry" in decorators else None,
+        "catch": {"variable": decorators["catch"]["var"]} if "catch" in decorators else None,
+        "resources": _resources(decorators["resources"]) if "resources" in decorators else None,
+        "host": decorators["host"]["mode"] if "host" in decorators else None,
+    }
+
+
+def _next(node: Node) -> dict[str, Any] | str:
+    transition = node.transition
+    if transition is None:
+        return "end"
+    if transition.variable is not None:
+        return {"foreach": {"to": transition.targets[0], "variable": transition.variable}}
+    if len(transition.targets) > 1:
+        return {"branch": {"to": transition.targets}}
+    return {"linear": {"to": transition.targets[0]}}
+
+
+def _retry(attributes: dict[str, Any]) -> dict[str, Any]:
+    seconds = attributes["seconds_between_retries"]
+    delay = float(attributes["minutes_between_retries"]) * 60 if seconds is None else float(seconds)
+    return {
+        "times": int(attributes["times"]),
+        "delay_seconds": delay,
+        "factor": float(attributes["factor"]),
+        "cap_seconds": float(attributes["max_seconds"]),
+        "jitter": float(attributes["jitter"]),
+    }
+
+
+def _resources(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "cpu": float(attributes["cpu"]),
+        "memory_mb": int(attributes["memory"]),
+        "gpu": int(attributes["gpu"] or 0),
+        "pool": attributes["pool"],
+    }
+
+
+def _decorator_problems(node: Node) -> list[Problem]:
+    from causey._refused import STEP_DECORATORS
+
+    problems = []
+
+    def refuse(name: str, message: str, hint: str | None = None) -> None:
+        problems.append(Problem(DECORATOR, message, node.file, node.decorator_line(name), node.name, hint))
+
+    decorators = node.marks.decorators
+    for name in decorators:
+        if name in STEP_DECORATORS:
+            refuse(name, f"step '{node.name}' has @{name}, which Causey does not offer yet", STEP_DECORATORS[name])
+    if "catch" in decorators:
+        if node.transition is not None and node.transition.variable is not None:
+            refuse(
+                "catch",
+                f"step '{node.name}' has @catch and splits with foreach",
+                "let another step split: the items would be missing after a failure",
+            )
+        variable = decorators["catch"]["var"]
+        if variable is not None and not (isinstance(variable, str) and variable.isidentifier()):
+            refuse(
+                "catch", f"@catch(var={variable!r}) of step '{node.name}' is not a name", "use a name such as 'error'"
+            )
+    if "retry" in decorators:
+        problem = _out_of_range(
+            decorators["retry"],
+            {
+                "times": (0, RETRIES_MAX),
+                "minutes_between_retries": (0, None),
+                "seconds_between_retries": (0, None),
+                "factor": (1, None),
+                "max_seconds": (0, None),
+                "jitter": (0, 1),
+            },
+        )
+        if problem:
+            refuse("retry", f"@retry of step '{node.name}': {problem}")
+    if "resources" in decorators:
+        problem = _out_of_range(decorators["resources"], {"cpu": (0, None), "memory": (1, None), "gpu": (0, None)})
+        if problem:
+            refuse("resources", f"@resources of step '{node.name}': {problem}")
+    if "host" in decorators and decorators["host"]["mode"] not in _HOST_MODES:
+        refuse(
+            "host",
+            f"@host(mode={decorators['host']['mode']!r}) of step '{node.name}' is unknown",
+            f"use one of {', '.join(_HOST_MODES)}",
+        )
+    return problems
+
+
+def _out_of_range(attributes: dict[str, Any], ranges: dict[str, tuple[float, float | None]]) -> str | None:
+    for name, (least, most) in ranges.items():
+        value = attributes[name]
+        if value is None:
+            continue
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return f"{name}={value!r} is not a number"
+        if not number >= least or (most is not None and number > most) or number == float("inf"):
+            return (
+                f"{name}={value!r} is not {f'between {least} and {most}' if most is not None else f'{least} or more'}"
+            )
+    return None

@@ -1,0 +1,158 @@
+"""Reads a flow's graph from the source of its steps: who goes where, as the last statement of each step says.
+
+It judges nothing; see `_check`. A step may come from a base class in another file, so each function is looked up in the
+file it was compiled from.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+
+from causey._decorators import Marks, step_marks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from causey._flow import FlowSpec
+
+
+class Transition:
+    """self.next(…) as written; `problem` says what is wrong with it."""
+
+    __slots__ = ("line", "problem", "targets", "variable")
+
+    def __init__(self, targets: list[str], line: int, variable: str | None = None, problem: str | None = None) -> None:
+        self.targets = targets
+        self.line = line
+        self.variable = variable
+        self.problem = problem
+
+
+class Node:
+    """One step of the graph."""
+
+    def __init__(self, name: str, function: Any, definition: ast.FunctionDef, marks: Marks) -> None:
+        self.name = name
+        self.file: str = function.__code__.co_filename
+        self.line = definition.lineno
+        self.marks = marks
+        self.doc = ast.get_docstring(definition) or ""
+        self.arguments = len(definition.args.args)
+        self.transition = _tail_transition(definition)
+        self.other_transitions = _transition_lines(definition) - 1 if self.transition else _transition_lines(definition)
+        self._decorator_lines = {_decorator_name(each): each.lineno for each in definition.decorator_list}
+
+    @property
+    def is_join(self) -> bool:
+        return self.arguments > 1
+
+    @property
+    def targets(self) -> list[str]:
+        return self.transition.targets if self.transition else []
+
+    @property
+    def splits(self) -> bool:
+        transition = self.transition
+        return transition is not None and (transition.variable is not None or len(transition.targets) > 1)
+
+    def decorator_line(self, name: str) -> int:
+        return self._decorator_lines.get(name, self.line)
+
+
+def read_graph(flow: type[FlowSpec]) -> dict[str, Node]:
+    nodes = {}
+    for name, function in flow._causey_steps().items():
+        marks = step_marks(function)
+        assert marks is not None
+        nodes[name] = Node(name, function, _definition(function), marks)
+    return nodes
+
+
+def declared_transition(function: Any) -> Transition | None:
+    """What a step's last statement says, None for an end step."""
+    return _tail_transition(_definition(function))
+
+
+class NoSource(Exception):
+    """The step's source cannot be read, so its transition is unknown."""
+
+
+@cache
+def _definitions(path: str) -> dict[int, ast.FunctionDef]:
+    """Functions of a file by the line their code begins in, which is that of the first decorator."""
+    try:
+        with open(path, "rb") as file:
+            tree = ast.parse(file.read(), path)
+    except OSError as problem:
+        raise NoSource(str(problem)) from None
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            found[min([node.lineno, *(each.lineno for each in node.decorator_list)])] = node
+    return found
+
+
+def _definition(function: Any) -> ast.FunctionDef:
+    code = function.__code__
+    try:
+        return _definitions(code.co_filename)[code.co_firstlineno]
+    except KeyError:
+        raise NoSource(f"{code.co_filename} changed while it was read") from None
+
+
+def _decorator_name(decorator: ast.expr) -> str:
+    target = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+
+
+def _is_next(statement: ast.AST, owner: str) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Call)
+        and isinstance(statement.value.func, ast.Attribute)
+        and statement.value.func.attr == "next"
+        and isinstance(statement.value.func.value, ast.Name)
+        and statement.value.func.value.id == owner
+    )
+
+
+def _owner(definition: ast.FunctionDef) -> str:
+    return definition.args.args[0].arg if definition.args.args else "self"
+
+
+def _transition_lines(definition: ast.FunctionDef) -> int:
+    owner = _owner(definition)
+    return sum(_is_next(node, owner) for node in ast.walk(definition))
+
+
+def _tail_transition(definition: ast.FunctionDef) -> Transition | None:
+    owner, tail = _owner(definition), definition.body[-1]
+    if not _is_next(tail, owner):
+        return None
+    assert isinstance(tail, ast.Expr) and isinstance(tail.value, ast.Call)
+    call = tail.value
+    options = {keyword.arg: keyword.value for keyword in call.keywords}
+    targets = []
+    problem = None
+    for argument in call.args:
+        if isinstance(argument, ast.Attribute) and isinstance(argument.value, ast.Name) and argument.value.id == owner:
+            targets.append(argument.attr)
+        elif not isinstance(argument, ast.Dict):
+            problem = "a target must be written as self.<step>"
+    foreach = options.pop("foreach", None)
+    variable = foreach.value if isinstance(foreach, ast.Constant) and isinstance(foreach.value, str) else None
+    if "condition" in options or any(isinstance(argument, ast.Dict) for argument in call.args):
+        problem = "a switch (condition=…) is not offered yet"
+    elif "num_parallel" in options:
+        problem = "num_parallel is not offered yet, use foreach"
+    elif options:
+        problem = f"it has an unknown keyword argument '{next(iter(options))}'"
+    elif foreach is not None and variable is None:
+        problem = "foreach must be the name of an artifact in quotes"
+    elif foreach is not None and len(call.args) != 1:
+        problem = "foreach needs exactly one step"
+    elif not call.args:
+        problem = "it names no step"
+    return Transition(targets, tail.lineno, variable, problem)

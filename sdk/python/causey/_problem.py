@@ -1,0 +1,43 @@
+"""A mistake in a flow file, found before anything runs."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+NOT_LOADED = "CSY-1101"
+NO_FLOW = "CSY-1102"
+GRAPH = "CSY-1103"
+DECORATOR = "CSY-1104"
+PARAMETER = "CSY-1105"
+PACKAGE = "CSY-1106"
+
+
+class Problem:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        file: str | None = None,
+        line: int | None = None,
+        step: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.code = code
+        self.message = message
+        self.file = file
+        self.line = line
+        self.step = step
+        self.hint = hint
+
+    def fields(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class FlowProblem(Exception):
+    """Carries the problems found so far to whoever reports them."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(problem.message for problem in problems))
+        self.problems = list(problems)

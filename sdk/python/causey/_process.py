@@ -1,0 +1,107 @@
+"""What hosts ask of the operating system: dying with the parent, sessions, descriptors, a quiet end. Linux first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+
+
+def death_with_parent() -> Callable[[], None]:
+    """A function that makes the kernel kill this process when its parent dies. Made before any fork: ctypes is slow."""
+    if sys.platform != "linux":
+        return lambda: None
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def own_session() -> None:
+    """A session and process group of its own, so that the worker can end the step with all its children."""
+    try:
+        os.setsid()
+    except PermissionError:
+        # Already the leader of one.
+        pass
+
+
+def open_output(path: str, descriptor: int) -> None:
+    opened = os.open(path, os.O_WRONLY)
+    os.dup2(opened, descriptor)
+    os.close(opened)
+
+
+def stream_lines() -> None:
+    """Output shall be seen line by line while the step runs."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+
+
+def flush_output() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            # A step may have closed or replaced it.
+            pass
+
+
+def leave() -> None:
+    """Ends the process without Python's teardown, at the lowest priority: unmapping a large image takes milliseconds
+    of the very core on which the worker was just woken."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError):
+        pass
+    os._exit(0)
+
+
+def open_sockets() -> set[str]:
+    """Identities of this process's open sockets; empty where there is no /proc."""
+    found: set[str] = set()
+    try:
+        descriptors = os.listdir("/proc/self/fd")
+    except OSError:
+        return found
+    for descriptor in descriptors:
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+def why_not_fork(sockets_before: set[str]) -> str | None:
+    """What the flow file set up at import that does not survive a fork."""
+    from _thread import _count
+
+    if _count() > 0:
+        import threading
+
+        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        return f"the flow file starts a thread at import ({', '.join(names) or 'unnamed'})"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "the flow file initialises CUDA at import"
+    if open_sockets() - sockets_before:
+        return "the flow file opens a socket at import"
+    return None
+
+
+def reseed() -> None:
+    """Forked runners would all draw the template's random numbers."""
+    for name, reseeding in (("random", "seed"), ("numpy.random", "seed"), ("torch", "seed")):
+        module = sys.modules.get(name)
+        if module is not None:
+            getattr(module, reseeding)()

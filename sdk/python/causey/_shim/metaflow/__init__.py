@@ -1,0 +1,28 @@
+"""`metaflow` as existing flows import it, answered by Causey. The host and the check put this folder on sys.path."""
+
+from causey import FlowSpec, JSONType, Parameter, catch, current, host, resources, retry, step, trigger
+from causey._refused import stand_in as _stand_in
+from causey._trigger import MetaflowEvent, Trigger
+
+__all__ = [
+    "FlowSpec",
+    "JSONType",
+    "MetaflowEvent",
+    "Parameter",
+    "Trigger",
+    "catch",
+    "current",
+    "host",
+    "resources",
+    "retry",
+    "step",
+    "trigger",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("exception", "integrations", "parameters"):
+        from importlib import import_module
+
+        return import_module(f"metaflow.{name}")
+    return _stand_in(__name__, name)

@@ -1,0 +1,17 @@
+"""Metaflow's exception names on Causey's classes."""
+
+from causey._errors import CauseyException as MetaflowException
+from causey._errors import ExceptionWrapper as MetaflowExceptionWrapper
+from causey._errors import (
+    InvalidDecoratorAttribute,
+    MissingInMergeArtifactsException,
+    UnhandledInMergeArtifactsException,
+)
+
+__all__ = [
+    "InvalidDecoratorAttribute",
+    "MetaflowException",
+    "MetaflowExceptionWrapper",
+    "MissingInMergeArtifactsException",
+    "UnhandledInMergeArtifactsException",
+]

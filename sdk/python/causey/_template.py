@@ -1,0 +1,131 @@
+"""The template role: has imported the flow and forks runners when the worker asks. Events wake it, never a clock."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from _socket import socketpair
+
+from causey._channel import Channel
+from causey._process import leave, open_output, own_session, reseed, stream_lines
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from causey._channel import Message
+    from causey._runner import Runner
+
+FAILED_START_STATUS = 70
+
+
+class Template:
+    def __init__(
+        self, channel: Channel, runner: Runner, die_with_parent: Callable[[], None], hello: Callable[[str], Message]
+    ) -> None:
+        self._channel = channel
+        self._runner = runner
+        self._die_with_parent = die_with_parent
+        self._hello = hello
+        self._hosts: dict[int, str] = {}
+        self._wakeup_read, self._wakeup_write = socketpair()
+
+    def serve(self) -> None:
+        """Returns when the worker closes."""
+        from select import POLLIN, poll
+
+        from causey._rehearsal import WARM_UP_ROUNDS, rehearse
+
+        self._rehearse = rehearse
+        rehearse(WARM_UP_ROUNDS)
+        # A child ends: the signal's number arrives at the wakeup socket, which ends the wait below.
+        for stream in (self._wakeup_read, self._wakeup_write):
+            stream.setblocking(False)
+        signal.signal(signal.SIGCHLD, _ignore)
+        signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
+        # Objects made so far are never collected in children, where a collection would copy every page it looks at.
+        gc.freeze()
+        poller = poll()
+        poller.register(self._channel.fileno(), POLLIN)
+        poller.register(self._wakeup_read.fileno(), POLLIN)
+        while True:
+            for descriptor, _ in poller.poll():
+                if descriptor == self._wakeup_read.fileno():
+                    self._wakeup_read.recv(4096)
+                    self._reap()
+                elif not self._channel.fill():
+                    return
+            while (message := self._channel.take()) is not None:
+                if message["type"] != "fork":
+                    return
+                self._fork(message)
+
+    def _fork(self, message: Message) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            pid = os.fork()
+        except OSError as problem:
+            self._channel.send({"type": "fork_failed", "host": message["host"], "message": str(problem)})
+            return
+        if pid == 0:
+            self._become_runner(message)
+        self._hosts[pid] = message["host"]
+
+    def _reap(self) -> None:
+        # Each by its own id: processes that the flow file started at import are not ours to wait for.
+        for pid, host in list(self._hosts.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del self._hosts[pid]
+                self._channel.send({"type": "exited", "host": host, "pid": pid, **_how_it_ended(status)})
+
+    def _become_runner(self, message: Message) -> None:
+        """In the child; never returns."""
+        template = os.getppid()
+        try:
+            self._die_with_parent()
+            own_session()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for stream in (self._channel, self._wakeup_read, self._wakeup_write):
+                stream.close()
+            open_output(message["stdout"], 1)
+            open_output(message["stderr"], 2)
+            stream_lines()
+            reseed()
+            self._rehearse()
+            gc.enable()
+            # The parent may have died before the kernel was asked to tell.
+            if os.getppid() != template:
+                return
+            channel = Channel.connect(os.environ["CAUSEY_HOST_SOCKET"])
+            channel.send(self._hello(message["host"]))
+            channel.send({"type": "ready"})
+            self._runner.serve(channel)
+            leave()
+        except BaseException:
+            from traceback import print_exc
+
+            print_exc()
+        finally:
+            # Whatever went wrong, also while saying so, a child must not run on as a second template.
+            os._exit(FAILED_START_STATUS)
+
+
+def _ignore(signal_number: int, frame: object) -> None:
+    """Without a handler the kernel would not wake the template."""
+
+
+def _how_it_ended(status: int) -> dict[str, object]:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"SIG{number}"
+        return {"code": None, "signal": name}
+    return {"code": os.waitstatus_to_exitcode(status), "signal": None}

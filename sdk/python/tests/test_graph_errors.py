@@ -1,0 +1,483 @@
+"""Mistakes in flow files are told before anything runs, with file, line, step and a hint."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import worker as peer
+
+END = """
+        @step
+        def end(self):
+            pass
+"""
+
+CASES = {
+    "unknown_step_suggests_a_near_name": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.trian)
+
+            @step
+            def train(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["5 start: step 'start' goes to an unknown step 'trian' | did you mean 'train'?"],
+    ),
+    "missing_next": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.x = 1
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["4 start: step 'start' does not end with self.next(…) | add self.next(…) as its last line"],
+    ),
+    "next_inside_an_if": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                if True:
+                    self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "4 start: step 'start' does not end with self.next(…) | "
+            "self.next(…) must be the last statement of the step, not inside an if, try or loop"
+        ],
+    ),
+    "next_twice": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                if False:
+                    self.next(self.end)
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["7 start: step 'start' calls self.next(…) more than once | keep one, as the last statement"],
+    ),
+    "no_end": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.ende)
+
+            @step
+            def ende(self):
+                pass
+        """,
+        ["None None: the flow has no end step | did you mean 'ende'?"],
+    ),
+    "no_start": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def begin(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["None None: the flow has no start step | name a step 'start' or use @step(start=True) on exactly one step"],
+    ),
+    "loop": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.a)
+
+            @step
+            def a(self):
+                self.next(self.b)
+
+            @step
+            def b(self):
+                self.next(self.a)
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["13 b: the flow has a loop: a → b → a | steps must not lead back"],
+    ),
+    "orphan": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.end)
+
+            @step
+            def lonely(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "8 lonely: step 'lonely' cannot be reached from 'start' | "
+            "add self.next(self.lonely) to another step or remove it"
+        ],
+    ),
+    "reserved_and_illegal_names": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.Work)
+
+            @step
+            def Work(self):
+                self.next(self.cmd)
+
+            @step
+            def cmd(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "8 Work: step name 'Work' is not allowed | "
+            "use lower-case letters, digits and underscores, and no underscore in front",
+            "12 cmd: step name 'cmd' is reserved | choose another name",
+        ],
+    ),
+    "unjoined_split": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.items = [1]
+                self.next(self.end, foreach="items")
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "9 end: the end step 'end' is reached before the split at 'start' is joined | "
+            "add a join step (self, inputs) before 'end'"
+        ],
+    ),
+    "join_without_a_split": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "8 join: step 'join' is a join (it takes inputs) but no split leads to it | "
+            "remove the argument inputs, or split before it"
+        ],
+    ),
+    "branch_that_is_not_joined": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.a, self.b)
+
+            @step
+            def a(self):
+                self.next(self.join)
+
+            @step
+            def b(self):
+                self.next(self.end)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["16 join: step 'join' joins 1 of the 2 branches of 'start' | lead b to 'join' too"],
+    ),
+    "several_parents_without_inputs": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.a, self.b)
+
+            @step
+            def a(self):
+                self.next(self.both)
+
+            @step
+            def b(self):
+                self.next(self.both)
+
+            @step
+            def both(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["16 both: step 'both' follows several steps (a, b) but is not a join | write def both(self, inputs):"],
+    ),
+    "foreach_straight_into_a_join": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.items = [1]
+                self.next(self.join, foreach="items")
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["6 start: the foreach of step 'start' leads straight to the join 'join' | add a step between them"],
+    ),
+    "end_goes_on": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                self.next(self.start)
+        """,
+        ["9 end: the end step 'end' must not go on to another step | remove its self.next(…)"],
+    ),
+    "arguments": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self, a, b):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["4 start: step 'start' has too many arguments | a step takes (self), a join takes (self, inputs)"],
+    ),
+    "switch_is_refused": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next({"a": self.end}, condition="x")
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "5 start: step 'start' has a wrong self.next(…): a switch (condition=…) is not offered yet | "
+            "write self.next(self.a), self.next(self.a, self.b) or self.next(self.a, foreach='items')"
+        ],
+    ),
+    "refused_decorators": (
+        """
+        from causey import card, timeout, schedule
+
+        @schedule(daily=True)
+        class Flow(FlowSpec):
+            @timeout(seconds=5)
+            @step
+            def start(self):
+                self.next(self.end)
+
+            @card
+            @card(id="b")
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "6 start: step 'start' has @timeout, which Causey does not offer yet | "
+            "remove it; a step that hangs can be ended with `causey cancel`",
+            "12 end: step 'end' has @card, which Causey does not offer yet | "
+            "remove it; keep what the card would show as an artifact",
+            "4 None: flow 'Flow' has @schedule, which Causey does not offer yet | "
+            "remove it and start the flow from cron with `causey run` or an event",
+        ],
+    ),
+    "decorator_below_step": (
+        """
+        class Flow(FlowSpec):
+            @step
+            @retry
+            def start(self):
+                pass
+        """,
+        [
+            # Python 3.10 reports the line of the function for what happens in its decorators.
+            f"{4 if sys.version_info >= (3, 11) else 5} None: InvalidFlowException: "
+            "@retry is applied to 'start', which is not a step | put @retry on the line above @step"
+        ],
+    ),
+    "unknown_attribute": (
+        """
+        class Flow(FlowSpec):
+            @retry(tims=3)
+            @step
+            def start(self):
+                pass
+        """,
+        ["3 None: InvalidDecoratorAttribute: @retry does not know the attribute 'tims' | did you mean 'times'?"],
+    ),
+    "catch_on_a_foreach_split": (
+        """
+        class Flow(FlowSpec):
+            @catch(var="problem")
+            @step
+            def start(self):
+                self.items = [1]
+                self.next(self.work, foreach="items")
+
+            @step
+            def work(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @host(mode="thread")
+            @retry(times=-1)
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "3 start: step 'start' has @catch and splits with foreach | "
+            "let another step split: the items would be missing after a failure",
+            "18 end: @retry of step 'end': times=-1 is not between 0 and 100 | None",
+            "17 end: @host(mode='thread') of step 'end' is unknown | use one of fork, reuse, spawn",
+        ],
+    ),
+    "syntax_error": (
+        """
+        class Flow(FlowSpec)
+            pass
+        """,
+        ["2 None: SyntaxError: expected ':' | None"],
+    ),
+    "missing_package": (
+        """
+        import sklearn_is_absent
+        """,
+        ["2 None: ModuleNotFoundError: No module named 'sklearn_is_absent' | pip install sklearn_is_absent"],
+    ),
+    "name_that_is_not_offered": (
+        """
+        from metaflow import FlowSpec, S3
+        """,
+        ["2 None: ImportError: 'S3' of Metaflow is not offered by Causey yet | use boto3 in the step"],
+    ),
+    "no_flow": ("x = 1", ["None None: the file defines no flow | derive a class from FlowSpec"]),
+    "several_flows": (
+        """
+        class A(FlowSpec):
+            pass
+
+        class B(FlowSpec):
+            pass
+        """,
+        [
+            "None None: the file defines several flows: A, B | "
+            "instantiate the one to run at the end: if __name__ == '__main__': MyFlow()"
+        ],
+    ),
+    "parameters": (
+        """
+        class Flow(FlowSpec):
+            a = Parameter("tags")
+            b = Parameter("x", type=list)
+            c = Parameter("X")
+            d = Parameter("ö")
+
+            @step
+            def start(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "None None: parameter 'tags' has a reserved name | None",
+            "None None: parameter 'x' has an unknown type <class 'list'>: use int, float, str, bool or JSONType | None",
+            "None None: parameter 'X' is defined twice; upper and lower case count as the same | None",
+            "None None: parameter 'ö' has a name that is not made of letters, digits, '_' and '-' | None",
+        ],
+    ),
+    "trigger_fills_an_unknown_parameter": (
+        """
+        @trigger(event={"name": "data", "parameters": {"alhpa": "a"}})
+        class Flow(FlowSpec):
+            alpha = Parameter("alpha", default=1)
+
+            @step
+            def start(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "2 None: @trigger of flow 'Flow': event 'data' fills parameter 'alhpa', which the flow does not have | "
+            "did you mean 'alpha'?"
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mistake_is_named(case, flow_file):
+    body, expected = CASES[case]
+    path = flow_file(body, head="from causey import *" if body.startswith("\n") else "")
+    answer = peer.describe(path)
+    problems = answer.get("problems") or [answer["problem"]]
+    assert [f"{p['line']} {p['step']}: {p['message']} | {p['hint']}" for p in problems] == expected
+    assert all(problem["file"] == str(path) for problem in problems)
