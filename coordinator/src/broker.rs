@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use causey_protocol::backoff::Delays;
 use tokio::sync::watch;
 
@@ -37,7 +37,14 @@ pub struct Broker {
 /// When the address is unusable, or the server is too old or has no JetStream.
 pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<Broker, Error> {
     let (sender, connected) = watch::channel(0);
-    let options = ConnectOptions::new()
+    let address = |source| Error::Address { url: without_password(url), source };
+    let server: ServerAddr = url.parse().map_err(|error: std::io::Error| address(error.into()))?;
+    let mut options = ConnectOptions::new();
+    // The client does not take them from the address by itself.
+    if let (Some(user), Some(password)) = (server.username(), server.password()) {
+        options = options.user_and_password(user.to_owned(), password.to_owned());
+    }
+    let options = options
         .name(name)
         .client_capacity(65_536)
         .subscription_capacity(131_072)
@@ -54,9 +61,9 @@ pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<Broker, 
     let mut delays = Delays::new(Duration::from_millis(2), Duration::from_secs(1));
     let mut announced = false;
     let client = loop {
-        match options.clone().connect(url).await {
+        match options.clone().connect(&server).await {
             Ok(client) => break client,
-            Err(source) if is_final(&source) => return Err(Error::Address { url: without_password(url), source }),
+            Err(source) if is_final(&source) => return Err(address(source)),
             Err(error) => {
                 let delay = delays.next_delay();
                 if delay > Duration::from_millis(500) && !announced {

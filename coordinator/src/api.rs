@@ -1,0 +1,172 @@
+//! The HTTP API (`docs/protocol.md` §3): reads answer from the committed state, writes go through the inbox or the events stream
+//! like everybody else's and wait until a turn covers them. It never touches the working state and decides nothing.
+
+mod context;
+mod events;
+mod extract;
+mod flows;
+mod follow;
+mod guard;
+mod live;
+mod logs;
+mod models;
+mod notifications;
+mod packages;
+mod probes;
+mod publish;
+mod refusal;
+mod run_view;
+mod runs;
+mod status;
+mod step_view;
+mod tasks;
+mod wait;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post, put};
+use axum::serve::ListenerExt as _;
+use causey_protocol::id::Timestamp;
+use causey_protocol::problem::{Code, Problem};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::committed::Committed;
+use crate::config::Config;
+use crate::desk::Workers;
+use context::{Context, Shared};
+use refusal::Refusal;
+
+/// How long calls in progress may take once the coordinator shuts down.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Largest JSON body of a call, in bytes; a message to the inbox has a smaller limit of its own.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// What the API needs of the coordinator.
+pub struct Api {
+    pub committed: Arc<Committed>,
+    pub jetstream: async_nats::jetstream::Context,
+    pub client: async_nats::Client,
+    pub store: Arc<causey_artifacts::Store>,
+    /// What every call under `/v1` must carry.
+    pub token: String,
+    pub info: Info,
+    pub metrics: metrics_exporter_prometheus::PrometheusHandle,
+    /// Ends streams and stops taking calls.
+    pub shutdown: CancellationToken,
+}
+
+/// What the coordinator says about itself.
+#[derive(Clone, Debug)]
+pub struct Info {
+    pub version: String,
+    /// Name of this coordinator.
+    pub name: String,
+    pub nats_version: String,
+    /// Location of the artifact store.
+    pub store: String,
+    pub started: Timestamp,
+    pub workers: Arc<Workers>,
+}
+
+impl Info {
+    /// What a coordinator that starts now with this configuration says.
+    #[must_use]
+    pub fn new(config: &Config, nats_version: String, workers: Arc<Workers>) -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            name: config.name.clone(),
+            nats_version,
+            store: config.store.clone(),
+            started: Timestamp(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)),
+            workers,
+        }
+    }
+}
+
+impl std::fmt::Debug for Api {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+/// The routes, taking calls as a server on loopback does: only under its loopback names. Output of running tasks is passed on
+/// only by [`serve`].
+pub fn router(api: Api) -> Router {
+    routes(Arc::new(Shared::new(api, None)))
+}
+
+/// Serves the API on `listener` until shutdown; calls in progress then have five seconds, event streams end at once.
+///
+/// # Errors
+/// When the listener has no address. A connection that fails concerns only its client.
+pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
+    let shutdown = api.shutdown.clone();
+    let shared = Arc::new(Shared::new(api, Some(listener.local_addr()?)));
+    let live = tokio::spawn(live::listen(shared.clone()));
+    // Without this, small events wait for the client's delayed acknowledgement (40 ms).
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+    let served = axum::serve(listener, routes(shared)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let result = tokio::select! {
+        result = async { served.await } => result,
+        () = async { shutdown.cancelled().await; tokio::time::sleep(FAREWELL).await } => Ok(()),
+    };
+    // Ends by itself at shutdown; nothing it holds outlives its followers.
+    live.abort();
+    result
+}
+
+fn routes(shared: Context) -> Router {
+    let packages = put(packages::put).head(packages::head).layer(DefaultBodyLimit::max(packages::PACKAGE_BYTES_MAX));
+    let published = post(events::post).layer(DefaultBodyLimit::max(events::BATCH_BYTES_MAX));
+    Router::new()
+        .route("/v1/packages/{digest}", packages)
+        .route("/v1/runs", post(runs::submit).get(runs::list))
+        .route("/v1/runs/{run}", get(runs::show))
+        .route("/v1/runs/{run}/cancel", post(runs::cancel))
+        .route("/v1/runs/{run}/tasks", get(tasks::list))
+        .route("/v1/runs/{run}/logs", get(logs::list))
+        .route("/v1/runs/{run}/follow", get(follow::follow))
+        .route("/v1/flows", post(flows::deploy).get(flows::list))
+        .route("/v1/flows/{flow}", get(flows::show))
+        .route("/v1/events", published)
+        .route("/v1/events/follow", get(notifications::follow))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{name}", get(models::versions))
+        .route("/v1/models/{name}/{version}", get(models::show))
+        .route("/v1/models/{name}/{version}/content", get(models::content))
+        .route("/v1/workers/{pool}/{worker}/lost", post(status::worker_lost))
+        .route("/v1/status", get(status::show))
+        .route("/livez", get(probes::livez))
+        .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(probes::metrics))
+        .fallback(refusal::no_such_path)
+        .method_not_allowed_fallback(refusal::no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(shared.clone(), wait::stamp))
+        .layer(from_fn_with_state(shared.clone(), guard::check))
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(shared)
+}
+
+/// A panic while answering is a bug of ours; it ends one call, not the server.
+#[expect(clippy::needless_pass_by_value, reason = "the layer calls it like this")]
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = text.unwrap_or("no text"), "a call to the API panicked");
+    let problem = Problem::new(Code(9001), "this call met a bug in Causey").hint("the coordinator's log has the details; please report it");
+    Refusal::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, problem).into_response()
+}
+
+#[cfg(test)]
+mod tests;

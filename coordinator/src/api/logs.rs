@@ -1,0 +1,218 @@
+//! What tasks printed: the output sections of ended attempts, read object by object and sent on as they are read, so that the
+//! output of a large run never lies in memory.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use causey_artifacts::{Object, Store, read_output};
+use causey_engine::{Run, Task};
+use causey_protocol::artifact::object_path;
+use causey_protocol::flow::Flow;
+use causey_protocol::id::{Path, RunId, StepName, TaskId, Timestamp};
+use causey_protocol::live::OutputStream;
+use futures_util::{Stream, StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+
+use super::context::{Context, find_run, run_and_flow};
+use super::extract::{Asked, Named, SEQUENCE};
+use super::refusal::{Refusal, causes};
+use super::tasks::find_step;
+
+/// Chunks in one answer.
+const CHUNKS_MAX: usize = 10_000;
+
+/// Text in one answer, in bytes.
+const TEXT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Attempts looked at for one answer; many print nothing.
+const ATTEMPTS_MAX: usize = 10_000;
+
+/// Objects read at the same time.
+const READS_AHEAD: usize = 8;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    step: Option<StepName>,
+    /// A task's text form, such as `3.1` or `0`.
+    task: Option<String>,
+    attempt: Option<u32>,
+}
+
+/// A chunk of output as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct ChunkView {
+    pub(super) step: StepName,
+    pub(super) task: String,
+    pub(super) attempt: u32,
+    pub(super) micros: u64,
+    pub(super) stream: OutputStream,
+    pub(super) text: String,
+}
+
+/// An ended attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ended {
+    task: TaskId,
+    attempt: u32,
+}
+
+pub(super) async fn list(
+    State(context): State<Context>,
+    Named(run): Named<String>,
+    Asked(wanted): Asked<Wanted>,
+) -> Result<Response, Refusal> {
+    let (sequence, run, attempts) = {
+        let state = context.read();
+        let (run, flow) = run_and_flow(&state, find_run(&state, &run)?)?;
+        (state.sequence, run.id(), ended_attempts(run, &flow, &wanted)?)
+    };
+    let body = Body::from_stream(answer(context.api.store.clone(), run, attempts).map(Ok::<_, std::convert::Infallible>));
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (SEQUENCE, sequence.into())];
+    Ok((headers, body).into_response())
+}
+
+/// Ended attempts in the order in which their tasks started; one more than the bound when there are more.
+fn ended_attempts(run: &Run, flow: &Flow, wanted: &Wanted) -> Result<Vec<Ended>, Refusal> {
+    let step = wanted.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
+    let path = wanted.task.as_deref().map(parse_task).transpose()?;
+    let fits_path = |found: &Path| path.as_ref().is_none_or(|path| path == found || (found.0.is_empty() && path.0 == [0]));
+    let mut tasks: Vec<(Timestamp, _, &Task)> = run
+        .tasks
+        .iter()
+        .filter(|(task, _)| step.is_none_or(|step| task.step == step) && fits_path(&task.path))
+        .filter(|(_, found)| ended_count(found) > 0)
+        .map(|(task, found)| (found.started.unwrap_or(found.opened), task, found))
+        .collect();
+    tasks.sort_by_key(|(started, task, _)| (*started, *task));
+    let attempts = tasks.into_iter().flat_map(|(_, task, found)| {
+        let id = task.id(flow);
+        (0..ended_count(found)).map(move |attempt| Ended { task: id.clone(), attempt })
+    });
+    Ok(attempts.filter(|ended| wanted.attempt.is_none_or(|attempt| attempt == ended.attempt)).take(ATTEMPTS_MAX + 1).collect())
+}
+
+/// How many attempts of a task have ended.
+fn ended_count(task: &Task) -> u32 {
+    if task.state.is_open() { task.attempt } else { task.attempt + 1 }
+}
+
+fn parse_task(text: &str) -> Result<Path, Refusal> {
+    let indices = text.split('.').map(str::parse).collect::<Result<Vec<u32>, _>>();
+    indices.map(Path).map_err(|_| Refusal::malformed(format!("{text:?} is no task; tasks look like 3, 3.1 or 0")))
+}
+
+/// The JSON text of the answer, piece by piece.
+fn answer(store: Arc<Store>, run: RunId, mut attempts: Vec<Ended>) -> impl Stream<Item = Bytes> {
+    let mut truncated = attempts.len() > ATTEMPTS_MAX;
+    attempts.truncate(ATTEMPTS_MAX);
+    let reads = stream::iter(attempts).map(move |ended| {
+        let store = store.clone();
+        async move { chunks_of(&store, run, ended).await }
+    });
+    let (mut chunks, mut bytes) = (0, 0);
+    let pieces = reads.buffered(READS_AHEAD).map(Some).chain(stream::iter([None])).scan(false, move |done, read| {
+        let piece = match read {
+            _ if *done => None,
+            Some(found) => {
+                let mut piece = Vec::new();
+                for chunk in found {
+                    if chunks == CHUNKS_MAX || bytes > TEXT_BYTES_MAX {
+                        (truncated, *done) = (true, true);
+                        break;
+                    }
+                    bytes += chunk.text.len();
+                    piece.extend_from_slice(if chunks == 0 { b"" } else { b"," });
+                    serde_json::to_writer(&mut piece, &chunk).expect("a chunk has a JSON form");
+                    chunks += 1;
+                }
+                if *done {
+                    piece.extend_from_slice(ending(truncated).as_bytes());
+                }
+                Some(Bytes::from(piece))
+            }
+            None => {
+                *done = true;
+                Some(Bytes::from(ending(truncated)))
+            }
+        };
+        std::future::ready(piece)
+    });
+    stream::iter([Bytes::from_static(b"{\"chunks\":[")]).chain(pieces)
+}
+
+fn ending(truncated: bool) -> String {
+    format!("],\"truncated\":{truncated}}}")
+}
+
+/// What one attempt printed. An attempt whose worker vanished left no object; one that cannot be read says so where its output
+/// would be.
+async fn chunks_of(store: &Store, run: RunId, ended: Ended) -> Vec<ChunkView> {
+    let path = object_path(run, &ended.task.key(ended.attempt));
+    let chunk = |micros, stream, text| ChunkView {
+        step: ended.task.step.clone(),
+        task: ended.task.path.to_string(),
+        attempt: ended.attempt,
+        micros,
+        stream,
+        text,
+    };
+    let unreadable = |error: &dyn std::error::Error| {
+        tracing::warn!(path, error = causes(error), "output of an attempt cannot be read");
+        vec![chunk(0, OutputStream::Stderr, format!("[causey: this output cannot be read: {}]\n", causes(error)))]
+    };
+    let object = match store.get(&path).await {
+        Ok(None) => return Vec::new(),
+        Ok(Some(bytes)) => Object::read(bytes),
+        Err(error) => return unreadable(&error),
+    };
+    let object = match object {
+        Ok(object) => object,
+        Err(error) => return unreadable(&error),
+    };
+    match read_output(store, &object).await {
+        Ok(chunks) => chunks
+            .into_iter()
+            .map(|found| chunk(found.micros, if found.is_error { OutputStream::Stderr } else { OutputStream::Stdout }, found.text))
+            .collect(),
+        Err(error) => unreadable(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::tests::scene;
+
+    fn names(run: &Run, flow: &Flow, wanted: &Wanted) -> Vec<String> {
+        ended_attempts(run, flow, wanted).unwrap().iter().map(|ended| format!("{}#{}", ended.task, ended.attempt)).collect()
+    }
+
+    const ALL: Wanted = Wanted { step: None, task: None, attempt: None };
+
+    #[test]
+    fn ended_attempts_come_in_order_of_start_and_open_ones_not_at_all() {
+        let mut scene = scene::fanned_out_with_retries(2);
+        scene.succeed("work", 1);
+        scene.fail("work", 0, "NameError", "h");
+        let (run, flow) = scene.run();
+        assert_eq!(names(run, &flow, &ALL), ["start/0#0", "work/1#0", "work/0#0"]);
+        assert_eq!(names(run, &flow, &Wanted { task: Some("1".into()), ..ALL }), ["work/1#0"]);
+        assert_eq!(names(run, &flow, &Wanted { task: Some("0".into()), ..ALL }), ["start/0#0", "work/0#0"]);
+        assert_eq!(names(run, &flow, &Wanted { attempt: Some(1), ..ALL }), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn attempts_without_an_object_print_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(folder.path().to_str().unwrap(), false).await.unwrap());
+        let scene = scene::fanned_out(2);
+        let (run, flow) = scene.run();
+        let attempts = ended_attempts(run, &flow, &ALL).unwrap();
+        let pieces: Vec<Bytes> = answer(store, run.id(), attempts).collect().await;
+        assert_eq!(pieces.concat(), b"{\"chunks\":[],\"truncated\":false}");
+    }
+}

@@ -1,0 +1,76 @@
+//! `RUN` as clients see it (`docs/protocol.md` §3), made of the committed state.
+
+use causey_engine::Run;
+use causey_protocol::flow::Flow;
+use causey_protocol::id::{FlowName, RunId, RunName, Timestamp};
+use causey_protocol::parameter::Values;
+use causey_protocol::problem::Problem;
+use causey_protocol::record::{Cause, RunState};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::step_view::{self, Counts, StepView};
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct RunView {
+    run: RunId,
+    name: RunName,
+    flow: FlowName,
+    version: Option<u32>,
+    state: RunState,
+    parameters: Values,
+    cause: Value,
+    user: String,
+    tags: Vec<String>,
+    created: Timestamp,
+    started: Option<Timestamp>,
+    finished: Option<Timestamp>,
+    problem: Option<Problem>,
+    tasks: Counts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<Vec<StepView>>,
+}
+
+/// A run without its steps; costs the same however many tasks it has.
+pub(super) fn summary(run: &Run, flow: &Flow) -> RunView {
+    let mut tasks = Counts::default();
+    for step in flow.indices() {
+        tasks.add(&step_view::counts(run, flow, step));
+    }
+    RunView {
+        run: run.id(),
+        name: run.start.name.clone(),
+        flow: flow.definition().name.clone(),
+        version: run.start.version,
+        state: run.state,
+        parameters: run.start.parameters.clone(),
+        cause: cause(&run.start.cause),
+        user: run.start.user.clone(),
+        tags: run.start.tags.clone(),
+        created: run.created,
+        started: run.first_started,
+        finished: run.finished,
+        problem: run.problem.clone(),
+        tasks,
+        steps: None,
+    }
+}
+
+/// A run with its steps; looks at every task once.
+pub(super) fn whole(run: &Run, flow: &Flow) -> RunView {
+    RunView { steps: Some(step_view::steps(run, flow)), ..summary(run, flow) }
+}
+
+/// Events without their data: it can be large, and what counts of it is in the parameters.
+fn cause(cause: &Cause) -> Value {
+    match cause {
+        Cause::Request { id } => json!({"kind": "request", "id": id}),
+        Cause::Event { trigger, events } => {
+            let identity = |event: &Value| {
+                let attribute = |name: &str| event.get(name).cloned().unwrap_or(Value::Null);
+                json!({"id": attribute("id"), "source": attribute("source"), "type": attribute("type"), "subject": attribute("subject")})
+            };
+            json!({"kind": "event", "trigger": trigger, "events": events.iter().map(identity).collect::<Vec<_>>()})
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Runs: start, list, show, cancel.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use causey_protocol::artifact::blob_path;
+use causey_protocol::flow::{Definition, Flow};
+use causey_protocol::id::{Digest, FlowName, RequestId};
+use causey_protocol::input::{FlowChoice, Request};
+use causey_protocol::parameter::Values;
+use causey_protocol::policy::HostMode;
+use causey_protocol::problem::{Code, Problem};
+use causey_protocol::record::{Answer, RunState};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::context::{Context, Shared, find_run, run_and_flow};
+use super::extract::{Asked, Body, Named, Reply};
+use super::publish::{self, TEXT_BYTES_MAX, other_request};
+use super::refusal::Refusal;
+use super::run_view::{self, RunView};
+
+/// Runs in one answer: without `limit`, and at most.
+const RUNS_LISTED: usize = 50;
+const RUNS_LISTED_MAX: usize = 500;
+
+/// Runs looked at for one answer, so that a filter that matches nothing stays cheap.
+const RUNS_SCANNED_MAX: usize = 50_000;
+
+/// Most tags of a run.
+const TAGS_MAX: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Submission {
+    request_id: Option<RequestId>,
+    definition: Option<Definition>,
+    flow: Option<FlowName>,
+    #[serde(default)]
+    parameters: Option<Values>,
+    user: Option<String>,
+    #[serde(default)]
+    tags: Vec<String>,
+    host: Option<HostMode>,
+    /// Read for the contract's sake: this version starts runs in the order of their requests.
+    #[expect(dead_code, reason = "accepted so that clients need not know this version's limits")]
+    priority: Option<Value>,
+}
+
+pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Submission>) -> Result<Reply<Value>, Refusal> {
+    if given.tags.len() > TAGS_MAX || given.tags.iter().any(|tag| tag.len() > TEXT_BYTES_MAX) {
+        return Err(Refusal::malformed(format!("a run has at most {TAGS_MAX} tags of {TEXT_BYTES_MAX} bytes each")));
+    }
+    let flow = match (given.definition, given.flow) {
+        (Some(definition), None) => FlowChoice::Given(Box::new(checked(&context, definition).await?)),
+        (None, Some(name)) => FlowChoice::Deployed(name),
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(Refusal::malformed("a run needs either `definition` or `flow`").hint("`flow` names a deployed flow"));
+        }
+    };
+    let parameters = given.parameters.unwrap_or_default();
+    let request = Request::Submit { flow, parameters, tags: given.tags, host: given.host };
+    let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
+    let Answer::RunStarted { run, name } = answered.answer else { return Err(other_request()) };
+    let state = context.read();
+    let older = state.runs.get(&run).is_some_and(|run| run.created < answered.asked);
+    let status = if answered.repeated || older { StatusCode::OK } else { StatusCode::CREATED };
+    Ok(Reply::ok(state.sequence, json!({"run": run, "name": name, "sequence": state.sequence})).status(status))
+}
+
+/// A definition that can run: its graph is valid and its code is stored.
+pub(super) async fn checked(shared: &Shared, definition: Definition) -> Result<Flow, Refusal> {
+    let flow = Flow::try_from(definition)?;
+    let package = flow.definition().package;
+    if is_stored(shared, &package).await? {
+        return Ok(flow);
+    }
+    let what = format!("the code package {package} of flow {} is not stored", flow.definition().name);
+    Err(Problem::new(Code::PACKAGE_UNKNOWN, what).hint("send it first: PUT /v1/packages/DIGEST").into())
+}
+
+async fn is_stored(shared: &Shared, package: &Digest) -> Result<bool, Refusal> {
+    let found = shared.api.store.head(&blob_path(package)).await.map_err(|error| Refusal::store("look for the code package", &error))?;
+    Ok(found.is_some())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listing {
+    flow: Option<FlowName>,
+    state: Option<RunState>,
+    limit: Option<usize>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Runs {
+    runs: Vec<RunView>,
+}
+
+/// Newest first: run ids grow with time.
+pub(super) async fn list(State(context): State<Context>, Asked(asked): Asked<Listing>) -> Reply<Runs> {
+    let limit = asked.limit.unwrap_or(RUNS_LISTED).min(RUNS_LISTED_MAX);
+    let state = context.read();
+    let newest = state.runs.values().rev().take(RUNS_SCANNED_MAX);
+    let runs = newest
+        .filter(|run| asked.state.is_none_or(|wanted| run.state == wanted))
+        .filter_map(|run| Some((run, state.flow_of(run)?)))
+        .filter(|(_, flow)| asked.flow.as_ref().is_none_or(|wanted| flow.definition().name == *wanted))
+        .map(|(run, flow)| run_view::summary(run, &flow))
+        .take(limit)
+        .collect();
+    Reply::ok(state.sequence, Runs { runs })
+}
+
+pub(super) async fn show(State(context): State<Context>, Named(run): Named<String>) -> Result<Reply<RunView>, Refusal> {
+    let state = context.read();
+    let (run, flow) = run_and_flow(&state, find_run(&state, &run)?)?;
+    Ok(Reply::ok(state.sequence, run_view::whole(run, &flow)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cancellation {
+    request_id: Option<RequestId>,
+    user: Option<String>,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+pub(super) async fn cancel(
+    State(context): State<Context>,
+    Named(run): Named<String>,
+    Body(given): Body<Cancellation>,
+) -> Result<Reply<RunView>, Refusal> {
+    let run = find_run(&context.read(), &run)?;
+    let because = given.reason.unwrap_or_default();
+    if because.len() > TEXT_BYTES_MAX {
+        return Err(Refusal::malformed(format!("`reason` has {} bytes; at most {TEXT_BYTES_MAX} are accepted", because.len())));
+    }
+    let request = Request::Cancel { run, because };
+    let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
+    if !matches!(answered.answer, Answer::Cancelling { .. }) {
+        return Err(other_request());
+    }
+    let state = context.read();
+    let (run, flow) = run_and_flow(&state, run)?;
+    Ok(Reply::ok(state.sequence, run_view::whole(run, &flow)).status(StatusCode::ACCEPTED))
+}

@@ -1,0 +1,71 @@
+//! Read your writes: waits until the committed state has come far enough, and stamps answers with what they reflect.
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use causey_protocol::problem::{Code, Problem};
+use causey_protocol::record::Position;
+
+use super::context::Context;
+use super::extract::SEQUENCE;
+use super::refusal::Refusal;
+use crate::committed::{Committed, Progress};
+
+/// How long a call waits for the committed state.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits until `enough` holds of the progress; `Err` is the progress when patience ran out.
+pub(super) async fn until(committed: &Committed, enough: impl Fn(&Progress) -> bool) -> Result<(), Progress> {
+    let mut progress = committed.watch();
+    // The sender lives in `Committed`, which we hold: only time can run out.
+    let reached = tokio::time::timeout(PATIENCE, progress.wait_for(|progress| enough(progress))).await.is_ok();
+    if reached { Ok(()) } else { Err(*progress.borrow()) }
+}
+
+/// Why an accepted message has no outcome yet: nobody decides, or not fast enough.
+pub(super) fn undecided(what: &str, progress: Progress) -> Refusal {
+    if progress.leading {
+        let problem = Problem::new(Code::BROKER, format!("{what} was accepted, but not decided within {} seconds", PATIENCE.as_secs()));
+        return problem.hint("it will be; ask again with the same request_id or event id, it is not done twice").into();
+    }
+    not_leading(&format!("{what} was accepted, but this coordinator does not lead"))
+}
+
+pub(super) fn not_leading(what: &str) -> Refusal {
+    Problem::new(Code::NOT_LEADER, what).hint("it may be starting; try again in a moment, or ask the coordinator that leads").into()
+}
+
+/// Honours `Causey-Sequence` of the call and puts one on every answer. What a handler does not stamp itself gets the sequence from
+/// before the handler looked: never more than the answer reflects.
+pub(super) async fn stamp(State(context): State<Context>, request: Request, next: Next) -> Response {
+    if let Some(wanted) = request.headers().get(SEQUENCE)
+        && let Err(refusal) = reach(&context.api.committed, wanted).await
+    {
+        return refusal.into_response();
+    }
+    let before = context.read().sequence;
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = next.run(request).await;
+    if response.status().is_server_error() {
+        tracing::warn!(%method, path, status = response.status().as_u16(), "call failed");
+    }
+    response.headers_mut().entry(SEQUENCE).or_insert_with(|| HeaderValue::from(before));
+    response
+}
+
+async fn reach(committed: &Committed, wanted: &HeaderValue) -> Result<(), Refusal> {
+    let position: Option<Position> = wanted.to_str().ok().and_then(|text| text.parse().ok());
+    let Some(Position { sequence, .. }) = position else {
+        return Err(Refusal::malformed("the header Causey-Sequence is not a log sequence").hint("send what an earlier answer carried"));
+    };
+    if committed.read().sequence >= sequence {
+        return Ok(());
+    }
+    until(committed, |progress| progress.sequence >= sequence).await.map_err(|progress| {
+        let what = format!("this coordinator has come to log sequence {}, not yet to {sequence}", progress.sequence);
+        if progress.leading { Problem::new(Code::BROKER, what).hint("try again in a moment").into() } else { not_leading(&what) }
+    })
+}
