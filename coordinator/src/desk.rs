@@ -106,9 +106,10 @@ impl Desk {
                 self.hello(&offer, open, pools).await
             }
             (Some(_), Ok(Ask::FindModel { model, version })) => find_model(&self.committed.read(), &model, version),
-            (_, Ok(Ask::Hello { offer, .. })) => {
-                Told::Refused(Problem::new(Code::MALFORMED, format!("worker {}.{} spoke on another worker's subject", offer.pool, offer.worker)))
-            }
+            (_, Ok(Ask::Hello { offer, .. })) => Told::Refused(Problem::new(
+                Code::MALFORMED,
+                format!("worker {}.{} spoke on another worker's subject", offer.pool, offer.worker),
+            )),
             (_, Err(error)) => Told::Refused(Problem::new(Code::MALFORMED, error.to_string()).hint("upgrade the worker")),
             (None, Ok(_)) => Told::Refused(Problem::new(Code::MALFORMED, "the subject names no worker")),
         };
@@ -154,7 +155,10 @@ impl Desk {
     /// Says in the inbox that a worker is gone, so that the engine decides about its attempts.
     async fn lost(&self, pool: &PoolName, worker: &WorkerName) {
         let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let hash = causey_protocol::id::hash_fields("causey worker lost v1", &[pool.as_str().as_bytes(), worker.as_str().as_bytes(), &nanos.to_le_bytes()]);
+        let hash = causey_protocol::id::hash_fields(
+            "causey worker lost v1",
+            &[pool.as_str().as_bytes(), worker.as_str().as_bytes(), &nanos.to_le_bytes()],
+        );
         let Ok(id) = RequestId::new(TaskKey(hash).to_string()) else { return };
         let request = Request::WorkerLost { pool: pool.clone(), worker: worker.clone() };
         let subject = subject::request(request.kind());

@@ -117,7 +117,9 @@ pub fn decode_event(raw: &Raw) -> Input {
     let content_type = raw.headers.get("content-type").map(String::as_str);
     let structured = content_type.map_or(!raw.headers.contains_key("ce-id"), |kind| kind.starts_with(event::STRUCTURED));
     let read = if structured {
-        serde_json::from_slice(&raw.payload).map_err(|error| error.to_string()).and_then(|value| CloudEvent::from_structured(value).map_err(|problem| problem.message))
+        serde_json::from_slice(&raw.payload)
+            .map_err(|error| error.to_string())
+            .and_then(|value| CloudEvent::from_structured(value).map_err(|problem| problem.message))
     } else {
         CloudEvent::from_binary(&raw.headers, content_type, &raw.payload).map_err(|problem| problem.message)
     };
@@ -153,7 +155,10 @@ mod tests {
     #[test]
     fn garbage_is_an_input_that_says_what_is_wrong() {
         assert_eq!(because(&decode_inbox(&raw("causey.in.request.submit", &[], b""))[0]), "the message is empty");
-        assert_eq!(because(&decode_inbox(&raw("causey.in.request.submit", &[], b"\x07x"))[0]), "the message has format version 7; this program reads 1");
+        assert_eq!(
+            because(&decode_inbox(&raw("causey.in.request.submit", &[], b"\x07x"))[0]),
+            "the message has format version 7; this program reads 1"
+        );
         assert!(because(&decode_inbox(&raw("causey.in.report.p.w", &[], b"\x01\xc1"))[0]).starts_with("the message is not what"));
         assert_eq!(because(&decode_inbox(&raw("causey.in.elsewhere", &[], b""))[0]), "the subject belongs to nobody");
         assert!(because(&decode_event(&raw("causey.event.api", &[], b"{"))).contains("EOF"));
@@ -170,7 +175,8 @@ mod tests {
     fn events_are_read_in_both_forms() {
         let structured = br#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#;
         assert!(matches!(decode_event(&raw("causey.event.api", &[], structured)), Input::Event { .. }));
-        let headers = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t"), ("content-type", "application/json")];
+        let headers =
+            [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t"), ("content-type", "application/json")];
         assert!(matches!(decode_event(&raw("causey.event.api", &headers, b"{\"a\":1}")), Input::Event { .. }));
     }
 }

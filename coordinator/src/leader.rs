@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::committed::{Committed, Progress};
-use crate::config::{INPUTS_READ_AHEAD, LEADERSHIP_RENEWAL, PROJECTION_CHANGES_MAX, PROJECTION_LAG, TURN_RECORDS_BYTES_MAX, TURN_RECORDS_MAX};
+use crate::config::{
+    INPUTS_READ_AHEAD, LEADERSHIP_RENEWAL, PROJECTION_CHANGES_MAX, PROJECTION_LAG, TURN_RECORDS_BYTES_MAX, TURN_RECORDS_MAX,
+};
 use crate::inbox::{self, Raw};
 use crate::leadership::{self, Holder, Leadership};
 use crate::log::{self, Tail};
@@ -136,8 +138,7 @@ async fn take_over(name: &str, context: Context, setup: Setup, leadership: Leade
     let (stored_sender, stored) = mpsc::channel(INPUTS_READ_AHEAD);
     let performer = Performer::new(publisher, broker.client.clone(), context.clone(), store.clone(), stored_sender);
     let filling = Filling { inbox: working.inbox, events: working.events, ..Filling::default() };
-    let mut leader =
-        Leader { context, committed, working, tail, filling, in_flight: None, performer, projection, projection_due: None };
+    let mut leader = Leader { context, committed, working, tail, filling, in_flight: None, performer, projection, projection_due: None };
     leader.start(&store).await?;
     let result = leader.run(&broker, leadership, stored, &shutdown).await;
     leader.committed.announce(Progress { leading: false, ..leader.progress() });

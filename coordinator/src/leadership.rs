@@ -82,7 +82,8 @@ pub async fn acquire(context: &Context, holder: &Holder) -> Result<Leadership, E
         }
         if !told {
             told = true;
-            let name = other.map_or_else(|| "another coordinator".into(), |other| format!("coordinator `{}` (pid {})", other.name, other.pid));
+            let name =
+                other.map_or_else(|| "another coordinator".into(), |other| format!("coordinator `{}` (pid {})", other.name, other.pid));
             tracing::warn!("{name} leads on these streams; standing by until it stops");
         }
         wait_for_change(&bucket).await;

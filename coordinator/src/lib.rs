@@ -37,9 +37,9 @@ use crate::projection::Projection;
 /// When the streams, the store or the projection forbid to lead; the text says which and how to mend it.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let token = read_token(&config.token_file)?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("failed to listen on {}\nhint: another program uses this port; choose one with --listen", config.listen))?;
+    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        format!("failed to listen on {}\nhint: another program uses this port; choose one with --listen", config.listen)
+    })?;
     let address = listener.local_addr()?;
     writeln!(std::io::stdout(), "listening http://{address}").context("failed to write to standard output")?;
 
@@ -57,7 +57,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         durability::check(config.nats_monitoring_url.as_deref()).await?;
     }
     let context = async_nats::jetstream::new(front.client.clone());
-    streams::ensure(&context, witness(&config, &store, tail).await?).await?;
+    streams::ensure(&context, config.stream_bytes_max, witness(&config, &store, tail).await?).await?;
 
     let workers = Arc::new(Workers::default());
     let desk = Desk {
@@ -109,8 +109,9 @@ fn spawn_leader(setup: leader::Setup) -> anyhow::Result<tokio::sync::oneshot::Re
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {
-    let token = std::fs::read_to_string(path)
-        .with_context(|| format!("failed to read the API token from {}\nhint: write a random text into it, readable by its owner only", path.display()))?;
+    let token = std::fs::read_to_string(path).with_context(|| {
+        format!("failed to read the API token from {}\nhint: write a random text into it, readable by its owner only", path.display())
+    })?;
     let token = token.trim().to_owned();
     anyhow::ensure!(token.len() >= 16, "the API token in {} is shorter than 16 characters", path.display());
     Ok(token)

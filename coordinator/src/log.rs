@@ -18,7 +18,9 @@ use futures_util::StreamExt as _;
 pub enum Error {
     #[error("failed to read the log: {0}")]
     Read(String),
-    #[error("turn {sequence} of the log cannot be read\nhint: it was written by another version of Causey, or the JetStream folder is damaged")]
+    #[error(
+        "turn {sequence} of the log cannot be read\nhint: it was written by another version of Causey, or the JetStream folder is damaged"
+    )]
     Unreadable {
         sequence: u64,
         #[source]
@@ -127,6 +129,9 @@ mod tests {
     #[test]
     fn bytes_that_are_no_turn_stop_the_reader() {
         assert!(matches!(follow(Tail::EMPTY, 7, b"\x01rubbish"), Err(Error::Unreadable { sequence: 7, .. })));
-        assert!(matches!(follow(Tail::EMPTY, 7, b"\x09"), Err(Error::Unreadable { sequence: 7, source: DecodeError::Version { found: 9 } })));
+        assert!(matches!(
+            follow(Tail::EMPTY, 7, b"\x09"),
+            Err(Error::Unreadable { sequence: 7, source: DecodeError::Version { found: 9 } })
+        ));
     }
 }

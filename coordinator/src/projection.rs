@@ -181,7 +181,8 @@ mod tests {
             Record::LogOpened { store: uuid::Uuid::from_u128(7) },
             Record::RequestAnswered { id: "r1".parse().unwrap(), answer: Answer::Done },
         ];
-        let turn = Turn { epoch: 1, at: Timestamp(5), inbox: 3, events: 0, announced: Position::default(), previous: Tail::EMPTY.hash, records };
+        let turn =
+            Turn { epoch: 1, at: Timestamp(5), inbox: 3, events: 0, announced: Position::default(), previous: Tail::EMPTY.hash, records };
         state.apply_turn(1, &turn);
         (state, Tail { sequence: 1, hash: Digest::of(b"turn") })
     }

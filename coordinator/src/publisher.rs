@@ -17,11 +17,16 @@ pub type Token = u64;
 /// The server's word on a publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Stored { sequence: u64 },
+    Stored {
+        sequence: u64,
+    },
     /// JetStream error 10071: what was expected to be last is not.
     WrongLast,
     /// Any other refusal; worth another try later.
-    Refused { code: u64, text: String },
+    Refused {
+        code: u64,
+        text: String,
+    },
 }
 
 #[derive(Debug)]

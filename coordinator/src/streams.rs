@@ -45,16 +45,14 @@ const NOTIFICATIONS_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// How long a worker's presence outlives its last sign.
 const PRESENCE_TTL: Duration = Duration::from_secs(15);
 
-/// Size caps of the streams, in bytes: reached, a stream refuses instead of dropping what is old.
-const STREAM_BYTES_MAX: i64 = 8 * 1024 * 1024 * 1024;
-
-fn config(name: &str, subjects: &[&str]) -> Config {
+/// A stream that refuses when it has reached its cap, instead of dropping what is old.
+fn config(name: &str, subjects: &[&str], bytes_max: i64) -> Config {
     Config {
         name: name.into(),
         subjects: subjects.iter().map(|&subject| subject.into()).collect(),
         storage: StorageType::File,
         discard: DiscardPolicy::New,
-        max_bytes: STREAM_BYTES_MAX,
+        max_bytes: bytes_max,
         max_message_size: i32::try_from(MESSAGE_BYTES_MAX + 8 * 1024).unwrap_or(i32::MAX),
         // Correctness never uses the server's duplicate window; the shortest costs the least memory.
         duplicate_window: Duration::from_millis(100),
@@ -62,7 +60,8 @@ fn config(name: &str, subjects: &[&str]) -> Config {
     }
 }
 
-fn configs() -> Vec<Config> {
+fn configs(bytes_max: i64) -> Vec<Config> {
+    let config = |name: &str, subjects: &[&str]| config(name, subjects, bytes_max);
     vec![
         config(subject::INBOX_STREAM, &[subject::INBOX_ALL]),
         Config { max_age: EVENTS_KEPT, ..config(subject::EVENT_STREAM, &[subject::EVENT_ALL]) },
@@ -90,7 +89,7 @@ fn buckets() -> [kv::Config; 2] {
 ///
 /// # Errors
 /// [`Error`] when some are missing, when a log has vanished, or when the server refuses.
-pub async fn ensure(context: &Context, witness: Option<String>) -> Result<(), Error> {
+pub async fn ensure(context: &Context, bytes_max: i64, witness: Option<String>) -> Result<(), Error> {
     let looks = STREAMS.map(|name| async move {
         match context.get_stream(name).await {
             Ok(_) => Ok(true),
@@ -101,7 +100,8 @@ pub async fn ensure(context: &Context, witness: Option<String>) -> Result<(), Er
         }
     });
     let present: Vec<bool> = join_all(looks).await.into_iter().collect::<Result<_, _>>()?;
-    let named = |wanted: bool| STREAMS.iter().zip(&present).filter(|(_, is)| **is == wanted).map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let named =
+        |wanted: bool| STREAMS.iter().zip(&present).filter(|(_, is)| **is == wanted).map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     if present.iter().all(|is| *is) {
         return ensure_buckets(context).await;
     }
@@ -111,7 +111,7 @@ pub async fn ensure(context: &Context, witness: Option<String>) -> Result<(), Er
     if let Some(witness) = witness {
         return Err(Error::LogVanished { witness });
     }
-    let create = configs().into_iter().map(|config| async move {
+    let create = configs(bytes_max).into_iter().map(|config| async move {
         let stream = config.name.clone();
         context.create_stream(config).await.map(drop).map_err(|error| Error::Create { stream, reason: error.to_string() })
     });

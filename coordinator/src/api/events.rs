@@ -127,7 +127,9 @@ async fn publish(shared: &Shared, messages: Vec<Bytes>) -> Result<Vec<u64>, Refu
         let refusal = Refusal::broker("put the event on the events stream", error);
         match count {
             1 => refusal,
-            _ => refusal.hint(format!("{accepted} of {count} events were accepted; send all again, equal source and id start nothing twice")),
+            _ => {
+                refusal.hint(format!("{accepted} of {count} events were accepted; send all again, equal source and id start nothing twice"))
+            }
         }
     };
     let mut waiting = Vec::with_capacity(count);
@@ -180,7 +182,8 @@ mod tests {
         let (list, batch) = read(&headers(&[("content-type", BATCH)]), &format!("[{EVENT}]").into()).unwrap();
         assert!(batch);
         assert_eq!(one, list);
-        let binary = [("content-type", "application/json"), ("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
+        let binary =
+            [("content-type", "application/json"), ("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
         let (binary, _) = read(&headers(&binary), &r#"{"day":1}"#.into()).unwrap();
         assert_eq!((&binary[0].id, &binary[0].data), (&one[0].id, &one[0].data));
     }

@@ -48,7 +48,9 @@ impl<S: Send + Sync> FromRequest<S> for Content {
         match Bytes::from_request(request, state).await {
             Ok(bytes) => Ok(Self(bytes)),
             Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Problem::new(Code::TOO_LARGE, "the body is larger than this call accepts").hint("docs/protocol.md has the limits").into())
+                Err(Problem::new(Code::TOO_LARGE, "the body is larger than this call accepts")
+                    .hint("docs/protocol.md has the limits")
+                    .into())
             }
             Err(rejection) => Err(Refusal::malformed(format!("the body broke off: {}", rejection.body_text()))),
         }
@@ -117,10 +119,7 @@ mod tests {
     fn a_bad_body_is_refused_with_its_place() {
         let refused = |text: &str| read_json::<Given>(text.as_bytes()).unwrap_err().problem.message;
         assert_eq!(refused("{\"count\":"), "the body is not JSON: EOF while parsing a value at line 1 column 9");
-        assert_eq!(
-            refused("{\"cuont\":1}"),
-            "the body does not fit this call: unknown field `cuont`, expected `count` at line 1 column 8"
-        );
+        assert_eq!(refused("{\"cuont\":1}"), "the body does not fit this call: unknown field `cuont`, expected `count` at line 1 column 8");
         assert!(read_json::<Given>(b"").is_ok());
     }
 }

@@ -68,7 +68,9 @@ pub(super) async fn list(State(context): State<Context>) -> Reply<Flows> {
     let flows = state
         .deployments
         .iter()
-        .filter_map(|(name, deployment)| Some(view(deployment, &*state.definitions.get(&deployment.definition).cloned()?, last.remove(name))))
+        .filter_map(|(name, deployment)| {
+            Some(view(deployment, &*state.definitions.get(&deployment.definition).cloned()?, last.remove(name)))
+        })
         .collect();
     Reply::ok(state.sequence, Flows { flows })
 }

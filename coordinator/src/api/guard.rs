@@ -50,10 +50,7 @@ fn is_own(host: &str, listen: Option<SocketAddr>) -> bool {
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
     let as_listened = |address: IpAddr| listen.is_some_and(|listen| listen.ip() == address);
-    name.eq_ignore_ascii_case("localhost")
-        || name == "127.0.0.1"
-        || name == "::1"
-        || name.parse::<IpAddr>().is_ok_and(as_listened)
+    name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1" || name == "::1" || name.parse::<IpAddr>().is_ok_and(as_listened)
 }
 
 /// Whether an `Origin` is the server itself as the browser calls it.

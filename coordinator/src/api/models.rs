@@ -115,10 +115,7 @@ pub(super) async fn show(
     Ok(Reply::ok(state.sequence, view(&state, found)))
 }
 
-pub(super) async fn content(
-    State(context): State<Context>,
-    Named((name, version)): Named<(String, String)>,
-) -> Result<Response, Refusal> {
+pub(super) async fn content(State(context): State<Context>, Named((name, version)): Named<(String, String)>) -> Result<Response, Refusal> {
     let found = find_version(&context.read(), &name, &version)?.clone();
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

@@ -2,6 +2,7 @@
 //! lost broker is waited for, and nothing is skipped.
 
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap as NatsHeaders;
@@ -34,11 +35,7 @@ pub(super) struct Wanted {
     name: Option<String>,
 }
 
-pub(super) async fn follow(
-    State(context): State<Context>,
-    Asked(wanted): Asked<Wanted>,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
+pub(super) async fn follow(State(context): State<Context>, Asked(wanted): Asked<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
     let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let after = resumed.or(wanted.after).map(|text| parse_position(&text)).transpose()?;
     let filter = filter(wanted.kind.as_deref(), wanted.name.as_deref())?;
@@ -47,7 +44,7 @@ pub(super) async fn follow(
         Some(after) => (first_behind(&notify, after).await?, after),
         None => newest(&notify).await?,
     };
-    let reader = Reader { context, filter, next, behind, messages: None, delays: Delays::new(FIRST_WAIT, LONGEST_WAIT) };
+    let reader = Reader { context, filter, next, behind, messages: None, connects: 0, delays: Delays::new(FIRST_WAIT, LONGEST_WAIT) };
     let events = Sse::new(events(reader)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     Ok(([(SEQUENCE, behind.to_string())], events).into_response())
 }
@@ -57,19 +54,23 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 fn parse_position(text: &str) -> Result<Position, Refusal> {
-    text.parse().map_err(|error: String| Refusal::malformed(error).hint("send the id of the last event that was handled; 0 is the beginning"))
+    text.parse()
+        .map_err(|error: String| Refusal::malformed(error).hint("send the id of the last event that was handled; 0 is the beginning"))
 }
 
 /// The subjects that carry what is wanted. Types are known by their CloudEvents name or by their topic.
 fn filter(kind: Option<&str>, name: Option<&str>) -> Result<String, Refusal> {
-    let topic = match kind {
-        None => None,
-        Some(kind) => {
-            let topic = TOPICS.into_iter().find(|topic| topic.event_type() == kind || topic.as_str() == kind);
-            let known = || TOPICS.map(Topic::event_type).join(", ");
-            Some(topic.ok_or_else(|| Refusal::malformed(format!("no notification has type {kind:?}")).hint(format!("there are: {}", known())))?)
-        }
-    };
+    let topic =
+        match kind {
+            None => None,
+            Some(kind) => {
+                let topic = TOPICS.into_iter().find(|topic| topic.event_type() == kind || topic.as_str() == kind);
+                let known = || TOPICS.map(Topic::event_type).join(", ");
+                Some(topic.ok_or_else(|| {
+                    Refusal::malformed(format!("no notification has type {kind:?}")).hint(format!("there are: {}", known()))
+                })?)
+            }
+        };
     // Subjects are built by `subject` alone; a wildcard takes the place of what is not asked for.
     let (any_topic, any_name) = (topic.is_none(), name.is_none());
     let full = subject::notify(topic.unwrap_or(TOPICS[0]), name.unwrap_or("any"));
@@ -150,7 +151,17 @@ struct Reader {
     /// The position of the last event sent: what is not behind it has been sent.
     behind: Position,
     messages: Option<pull::Ordered>,
+    /// Connects to the broker before `messages` began.
+    connects: u64,
     delays: Delays,
+}
+
+/// Returns once there were more connects than `connects`: the consumer may have died with the server, which the client library notices only after 15 seconds.
+async fn reconnected(client: &async_nats::Client, connects: u64) {
+    let statistics = client.statistics();
+    while statistics.connects.load(Ordering::Relaxed) == connects {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 fn events(reader: Reader) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -176,7 +187,11 @@ impl Reader {
     async fn message(&mut self) -> Message {
         loop {
             if let Some(messages) = &mut self.messages {
-                match messages.next().await {
+                let next = tokio::select! {
+                    next = messages.next() => next,
+                    () = reconnected(&self.context.api.client, self.connects) => None,
+                };
+                match next {
                     Some(Ok(message)) => {
                         self.delays.reset();
                         return message;
@@ -199,6 +214,7 @@ impl Reader {
 
     /// Takes `&mut self` because a reader cannot be shared between threads.
     async fn consume(&mut self) -> Result<pull::Ordered, Refusal> {
+        self.connects = self.context.api.client.statistics().connects.load(Ordering::Relaxed);
         let config = pull::OrderedConfig {
             filter_subject: self.filter.clone(),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
@@ -231,7 +247,10 @@ mod tests {
     #[test]
     fn filters_name_subjects_of_the_notify_stream() {
         assert_eq!(filter(None, None).unwrap(), "causey.notify.*.*");
-        assert_eq!(filter(Some("dev.causey.model.published.v1"), Some("title-demand")).unwrap(), "causey.notify.model-published.title-demand");
+        assert_eq!(
+            filter(Some("dev.causey.model.published.v1"), Some("title-demand")).unwrap(),
+            "causey.notify.model-published.title-demand"
+        );
         assert_eq!(filter(Some("run-finished"), None).unwrap(), "causey.notify.run-finished.*");
         assert_eq!(filter(None, Some("Hello")).unwrap(), "causey.notify.*.Hello");
         assert!(filter(Some("dev.causey.unknown"), None).unwrap_err().problem.hint.unwrap().contains("dev.causey.run.finished.v1"));

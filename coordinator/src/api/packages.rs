@@ -19,11 +19,7 @@ pub(super) const PACKAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Packages received at the same time; each is held in memory until it is stored.
 pub(super) const UPLOADS_MAX: usize = 2;
 
-pub(super) async fn put(
-    State(context): State<Context>,
-    Named(digest): Named<Digest>,
-    request: Request,
-) -> Result<Reply<Value>, Refusal> {
+pub(super) async fn put(State(context): State<Context>, Named(digest): Named<Digest>, request: Request) -> Result<Reply<Value>, Refusal> {
     let _place = context.uploads.acquire().await.expect("the semaphore is never closed");
     let Content(bytes) = Content::from_request(request, &()).await.map_err(|refusal| match refusal.problem.code {
         Code::TOO_LARGE => refusal.hint("keep data out of the folder of the flow file; 256 MiB are accepted"),

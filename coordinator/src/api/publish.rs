@@ -54,7 +54,8 @@ pub(super) async fn request(shared: &Shared, id: Option<RequestId>, user: &str, 
         wait::undecided("the request", progress).member("request_id", id.as_str()).member("inbox_sequence", sequence)
     })?;
     let answer = shared.read().requests.get(&id).map(|(_, answer)| answer.clone());
-    let answer = answer.ok_or_else(|| Refusal::malformed("the coordinator could not read the request").hint("see the coordinator's log"))?;
+    let answer =
+        answer.ok_or_else(|| Refusal::malformed("the coordinator could not read the request").hint("see the coordinator's log"))?;
     refused_or(Answered { answer, asked, repeated: false })
 }
 

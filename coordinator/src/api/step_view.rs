@@ -191,7 +191,10 @@ mod tests {
         assert_eq!((&before[0]["total"], &before[0]["state"]), (&json!(1), &json!("running")));
         assert_eq!((&before[1]["total"], &before[1]["state"]), (&Value::Null, &json!("pending")));
         let after = shown(&scene::fanned_out(3));
-        assert_eq!((&after[0]["state"], &after[1]["total"], &after[1]["counts"]["dispatched"]), (&json!("succeeded"), &json!(3), &json!(3)));
+        assert_eq!(
+            (&after[0]["state"], &after[1]["total"], &after[1]["counts"]["dispatched"]),
+            (&json!("succeeded"), &json!(3), &json!(3))
+        );
         assert_eq!(after[2]["total"], json!(1));
     }
 
@@ -214,7 +217,10 @@ mod tests {
         assert_eq!(steps[1]["counts"]["waiting"], json!(3));
         let groups = steps[1]["failures"].as_array().unwrap();
         assert_eq!(groups.len(), 2);
-        assert_eq!((&groups[0]["count"], &groups[0]["tasks"], &groups[0]["error"]["type"]), (&json!(2), &json!(["0", "2"]), &json!("NameError")));
+        assert_eq!(
+            (&groups[0]["count"], &groups[0]["tasks"], &groups[0]["error"]["type"]),
+            (&json!(2), &json!(["0", "2"]), &json!("NameError"))
+        );
     }
 
     #[test]

@@ -67,9 +67,8 @@ pub(super) async fn list(
 /// The step of this name, or a refusal that names those there are.
 pub(super) fn find_step(flow: &Flow, step: &StepName) -> Result<StepIndex, Refusal> {
     let names = || flow.definition().steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>().join(", ");
-    flow.find(step).ok_or_else(|| {
-        not_found(format!("flow {} has no step `{step}`", flow.definition().name), &format!("it has: {}", names()))
-    })
+    flow.find(step)
+        .ok_or_else(|| not_found(format!("flow {} has no step `{step}`", flow.definition().name), &format!("it has: {}", names())))
 }
 
 fn page(run: &Run, flow: &Flow, paging: &Paging) -> Result<Page, Refusal> {

@@ -5,9 +5,10 @@ pub(in crate::api) mod scene;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causey_artifacts::Store;
+use causey_artifacts::{OutputPlace, Store, compose};
 use causey_engine::State;
-use causey_protocol::id::{Digest, Timestamp};
+use causey_protocol::artifact::object_path;
+use causey_protocol::id::{Digest, Path, StepName, TaskId, Timestamp};
 use causey_protocol::task::Publication;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -21,6 +22,7 @@ use crate::committed::{Committed, Progress};
 struct Server {
     address: std::net::SocketAddr,
     committed: Arc<Committed>,
+    store: Arc<Store>,
     shutdown: CancellationToken,
     _folder: tempfile::TempDir,
 }
@@ -60,7 +62,7 @@ async fn server(state: State) -> Server {
         committed: committed.clone(),
         jetstream: async_nats::jetstream::new(client.clone()),
         client,
-        store,
+        store: store.clone(),
         token: "secret".into(),
         info,
         metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
@@ -69,7 +71,7 @@ async fn server(state: State) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, api));
-    Server { address, committed, shutdown, _folder: folder }
+    Server { address, committed, store, shutdown, _folder: folder }
 }
 
 impl Server {
@@ -222,13 +224,42 @@ async fn a_published_model_is_found_by_number_and_as_latest() {
     let name = scene.run().0.start.name.to_string();
     let server = server(scene.state).await;
     let model = server.get("/v1/models/title-demand/latest").await.json();
-    assert_eq!((&model["version"], &model["run_name"], &model["flow"], &model["step"]), (&json!(1), &json!(name), &json!("Demo"), &json!("join")));
+    assert_eq!(
+        (&model["version"], &model["run_name"], &model["flow"], &model["step"]),
+        (&json!(1), &json!(name), &json!("Demo"), &json!("join"))
+    );
     assert_eq!(model, server.get("/v1/models/title-demand/1").await.json());
     assert_eq!(server.get("/v1/models").await.json()["models"][0], model);
     assert_eq!(server.get("/v1/models/title-demand").await.json()["versions"][0], model);
     assert_eq!(server.get("/v1/models/title-demand/2").await.json()["hint"], json!("the newest is 1; `latest` names it"));
     let gone = server.get("/v1/models/title-demand/latest/content").await;
     assert_eq!((gone.status, &gone.json()["code"]), (404, &json!("CSY-1006")));
+}
+
+#[tokio::test]
+async fn what_an_attempt_left_is_read_out_of_its_object() {
+    let mut scene = scene::fanned_out(1);
+    let task = TaskId { step: StepName::new("join").unwrap(), path: Path::default(), visit: 0 };
+    let manifest = json!({
+        "format": 1,
+        "task": {"run": scene.run, "run_name": "brisk-otter-41", "flow": "Demo", "step": "join", "path": [], "visit": 0, "attempt": 0},
+        "artifacts": {"_model": {"offset": 0, "bytes": 5, "encoding": "bytes", "type": "bytes", "hash": ""}},
+    });
+    let output = b"[7,\"o\",\"fitted\\n\"]\n[8,\"e\",\"warning\"]\n";
+    scene.object = compose(b"model".to_vec(), OutputPlace::Here(output), serde_json::from_value(manifest).unwrap());
+    scene.succeed("work", 0);
+    let publication = json!({"model": "title-demand", "artifact": "_model", "format": "skops"});
+    scene.publish(serde_json::from_value::<Publication>(publication).unwrap());
+    let (run, object, path) = (scene.run, scene.object.clone(), object_path(scene.run, &task.key(0)));
+    let server = server(scene.state).await;
+    server.store.put_if_absent(&path, object.into()).await.unwrap();
+    let content = server.get("/v1/models/title-demand/latest/content").await;
+    assert_eq!((content.status, content.body.as_slice()), (200, b"model".as_slice()));
+    assert_eq!((content.header("causey-model-format"), content.header("causey-model-version")), (Some("skops"), Some("1")));
+    let chunk = |micros: u64, stream: &str, text: &str| json!({"step": "join", "task": "0", "attempt": 0, "micros": micros, "stream": stream, "text": text});
+    let logs = server.get(&format!("/v1/runs/{run}/logs?step=join")).await;
+    assert_eq!(logs.json(), json!({"chunks": [chunk(7, "stdout", "fitted\n"), chunk(8, "stderr", "warning")], "truncated": false}));
+    assert_eq!(server.get(&format!("/v1/runs/{run}/logs?step=wrok")).await.status, 404);
 }
 
 #[tokio::test]
@@ -266,7 +297,8 @@ async fn a_followed_run_is_shown_at_once_on_change_and_at_its_end() {
     let text = String::from_utf8(parse(&seen).body).unwrap();
     let events: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
     assert_eq!(events, ["run", "run", "end"]);
-    let last: Value = serde_json::from_str(text.lines().rfind(|line| line.starts_with("data: ")).unwrap().strip_prefix("data: ").unwrap()).unwrap();
+    let last: Value =
+        serde_json::from_str(text.lines().rfind(|line| line.starts_with("data: ")).unwrap().strip_prefix("data: ").unwrap()).unwrap();
     assert_eq!((&last["state"], &last["steps"][2]["state"]), (&json!("succeeded"), &json!("succeeded")));
     assert!(text.ends_with("\n\n"));
 }

@@ -14,6 +14,8 @@ use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Publicatio
 pub(in crate::api) struct Scene {
     pub(in crate::api) state: State,
     pub(in crate::api) run: RunId,
+    /// What tasks that succeed leave.
+    pub(in crate::api) object: Vec<u8>,
     now: u64,
 }
 
@@ -79,7 +81,7 @@ fn start(retries: u32) -> Scene {
     let request = Request::Submit { flow, parameters: Values::new(), tags: vec!["nightly".into()], host: None };
     decide(&mut state, Input::Request(RequestMessage { id, user: "ann".into(), request }));
     let run = state.runs.values().next().unwrap().id();
-    Scene { state, run, now: 1_700_000_000_000_000 }
+    Scene { state, run, object: b"object".to_vec(), now: 1_700_000_000_000_000 }
 }
 
 impl Scene {
@@ -89,18 +91,21 @@ impl Scene {
     }
 
     fn fan_out(&mut self, count: u32) {
-        let next = vec![name("work")];
-        self.report("start", &[], |started, ended| Outcome::Succeeded(success(next, Some(count), Vec::new(), started, ended)));
+        let (next, object) = (vec![name("work")], self.object.clone());
+        self.report("start", &[], |started, ended| Outcome::Succeeded(success(&object, next, Some(count), Vec::new(), started, ended)));
     }
 
     pub(in crate::api) fn succeed(&mut self, step: &str, index: u32) {
-        let next = vec![name("join")];
-        self.report(step, &[index], |started, ended| Outcome::Succeeded(success(next, None, Vec::new(), started, ended)));
+        let (next, object) = (vec![name("join")], self.object.clone());
+        self.report(step, &[index], |started, ended| Outcome::Succeeded(success(&object, next, None, Vec::new(), started, ended)));
     }
 
     /// The run's last step ends and publishes a model.
     pub(in crate::api) fn publish(&mut self, publication: Publication) {
-        self.report("join", &[], |started, ended| Outcome::Succeeded(success(Vec::new(), None, vec![publication], started, ended)));
+        let object = self.object.clone();
+        self.report("join", &[], |started, ended| {
+            Outcome::Succeeded(success(&object, Vec::new(), None, vec![publication], started, ended))
+        });
     }
 
     pub(in crate::api) fn fail(&mut self, step: &str, index: u32, kind: &str, hash: &str) {
@@ -115,12 +120,25 @@ impl Scene {
         let (started, ended) = (Timestamp(self.now), Timestamp(self.now + 500));
         self.state.open_turn(ended);
         let (pool, worker) = (PoolName::new("default").unwrap(), WorkerName::new("w-1").unwrap());
-        let item =
-            ReportItem { run: self.run, step: name(step), path: Path(path.to_vec()), visit: 0, attempt: 0, outcome: outcome(started, ended) };
+        let item = ReportItem {
+            run: self.run,
+            step: name(step),
+            path: Path(path.to_vec()),
+            visit: 0,
+            attempt: 0,
+            outcome: outcome(started, ended),
+        };
         decide(&mut self.state, Input::Report { pool, worker, item });
     }
 }
 
-fn success(next: Vec<StepName>, foreach: Option<u32>, publications: Vec<Publication>, started: Timestamp, ended: Timestamp) -> Success {
-    Success { digest: Digest::of(b"object"), bytes: 6, next, foreach, publications, started, ended }
+fn success(
+    object: &[u8],
+    next: Vec<StepName>,
+    foreach: Option<u32>,
+    publications: Vec<Publication>,
+    started: Timestamp,
+    ended: Timestamp,
+) -> Success {
+    Success { digest: Digest::of(object), bytes: object.len() as u64, next, foreach, publications, started, ended }
 }
