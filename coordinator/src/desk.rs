@@ -78,6 +78,12 @@ pub(crate) struct Desk {
 impl Desk {
     /// Serves until `shutdown`.
     pub(crate) async fn serve(self, shutdown: CancellationToken) -> Result<(), async_nats::SubscribeError> {
+        // Not before: a question nobody listens to is refused at once and asked again, one that is heard in vain costs a timeout.
+        let mut progress = self.committed.watch();
+        tokio::select! {
+            _ = progress.wait_for(|progress| progress.leading) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
         let mut questions = self.client.subscribe(subject::LIVE_WORKER_ALL).await?;
         let mut pools = BTreeSet::new();
         let mut sweep = tokio::time::interval(Duration::from_secs(5));
@@ -96,10 +102,6 @@ impl Desk {
     }
 
     async fn answer(&self, message: &Message, pools: &mut BTreeSet<PoolName>) {
-        // Only the leader answers; who asks a standby hears nothing and asks again.
-        if !self.committed.watch().borrow().leading {
-            return;
-        }
         let Some(reply) = message.reply.clone() else { return };
         let told = match (subject::parse_live_worker(&message.subject), codec::decode::<Ask>(&message.payload, MESSAGE_BYTES_MAX)) {
             (Some((pool, worker)), Ok(Ask::Hello { offer, open })) if offer.pool == pool && offer.worker == worker => {

@@ -1,14 +1,55 @@
-//! A worker: pulls dispatches of its pool, runs them in hosts, stores what they leave and reports.
+//! A worker: pulls dispatches of its pool, runs them in hosts, stores what they leave and reports. What it knows by itself it may
+//! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
+//!
+//! `worker` is the loop; `pull`, `slots`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
+//! `host` and `connection` (processes), `package`, `depot` and `cache` (files), `output` and `result`; `report`, `leader`,
+//! `presence` and `live` speak to the rest of Causey.
 
+mod attempt;
+mod cache;
 pub mod config;
+mod connection;
+mod depot;
+mod frame;
+mod held;
+mod host;
+mod hosts;
+mod leader;
+mod leftover;
+mod lease;
+mod live;
+mod nats;
+mod output;
+mod package;
+mod presence;
+mod process;
+mod pull;
+mod report;
+mod result;
+mod slots;
+mod start;
+mod template;
+mod worker;
 
 use tokio_util::sync::CancellationToken;
 
 /// Runs a worker until `shutdown`; then drains.
 ///
 /// # Errors
-/// When it cannot start: no broker, no store, no writable folder; the text says which and how to mend it.
+/// When it cannot start: no store, no writable folder, no thread; the text says which and how to mend it. A NATS server or a
+/// coordinator that is not there is waited for.
 pub async fn run(config: config::Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let _ = (config, shutdown);
-    anyhow::bail!("not built yet")
+    let (done, outcome) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("causey-worker".into());
+    thread.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+            let outcome = runtime.block_on(start::run(config, shutdown));
+            // Tasks that still wait for something are dropped, file work under way is not waited for.
+            runtime.shutdown_background();
+            outcome
+        });
+        let _ = done.send(outcome);
+    })?;
+    outcome.await.unwrap_or_else(|_| Err(anyhow::anyhow!("the worker's thread died; this is a bug in Causey")))
 }

@@ -1,0 +1,426 @@
+//! One attempt from its dispatch to its report: look for a stored result, get the code, check the inputs, run the step in a
+//! host, store what it left. It can be cut anywhere before user code has ended; cutting it kills the host.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use causey_artifacts::{ObjectLink, TaskNote};
+use causey_protocol::artifact::ObjectRef;
+use causey_protocol::codec;
+use causey_protocol::id::{ModelName, TaskKey, Timestamp};
+use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
+use causey_protocol::policy::HostMode;
+use causey_protocol::problem::Code;
+use causey_protocol::task::{
+    Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, INLINE_INPUTS_MAX, InputRef, Inputs, Outcome, ReportItem,
+};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::depot::Depot;
+use crate::frame::{FromHost, Input, Run, ToHost, Trigger};
+use crate::host::{HostError, Runner};
+use crate::hosts::Hosts;
+use crate::leader::Leader;
+use crate::live::Live;
+use crate::output::{LiveChunk, Output};
+use crate::package::Packages;
+use crate::process::{self, FlowCode};
+use crate::report::{Confirm, Reports};
+use crate::result::{self, Ended, Ending};
+
+/// An attempt older than this is reported as started; younger ones show in live output only.
+const STARTED_AFTER: Duration = Duration::from_secs(1);
+
+/// Largest list of inputs, in bytes: a million of them.
+const INPUTS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// The language this worker's hosts run.
+pub(crate) const LANGUAGE: &str = "python";
+
+/// What all attempts use.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) depot: Depot,
+    pub(crate) packages: Packages,
+    pub(crate) hosts: Hosts,
+    pub(crate) reports: Reports,
+    pub(crate) live: Live,
+    pub(crate) leader: Leader,
+}
+
+/// One task of a dispatch.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) dispatch: Arc<Dispatch>,
+    pub(crate) index: usize,
+    pub(crate) key: TaskKey,
+    /// An earlier delivery may have run it.
+    pub(crate) perhaps_done: bool,
+    /// The queue has delivered it before: its worker may have vanished.
+    pub(crate) redelivered: bool,
+}
+
+impl Job {
+    pub(crate) fn task(&self) -> &DispatchedTask {
+        &self.dispatch.tasks[self.index]
+    }
+
+    pub(crate) fn open_attempt(&self) -> OpenAttempt {
+        OpenAttempt { run: self.dispatch.run, key: self.key }
+    }
+
+    /// Its report.
+    pub(crate) fn report(&self, outcome: Outcome) -> ReportItem {
+        let DispatchedTask { path, visit, attempt, .. } = self.task();
+        let (run, step) = (self.dispatch.run, self.dispatch.step.clone());
+        ReportItem { run, step, path: path.clone(), visit: *visit, attempt: *attempt, outcome }
+    }
+
+    fn note(&self) -> TaskNote {
+        let Dispatch { run, run_name, flow, step, .. } = &*self.dispatch;
+        let DispatchedTask { path, visit, attempt, .. } = self.task();
+        let (run_name, flow, step, path) = (run_name.clone(), flow.clone(), step.clone(), path.clone());
+        TaskNote { run: *run, run_name, flow, step, path, visit: *visit, attempt: *attempt }
+    }
+
+    fn mode(&self) -> HostMode {
+        self.dispatch.host
+    }
+}
+
+/// What user code left when it ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    ended: Ended,
+    output: Output,
+    started: Timestamp,
+    at: Timestamp,
+    /// The process, kept until its files are stored.
+    runner: Option<Runner>,
+}
+
+/// How far an attempt came before storing.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Its result was there already.
+    Known(Outcome),
+    Ran(Ran),
+}
+
+/// The wall clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Unpacks the dispatch's package and gets a template under way, ahead of a free slot.
+pub(crate) async fn prepare(tools: Arc<Tools>, dispatch: Arc<Dispatch>) {
+    if dispatch.language == LANGUAGE
+        && let Ok(folder) = tools.packages.unpacked(&dispatch.package, &tools.depot).await
+    {
+        tools.hosts.prepare(&FlowCode { folder, file: dispatch.file.clone() }, dispatch.host);
+    }
+}
+
+/// Everything up to the end of user code. May be cut: a runner that is dropped is killed.
+pub(crate) async fn run(tools: &Tools, job: &Job) -> Progress {
+    if job.perhaps_done {
+        match tools.depot.stored_result(job.dispatch.run, &job.key).await {
+            Ok(Some(object)) => return Progress::Known(result::stored_outcome(&object)),
+            Ok(None) => {}
+            Err(error) => return broken(FailureKind::Infrastructure, result::infrastructure(&job.dispatch.step, &error)),
+        }
+    }
+    match run_step(tools, job).await {
+        Ok(ran) => Progress::Ran(ran),
+        Err((kind, error)) => broken(kind, error),
+    }
+}
+
+fn broken(kind: FailureKind, error: ErrorInfo) -> Progress {
+    let at = now();
+    Progress::Ran(Ran { ended: Ended::Broken { kind, error }, output: Output::default(), started: at, at, runner: None })
+}
+
+/// Stores what user code left and makes the outcome to report. Must not be cut: it is the attempt's only result.
+pub(crate) async fn store(tools: &Tools, job: &Job, progress: Progress) -> Outcome {
+    let Ran { ended, output, started, at, runner } = match progress {
+        Progress::Known(outcome) => return outcome,
+        Progress::Ran(ran) => ran,
+    };
+    if let Ended::Broken { kind: kind @ FailureKind::Infrastructure, error } = ended {
+        // Store or disk are in trouble, or nothing has run: there is no output to keep.
+        let error = error.clipped();
+        return Outcome::Failed(Failure { kind, error, digest: None, bytes: 0, started, ended: at });
+    }
+    let reuse = job.mode() == HostMode::Reuse && !matches!(ended, Ended::Broken { .. });
+    let runner = match runner {
+        // The next attempt may have the process at once if nothing of this one is in its folder.
+        Some(runner) if reuse && !ended.uses_files() => {
+            runner.finish(true);
+            None
+        }
+        other => other,
+    };
+    let task_folder = runner.as_ref().map(Runner::task_folder);
+    let ending = Ending { task: job.note(), key: job.key, task_folder, output, started, ended: at };
+    let outcome = result::conclude(&tools.depot, &ending, ended).await;
+    if let Some(runner) = runner {
+        runner.finish(reuse);
+    }
+    outcome
+}
+
+type Fault = (FailureKind, ErrorInfo);
+
+async fn run_step(tools: &Tools, job: &Job) -> Result<Ran, Fault> {
+    let code = code(tools, job).await?;
+    let inputs = inputs(tools, job).await?;
+    if job.redelivered {
+        // Before the host starts: should this attempt take the worker down, it must be known that it was running (poison).
+        let (told, heard) = oneshot::channel();
+        tools.reports.send(job.report(Outcome::Started { at: now() }), Confirm::Waiting(told));
+        let _ = heard.await;
+    }
+    let mut runner = tools.hosts.runner(&code, job.mode()).await.map_err(|error| host_fault(job, error))?;
+    let mut running = Running { tools, job, inputs: &inputs, output: Output::default(), links: links(&inputs), started: now() };
+    if job.mode() == HostMode::Reuse {
+        runner.pipes.discard();
+    }
+    let ended = running.drive(&mut runner).await;
+    let (output, started) = (running.output, running.started);
+    Ok(Ran { ended, output, started, at: now(), runner: Some(runner) })
+}
+
+async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
+    let Dispatch { language, package, file, step, .. } = &*job.dispatch;
+    if language != LANGUAGE {
+        let message = format!("this worker runs {LANGUAGE}, and step `{step}` is written in {language:?}");
+        let hint = Some("send the step to another pool with @resources(pool=…)".into());
+        return Err((FailureKind::Permanent, ErrorInfo { kind: Code::LOAD_FAILED.to_string(), message, hint, ..ErrorInfo::default() }));
+    }
+    match tools.packages.unpacked(package, &tools.depot).await {
+        Ok(folder) => Ok(FlowCode { folder, file: file.clone() }),
+        Err(error) => {
+            let kind = if error.is_permanent() { FailureKind::Permanent } else { FailureKind::Infrastructure };
+            Err((kind, result::infrastructure(step, &error)))
+        }
+    }
+}
+
+/// The task's inputs, each of them and all they refer to verified.
+async fn inputs(tools: &Tools, job: &Job) -> Result<Vec<InputRef>, Fault> {
+    let step = &job.dispatch.step;
+    let fault = |error: &dyn std::error::Error| (FailureKind::Infrastructure, result::infrastructure(step, error));
+    let inputs = match &job.task().inputs {
+        Inputs::Listed(inputs) => inputs.clone(),
+        Inputs::Manifest { digest, .. } => {
+            let bytes = tools.depot.blob(digest).await.map_err(|error| fault(&error))?;
+            codec::decode(&bytes, INPUTS_BYTES_MAX).map_err(|error| fault(&error))?
+        }
+    };
+    for input in &inputs {
+        tools.depot.verify(&link(input)).await.map_err(|error| fault(&error))?;
+    }
+    Ok(inputs)
+}
+
+fn link(input: &InputRef) -> ObjectLink {
+    ObjectLink { run: input.object.run, key: input.object.key, digest: input.object.digest }
+}
+
+fn links(inputs: &[InputRef]) -> Vec<ObjectLink> {
+    inputs.iter().map(link).collect()
+}
+
+fn host_fault(job: &Job, error: HostError) -> Fault {
+    let step = job.dispatch.step.as_str();
+    match error {
+        HostError::Load(error) => (FailureKind::Permanent, *error),
+        HostError::Died { end, tail } => {
+            let mut error = process::death_in_words(step, end.as_ref(), None, &tail);
+            error.message = format!("{}, while it was starting", error.message);
+            (FailureKind::User, error)
+        }
+        HostError::System(message) => {
+            let hint = Some("see the worker's log; --python chooses the interpreter".into());
+            let kind = Code::LOAD_FAILED.to_string();
+            let message = format!("no process for step `{step}`: {message}");
+            (FailureKind::Infrastructure, ErrorInfo { kind, message, hint, step: Some(step.to_owned()), ..ErrorInfo::default() })
+        }
+    }
+}
+
+/// An attempt whose user code runs.
+struct Running<'a> {
+    tools: &'a Tools,
+    job: &'a Job,
+    inputs: &'a [InputRef],
+    output: Output,
+    /// Objects that the step may fetch: its inputs, and models it found.
+    links: Vec<ObjectLink>,
+    started: Timestamp,
+}
+
+impl Running<'_> {
+    /// Sends the attempt to the runner and listens until it ends.
+    async fn drive(&mut self, runner: &mut Runner) -> Ended {
+        let folder = runner.task_folder().to_string_lossy().into_owned();
+        let inputs_file = match self.write_inputs_file(runner.task_folder()) {
+            Ok(file) => file,
+            Err(error) => {
+                return Ended::Broken { kind: FailureKind::Infrastructure, error: result::infrastructure(&self.job.dispatch.step, &error) };
+            }
+        };
+        let run = ToHost::Run(Box::new(self.run_line(&folder, inputs_file.clone())));
+        if runner.connection.send(&run).await.is_err() {
+            return self.died(runner, None).await;
+        }
+        let ended = self.listen(runner).await;
+        if let Some(file) = inputs_file {
+            // A file that stays goes with the folder it is in at the next start.
+            let _ = std::fs::remove_file(file);
+        }
+        self.show(|output, at| output.drain(&mut runner.pipes, at));
+        ended
+    }
+
+    async fn listen(&mut self, runner: &mut Runner) -> Ended {
+        let begun = Instant::now();
+        let mut seconds = tokio::time::interval_at(begun + STARTED_AFTER, STARTED_AFTER);
+        let mut told = self.job.redelivered;
+        let mut peak = None;
+        loop {
+            tokio::select! {
+                biased;
+                line = runner.connection.receive() => match line {
+                    Ok(Some(FromHost::Finished(finished))) if finished.key == self.job.key => return Ended::Finished(finished),
+                    Ok(Some(FromHost::Failed(failed))) if failed.key == self.job.key => return Ended::Failed(failed),
+                    Ok(Some(FromHost::Fetch { path })) => self.fetch(runner, &path).await,
+                    Ok(Some(FromHost::Model { name, version })) => self.find_model(runner, &name, version).await,
+                    Ok(Some(other)) => return self.misunderstood(runner, &format!("{other:?}")),
+                    Ok(None) => return self.died(runner, peak).await,
+                    Err(error) => return self.misunderstood(runner, &error.to_string()),
+                },
+                () = runner.pipes.readable() => self.show(|output, at| output.take(&mut runner.pipes, at)),
+                _ = seconds.tick() => {
+                    if !told {
+                        told = true;
+                        self.tools.reports.send(self.job.report(Outcome::Started { at: self.started }), Confirm::Nobody);
+                    }
+                    peak = process::peak_memory_bytes(runner.pid).or(peak);
+                }
+            }
+        }
+    }
+
+    fn run_line<'l>(&'l self, folder: &'l str, inputs_file: Option<String>) -> Run<'l> {
+        let Dispatch { run, run_name, flow, step, retries_max, parameters, user, tags, events, splits, .. } = &*self.job.dispatch;
+        let task = self.job.task();
+        Run {
+            key: self.job.key,
+            run: *run,
+            run_name,
+            flow,
+            step,
+            path: &task.path,
+            visit: task.visit,
+            attempt: task.attempt,
+            retry: task.retry,
+            retries_max: *retries_max,
+            idempotency_key: self.job.dispatch.idempotency_key(task),
+            user,
+            tags,
+            parameters,
+            trigger: (!events.is_empty()).then_some(Trigger { events }),
+            store: self.tools.depot.root(),
+            folder,
+            inputs: inputs_file.is_none().then(|| self.input_list()),
+            inputs_file,
+            splits,
+        }
+    }
+
+    fn input_list(&self) -> Vec<Input<'_>> {
+        let listed = self.inputs.iter().map(|InputRef { step, path, object }| {
+            let ObjectRef { run, key, digest, .. } = *object;
+            Input { step, path, run, key, digest }
+        });
+        listed.collect()
+    }
+
+    /// Many inputs go by a file beside the task folder, which must be empty.
+    fn write_inputs_file(&self, task_folder: &Path) -> Result<Option<String>, std::io::Error> {
+        if self.inputs.len() <= INLINE_INPUTS_MAX {
+            return Ok(None);
+        }
+        let file = task_folder.with_extension("inputs.json");
+        std::fs::write(&file, serde_json::to_vec(&self.input_list())?)?;
+        Ok(Some(file.to_string_lossy().into_owned()))
+    }
+
+    async fn fetch(&mut self, runner: &mut Runner, path: &str) {
+        let fetched = match self.tools.depot.expected_digest(path, &self.links) {
+            Some(digest) => self.tools.depot.fetch(path, &digest).await.map_err(|error| error.to_string()),
+            None => Err(format!("{path} is neither an input of this task nor something its inputs refer to")),
+        };
+        let answer = match fetched {
+            Ok(()) => ToHost::Fetched { path },
+            Err(message) => ToHost::FetchFailed { path, message },
+        };
+        // A host that is gone is noticed by its closed connection.
+        let _ = runner.connection.send(&answer).await;
+    }
+
+    async fn find_model(&mut self, runner: &mut Runner, name: &str, version: Option<u32>) {
+        let answer = match self.ask_for_model(name, version).await {
+            Ok((name, Told::Model { version, object, artifact, format, metrics })) => {
+                let object = ObjectLink { run: object.run, key: object.key, digest: object.digest };
+                self.links.push(object);
+                let found =
+                    ToHost::ModelFound { name: &name, version, object, artifact: &artifact, format: &format, metrics: &metrics };
+                let _ = runner.connection.send(&found).await;
+                return;
+            }
+            Ok((_, Told::Refused(problem))) => problem.message,
+            Ok((_, Told::Welcome { .. })) => "the coordinator answered something else".into(),
+            Err(message) => message,
+        };
+        let _ = runner.connection.send(&ToHost::ModelFailed { name, message: answer }).await;
+    }
+
+    async fn ask_for_model(&self, name: &str, version: Option<u32>) -> Result<(ModelName, Told), String> {
+        let model = ModelName::new(name).map_err(|error| error.to_string())?;
+        let told = self.tools.leader.ask(&Ask::FindModel { model: model.clone(), version }).await;
+        Ok((model, told.map_err(|error| error.to_string())?))
+    }
+
+    fn show(&mut self, take: impl FnOnce(&mut Output, Timestamp) -> Vec<LiveChunk>) {
+        let chunks = take(&mut self.output, now());
+        for LiveChunk { at, stream, text } in chunks {
+            let task = self.job.task();
+            let output =
+                LiveOutput { step: self.job.dispatch.step.clone(), task: task.path.to_string(), attempt: task.attempt, at, stream, text };
+            self.tools.live.show(self.job.dispatch.run, output);
+        }
+    }
+
+    /// The connection closed without a result.
+    async fn died(&mut self, runner: &mut Runner, peak: Option<u64>) -> Ended {
+        self.show(|output, at| output.drain(&mut runner.pipes, at));
+        let end = runner.how_it_ended().await;
+        let error = process::death_in_words(self.job.dispatch.step.as_str(), end.as_ref(), peak, "");
+        Ended::Broken { kind: FailureKind::User, error }
+    }
+
+    fn misunderstood(&self, runner: &Runner, what: &str) -> Ended {
+        process::kill_group(runner.pid);
+        let step = &self.job.dispatch.step;
+        let what: String = what.chars().take(300).collect();
+        let message = format!("the host of step `{step}` said what the host protocol does not allow: {what}");
+        let error = ErrorInfo { kind: Code::HOST_DIED.to_string(), message, step: Some(step.to_string()), ..ErrorInfo::default() };
+        Ended::Broken { kind: FailureKind::User, error }
+    }
+}

@@ -1,0 +1,108 @@
+//! A host's end of the Unix socket: whole JSON lines in both directions, bounded. Receiving may be cut at any await and taken
+//! up again; nothing read is lost.
+
+use std::io;
+
+use serde::Serialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::frame::FromHost;
+
+/// Longest line in either direction, in bytes.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Why a host cannot be talked to any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    #[error("the connection to the host broke")]
+    Broken(#[from] io::Error),
+    #[error("the host sent what the host protocol does not know")]
+    Line(#[source] serde_json::Error),
+    #[error("a line to or from the host is longer than {LINE_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: UnixStream,
+    /// Received bytes that make no whole line yet, or several.
+    received: Vec<u8>,
+    /// Up to here `received` holds no line end.
+    searched: usize,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        Self { stream, received: Vec::with_capacity(4096), searched: 0 }
+    }
+
+    /// The next line; `None` when the host has closed.
+    ///
+    /// # Errors
+    /// [`ConnectionError`]; the connection is of no use afterwards.
+    pub(crate) async fn receive(&mut self) -> Result<Option<FromHost>, ConnectionError> {
+        loop {
+            if let Some(at) = self.received[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let end = self.searched + at;
+                let line = serde_json::from_slice(&self.received[..end]).map_err(ConnectionError::Line);
+                self.received.drain(..=end);
+                self.searched = 0;
+                return line.map(Some);
+            }
+            self.searched = self.received.len();
+            if self.searched > LINE_BYTES_MAX {
+                return Err(ConnectionError::TooLong);
+            }
+            match self.stream.read_buf(&mut self.received).await {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                // A host that was killed with unread lines resets the socket.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends one line. Must not be cut: half a line would stand in front of the next one.
+    ///
+    /// # Errors
+    /// [`ConnectionError`] when the line is too long (nothing is sent) or the connection broke.
+    pub(crate) async fn send(&mut self, line: &impl Serialize) -> Result<(), ConnectionError> {
+        let mut bytes = serde_json::to_vec(line).map_err(ConnectionError::Line)?;
+        if bytes.len() > LINE_BYTES_MAX {
+            return Err(ConnectionError::TooLong);
+        }
+        bytes.push(b'\n');
+        Ok(self.stream.write_all(&bytes).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_come_whole_however_they_are_cut() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut connection = Connection::new(ours);
+        theirs.write_all(b"{\"type\":\"ready\"}\n{\"type\":\"fetch\",").await.unwrap();
+        assert!(matches!(connection.receive().await.unwrap(), Some(FromHost::Ready)));
+        // A receive that is cut loses nothing.
+        let cut = tokio::time::timeout(std::time::Duration::from_millis(5), connection.receive()).await;
+        assert!(cut.is_err());
+        theirs.write_all(b"\"path\":\"cas/x\"}\n").await.unwrap();
+        assert!(matches!(connection.receive().await.unwrap(), Some(FromHost::Fetch { path }) if path == "cas/x"));
+        drop(theirs);
+        assert!(connection.receive().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_is_refused() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let writer = tokio::spawn(async move { while theirs.write_all(&[b'x'; 65536]).await.is_ok() {} });
+        let error = Connection::new(ours).receive().await.unwrap_err();
+        assert!(matches!(error, ConnectionError::TooLong));
+        writer.await.unwrap();
+    }
+}

@@ -1,0 +1,260 @@
+//! Which deliveries and attempts this worker holds and how far they are. Pure bookkeeping: a delivery is a message of the queue
+//! with one or more attempts; it is acknowledged once all of them are over.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Instant;
+
+use async_nats::Subject;
+use causey_protocol::live::OpenAttempt;
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::Job;
+
+/// Why user code was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Because {
+    /// The attempt is not open any more.
+    Closed,
+    /// The queue may have given it to another worker.
+    Lapsed,
+    /// This worker stops.
+    HandedBack,
+}
+
+/// How far an attempt is.
+#[derive(Clone, Debug)]
+pub(crate) enum Stage {
+    Queued,
+    /// Occupies slots.
+    Running { stop: CancellationToken, stopped: Option<Because> },
+    /// User code has ended; the result is being stored or reported.
+    Ended,
+}
+
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) job: Job,
+    pub(crate) stage: Stage,
+    deliveries: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    reply: Subject,
+    received: Instant,
+    /// Attempts that are not over.
+    open: usize,
+    /// The lease has lapsed: it is not kept alive, and not acknowledged by an attempt that was stopped.
+    lapsed: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    attempts: BTreeMap<OpenAttempt, Attempt>,
+    deliveries: HashMap<u64, Delivery>,
+    queue: VecDeque<OpenAttempt>,
+    next_delivery: u64,
+}
+
+impl Held {
+    /// Takes a delivery in. An attempt that is held already, from an earlier delivery, is not run twice.
+    pub(crate) fn deliver(&mut self, reply: Subject, received: Instant, jobs: Vec<Job>) {
+        let id = self.next_delivery;
+        self.next_delivery += 1;
+        self.deliveries.insert(id, Delivery { reply, received, open: jobs.len(), lapsed: false });
+        for job in jobs {
+            let key = job.open_attempt();
+            let queue = &mut self.queue;
+            let attempt = self.attempts.entry(key).or_insert_with(|| {
+                queue.push_back(key);
+                Attempt { job, stage: Stage::Queued, deliveries: vec![] }
+            });
+            attempt.deliveries.push(id);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.attempts.is_empty()
+    }
+
+    pub(crate) fn queued(&self) -> u32 {
+        u32::try_from(self.queue.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The next attempt to run.
+    pub(crate) fn front(&self) -> Option<&Job> {
+        self.queue.front().and_then(|key| self.attempts.get(key)).map(|attempt| &attempt.job)
+    }
+
+    /// Takes the next attempt off the queue; it runs until it has ended or `CancellationToken` stops it.
+    pub(crate) fn start_front(&mut self) -> Option<(Job, CancellationToken)> {
+        let key = self.queue.pop_front()?;
+        let attempt = self.attempts.get_mut(&key)?;
+        let stop = CancellationToken::new();
+        attempt.stage = Stage::Running { stop: stop.clone(), stopped: None };
+        Some((attempt.job.clone(), stop))
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &OpenAttempt) -> Option<&mut Attempt> {
+        self.attempts.get_mut(key)
+    }
+
+    /// Everything held, for the leader to say what is no longer open.
+    pub(crate) fn open(&self) -> Vec<OpenAttempt> {
+        self.attempts.keys().copied().collect()
+    }
+
+    pub(crate) fn has_run(&self, run: causey_protocol::id::RunId) -> bool {
+        self.attempts.keys().any(|attempt| attempt.run == run)
+    }
+
+    /// Stops an attempt before its user code has ended. One that waits is taken out and returned; one that runs will say that it
+    /// stopped.
+    pub(crate) fn stop(&mut self, key: &OpenAttempt, because: Because) -> Option<Job> {
+        let attempt = self.attempts.get_mut(key)?;
+        match &mut attempt.stage {
+            Stage::Ended => None,
+            Stage::Running { stop, stopped } => {
+                stopped.get_or_insert(because);
+                stop.cancel();
+                None
+            }
+            Stage::Queued => {
+                self.queue.retain(|queued| queued != key);
+                Some(attempt.job.clone())
+            }
+        }
+    }
+
+    /// All attempts whose user code has not ended.
+    pub(crate) fn unfinished(&self) -> Vec<OpenAttempt> {
+        let unfinished = self.attempts.iter().filter(|(_, attempt)| !matches!(attempt.stage, Stage::Ended));
+        unfinished.map(|(key, _)| *key).collect()
+    }
+
+    /// The attempt is over. Returns the deliveries that are over with it, to be acknowledged.
+    pub(crate) fn close(&mut self, key: &OpenAttempt) -> Vec<Subject> {
+        let Some(attempt) = self.attempts.remove(key) else { return vec![] };
+        let mut over = vec![];
+        for id in attempt.deliveries {
+            if let Some(delivery) = self.deliveries.get_mut(&id) {
+                delivery.open -= 1;
+                if delivery.open == 0 {
+                    over.extend(self.deliveries.remove(&id).map(|delivery| delivery.reply));
+                }
+            }
+        }
+        over
+    }
+
+    /// Forgets an attempt that runs elsewhere now; its deliveries are never acknowledged from here.
+    pub(crate) fn forget(&mut self, key: &OpenAttempt) {
+        if let Some(attempt) = self.attempts.remove(key) {
+            for id in attempt.deliveries {
+                self.deliveries.remove(&id);
+            }
+        }
+    }
+
+    /// The reply subjects of all deliveries to be kept alive.
+    pub(crate) fn alive(&self) -> Vec<Subject> {
+        self.deliveries.values().filter(|delivery| !delivery.lapsed).map(|delivery| delivery.reply.clone()).collect()
+    }
+
+    /// Marks the deliveries of which `has_lapsed` says so, and returns their unfinished attempts that no other delivery keeps.
+    pub(crate) fn lapse(&mut self, has_lapsed: impl Fn(Instant) -> bool) -> Vec<OpenAttempt> {
+        let mut any = false;
+        for delivery in self.deliveries.values_mut().filter(|delivery| !delivery.lapsed) {
+            delivery.lapsed = has_lapsed(delivery.received);
+            any |= delivery.lapsed;
+        }
+        if !any {
+            return vec![];
+        }
+        let deliveries = &self.deliveries;
+        let lost = |attempt: &Attempt| attempt.deliveries.iter().all(|id| deliveries.get(id).is_none_or(|delivery| delivery.lapsed));
+        let unfinished = self.attempts.iter().filter(|(_, attempt)| !matches!(attempt.stage, Stage::Ended));
+        unfinished.filter(|(_, attempt)| lost(attempt)).map(|(key, _)| *key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use causey_protocol::id::{Digest, Path};
+    use causey_protocol::policy::HostMode;
+    use causey_protocol::task::{Dispatch, DispatchedTask, Inputs};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn jobs(count: u32) -> Vec<Job> {
+        let task = |index| DispatchedTask { path: Path(vec![index]), visit: 0, attempt: 0, retry: 0, inputs: Inputs::Listed(vec![]) };
+        let dispatch = Arc::new(Dispatch {
+            run: "0199aaaa-0000-7000-8000-000000000000".parse().unwrap(),
+            run_name: "r".parse().unwrap(),
+            flow: "F".parse().unwrap(),
+            language: "python".into(),
+            package: Digest::of(b""),
+            file: "f.py".into(),
+            step: "s".parse().unwrap(),
+            host: HostMode::Reuse,
+            slots: 1,
+            retries_max: 0,
+            parameters: Default::default(),
+            user: String::new(),
+            tags: vec![],
+            events: vec![],
+            splits: vec![],
+            tasks: (0..count).map(task).collect(),
+            again: false,
+        });
+        let job = |index: usize| {
+            let key = dispatch.key(&dispatch.tasks[index]);
+            Job { dispatch: dispatch.clone(), index, key, perhaps_done: false, redelivered: false }
+        };
+        (0..count as usize).map(job).collect()
+    }
+
+    #[test]
+    fn a_delivery_is_over_with_its_last_attempt() {
+        let mut held = Held::default();
+        let jobs = jobs(2);
+        let keys: Vec<_> = jobs.iter().map(Job::open_attempt).collect();
+        held.deliver("ack".into(), Instant::now(), jobs);
+        assert!(held.close(&keys[0]).is_empty());
+        assert_eq!(held.close(&keys[1]), ["ack".into()]);
+        assert!(held.is_empty() && held.alive().is_empty());
+    }
+
+    #[test]
+    fn an_attempt_delivered_twice_runs_once_and_ends_both_deliveries() {
+        let mut held = Held::default();
+        held.deliver("first".into(), Instant::now(), jobs(1));
+        held.deliver("second".into(), Instant::now(), jobs(1));
+        let (job, _) = held.start_front().unwrap();
+        assert!(held.start_front().is_none());
+        assert_eq!(held.close(&job.open_attempt()), ["first".into(), "second".into()]);
+    }
+
+    #[test]
+    fn only_attempts_without_a_living_delivery_lapse() {
+        let mut held = Held::default();
+        let (old, young) = (Instant::now(), Instant::now() + Duration::from_secs(10));
+        held.deliver("old".into(), old, jobs(2));
+        held.deliver("young".into(), young, jobs(1));
+        let lost = held.lapse(|received| received < young);
+        assert_eq!(lost, [jobs(2)[1].open_attempt()]);
+        assert_eq!(held.alive(), ["young".into()]);
+    }
+
+    #[test]
+    fn a_stopped_attempt_leaves_the_queue_or_is_told() {
+        let mut held = Held::default();
+        held.deliver("ack".into(), Instant::now(), jobs(2));
+        let (first, stop) = held.start_front().unwrap();
+        assert!(held.stop(&first.open_attempt(), Because::Closed).is_none() && stop.is_cancelled());
+        let second = jobs(2)[1].open_attempt();
+        assert!(held.stop(&second, Because::Closed).is_some());
+        assert_eq!(held.queued(), 0);
+    }
+}

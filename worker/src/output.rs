@@ -1,0 +1,246 @@
+//! What an attempt prints: read from its pipes, cut into chunks with their time, sent live and kept for its object. Keeping is
+//! bounded; live output is lossy by contract.
+
+use std::io;
+
+use causey_protocol::id::Timestamp;
+use causey_protocol::live::OutputStream;
+use tokio::net::unix::pipe::Receiver;
+
+/// Most bytes kept of one attempt's output; what follows is dropped after a notice.
+const KEPT_BYTES_MAX: usize = 10 * 1024 * 1024;
+
+/// Bytes taken from a pipe in one go: its capacity.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Both pipes of a host. After the far end of one is closed it is left alone.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    stdout: Pipe,
+    stderr: Pipe,
+    buffer: Box<[u8]>,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    receiver: Receiver,
+    closed: bool,
+}
+
+/// Whether to trust what the runtime knows about a pipe.
+#[derive(Clone, Copy)]
+enum Look {
+    /// Take what the runtime has noticed; notices the rest later.
+    Noticed,
+    /// Ask the kernel: the runtime may have seen a line on the socket before output that was written earlier.
+    Kernel,
+}
+
+impl Pipe {
+    /// Bytes read now; 0 when there are none or the far end is closed.
+    fn read(&mut self, look: Look, into: &mut [u8]) -> usize {
+        if self.closed {
+            return 0;
+        }
+        let read = match look {
+            Look::Noticed => self.receiver.try_read(into),
+            Look::Kernel => rustix::io::read(&self.receiver, into).map_err(io::Error::from),
+        };
+        match read {
+            Ok(bytes) => {
+                self.closed = bytes == 0;
+                bytes
+            }
+            Err(error) => {
+                self.closed = !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+                0
+            }
+        }
+    }
+
+    async fn readable(&self) {
+        if self.closed || self.receiver.readable().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Pipes {
+    pub(crate) fn new(stdout: Receiver, stderr: Receiver) -> Self {
+        let pipe = |receiver| Pipe { receiver, closed: false };
+        Self { stdout: pipe(stdout), stderr: pipe(stderr), buffer: vec![0; PIECE_BYTES].into() }
+    }
+
+    /// Waits until one of the pipes has something, or its end; for ever when both are closed. May be cut.
+    pub(crate) async fn readable(&self) {
+        tokio::select! {
+            () = self.stdout.readable() => {}
+            () = self.stderr.readable() => {}
+        }
+    }
+
+    /// Takes at most one piece of each pipe without waiting. Returns whether there was anything.
+    fn take(&mut self, look: Look, mut give: impl FnMut(OutputStream, &[u8])) -> bool {
+        let mut any = false;
+        for (pipe, stream) in [(&mut self.stdout, OutputStream::Stdout), (&mut self.stderr, OutputStream::Stderr)] {
+            let bytes = pipe.read(look, &mut self.buffer);
+            if bytes > 0 {
+                any = true;
+                give(stream, &self.buffer[..bytes]);
+            }
+        }
+        any
+    }
+
+    /// Throws away what is there: it belongs to no attempt.
+    pub(crate) fn discard(&mut self) {
+        while self.take(Look::Kernel, |_, _| {}) {}
+    }
+}
+
+/// A piece of output to be shown at once.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct LiveChunk {
+    pub(crate) at: Timestamp,
+    pub(crate) stream: OutputStream,
+    pub(crate) text: String,
+}
+
+/// The output of one attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// JSON Lines as they go into the object.
+    kept: Vec<u8>,
+    full: bool,
+    /// The start of a character whose rest has not come yet, per stream.
+    partial: [Vec<u8>; 2],
+}
+
+impl Output {
+    /// Takes what is in the pipes now, without waiting, and returns it for showing.
+    pub(crate) fn take(&mut self, pipes: &mut Pipes, now: Timestamp) -> Vec<LiveChunk> {
+        let mut chunks = vec![];
+        pipes.take(Look::Noticed, |stream, bytes| chunks.extend(self.add(stream, bytes, now)));
+        chunks
+    }
+
+    /// Takes all that is in the pipes now.
+    pub(crate) fn drain(&mut self, pipes: &mut Pipes, now: Timestamp) -> Vec<LiveChunk> {
+        let mut chunks = vec![];
+        while pipes.take(Look::Kernel, |stream, bytes| chunks.extend(self.add(stream, bytes, now))) {}
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            let rest = std::mem::take(&mut self.partial[place(stream)]);
+            if !rest.is_empty() {
+                chunks.push(self.keep(stream, String::from_utf8_lossy(&rest).into_owned(), now));
+            }
+        }
+        chunks
+    }
+
+    /// The output section of the object.
+    pub(crate) fn section(&self) -> &[u8] {
+        &self.kept
+    }
+
+    fn add(&mut self, stream: OutputStream, bytes: &[u8], now: Timestamp) -> Option<LiveChunk> {
+        let partial = &mut self.partial[place(stream)];
+        let mut whole = std::mem::take(partial);
+        whole.extend_from_slice(bytes);
+        *partial = whole.split_off(whole.len() - unfinished_character(&whole));
+        if whole.is_empty() {
+            return None;
+        }
+        let text = String::from_utf8(whole).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        Some(self.keep(stream, text, now))
+    }
+
+    fn keep(&mut self, stream: OutputStream, text: String, at: Timestamp) -> LiveChunk {
+        if !self.full && self.kept.len() + text.len() > KEPT_BYTES_MAX {
+            self.full = true;
+            let notice = format!("[output above {} MiB is not kept]\n", KEPT_BYTES_MAX / (1024 * 1024));
+            self.write(OutputStream::Stderr, &notice, at);
+        } else if !self.full {
+            self.write(stream, &text, at);
+        }
+        LiveChunk { at, stream, text }
+    }
+
+    fn write(&mut self, stream: OutputStream, text: &str, at: Timestamp) {
+        let letter = match stream {
+            OutputStream::Stdout => "o",
+            OutputStream::Stderr => "e",
+        };
+        serde_json::to_writer(&mut self.kept, &(at.0, letter, text)).expect("text has a JSON form");
+        self.kept.push(b'\n');
+    }
+}
+
+fn place(stream: OutputStream) -> usize {
+    match stream {
+        OutputStream::Stdout => 0,
+        OutputStream::Stderr => 1,
+    }
+}
+
+/// How many bytes at the end are the start of a UTF-8 character that may still become whole.
+fn unfinished_character(bytes: &[u8]) -> usize {
+    for back in 1..=bytes.len().min(3) {
+        let byte = bytes[bytes.len() - back];
+        let length = match byte {
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            0x80..=0xbf => continue,
+            _ => return 0,
+        };
+        return if length > back { back } else { 0 };
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(7);
+
+    fn texts(output: &Output) -> String {
+        String::from_utf8(output.section().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_character_cut_between_two_reads_is_kept_whole() {
+        let mut output = Output::default();
+        let bytes = "a€b".as_bytes();
+        assert_eq!(output.add(OutputStream::Stdout, &bytes[..2], NOW).unwrap().text, "a");
+        assert_eq!(output.add(OutputStream::Stdout, &bytes[2..], NOW).unwrap().text, "€b");
+        assert_eq!(texts(&output), "[7,\"o\",\"a\"]\n[7,\"o\",\"€b\"]\n");
+        assert_eq!(output.add(OutputStream::Stderr, b"\xff!", NOW).unwrap().text, "\u{fffd}!");
+    }
+
+    #[test]
+    fn output_above_the_limit_is_named_once_and_still_shown() {
+        let mut output = Output::default();
+        let piece = "x".repeat(1024 * 1024);
+        for _ in 0..12 {
+            assert!(output.add(OutputStream::Stdout, piece.as_bytes(), NOW).is_some());
+        }
+        assert!(output.section().len() < KEPT_BYTES_MAX + 4096);
+        assert_eq!(texts(&output).matches("is not kept").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_closed_pipe_is_left_alone() {
+        use tokio::io::AsyncWriteExt as _;
+        let ((mut stdout, out), (stderr, err)) = (tokio::net::unix::pipe::pipe().unwrap(), tokio::net::unix::pipe::pipe().unwrap());
+        let mut pipes = Pipes::new(out, err);
+        stdout.write_all(b"hello").await.unwrap();
+        drop((stdout, stderr));
+        let mut output = Output::default();
+        pipes.readable().await;
+        assert_eq!(output.take(&mut pipes, NOW)[0].text, "hello");
+        assert!(output.drain(&mut pipes, NOW).is_empty());
+        let wait = tokio::time::timeout(std::time::Duration::from_millis(5), pipes.readable()).await;
+        assert!(wait.is_err(), "the end of a pipe wakes only once");
+    }
+}

@@ -1,0 +1,234 @@
+//! Code packages: fetched by digest, verified, unpacked once per worker. The archive is hostile until proven otherwise: only
+//! regular files and folders, only beneath the target, within limits; modes and owners of the archive are ignored.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use causey_protocol::artifact::blob_path;
+use causey_protocol::id::Digest;
+use tokio::sync::OnceCell;
+
+use crate::cache::Cache;
+use crate::depot::{Depot, DepotError};
+
+/// Most files and folders in a package.
+const ENTRIES_MAX: usize = 20_000;
+
+/// Most bytes of all files together: 1 GiB.
+const BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Longest path inside a package, in bytes, and most parts of it.
+const PATH_BYTES_MAX: usize = 512;
+const PATH_PARTS_MAX: usize = 32;
+
+/// Why a package is not unpacked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PackageError {
+    #[error("cannot fetch the code package")]
+    Fetch(#[from] DepotError),
+    #[error("cannot read the code package")]
+    Read(#[source] io::Error),
+    #[error("cannot write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the code package holds {path:?}, which is {what}; only files and folders inside the package are unpacked")]
+    Entry { path: String, what: &'static str },
+    #[error("the code package is too large: at most {ENTRIES_MAX} entries and {BYTES_MAX} bytes are unpacked")]
+    TooLarge,
+}
+
+impl PackageError {
+    /// Whether the package itself is to blame, so that no worker will ever unpack it.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Entry { .. } | Self::TooLarge => true,
+            Self::Fetch(_) | Self::Read(_) | Self::Write { .. } => false,
+        }
+    }
+}
+
+/// The packages unpacked by this worker.
+#[derive(Debug)]
+pub(crate) struct Packages {
+    folder: PathBuf,
+    cache: Cache,
+    ready: Mutex<HashMap<Digest, Arc<OnceCell<PathBuf>>>>,
+}
+
+impl Packages {
+    pub(crate) fn new(folder: PathBuf, cache: Cache) -> Self {
+        Self { folder, cache, ready: Mutex::default() }
+    }
+
+    /// The folder of the unpacked package. Of concurrent calls one unpacks and the others wait for it; a failure is tried again
+    /// by the next call.
+    ///
+    /// # Errors
+    /// [`PackageError`].
+    pub(crate) async fn unpacked(&self, digest: &Digest, depot: &Depot) -> Result<PathBuf, PackageError> {
+        let cell = self.ready.lock().unwrap_or_else(PoisonError::into_inner).entry(*digest).or_default().clone();
+        cell.get_or_try_init(|| self.unpack(digest, depot)).await.cloned()
+    }
+
+    async fn unpack(&self, digest: &Digest, depot: &Depot) -> Result<PathBuf, PackageError> {
+        let path = blob_path(digest);
+        depot.fetch(&path, digest).await?;
+        let archive = Path::new(depot.root()).join(path);
+        let (name, target) = (digest.to_string(), self.folder.join(digest.to_string()));
+        let (cache, folder) = (self.cache.clone(), target.clone());
+        let work = move || -> Result<(), PackageError> {
+            if folder.exists() && cache.was_unpacked(&name) {
+                return Ok(());
+            }
+            let part = folder.with_extension("part");
+            clear(&part)?;
+            clear(&folder)?;
+            fs::create_dir_all(&part).map_err(|source| PackageError::Write { path: part.clone(), source })?;
+            unpack_archive(File::open(archive).map_err(PackageError::Read)?, &part)?;
+            fs::rename(&part, &folder).map_err(|source| PackageError::Write { path: folder.clone(), source })?;
+            cache.note_unpacked(&name);
+            Ok(())
+        };
+        tokio::task::spawn_blocking(work).await.expect("unpacking does not panic")?;
+        Ok(target)
+    }
+}
+
+fn clear(folder: &Path) -> Result<(), PackageError> {
+    match fs::remove_dir_all(folder) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PackageError::Write { path: folder.to_owned(), source }),
+        _ => Ok(()),
+    }
+}
+
+/// Unpacks into `target`, a fresh folder nobody else knows: nothing in it is a link, so joining checked parts stays inside.
+fn unpack_archive(archive: impl Read, target: &Path) -> Result<(), PackageError> {
+    let mut archive = tar::Archive::new(archive);
+    let mut bytes_left = BYTES_MAX;
+    for (count, entry) in archive.entries().map_err(PackageError::Read)?.enumerate() {
+        let mut entry = entry.map_err(PackageError::Read)?;
+        if count >= ENTRIES_MAX {
+            return Err(PackageError::TooLarge);
+        }
+        let inside = inner_path(&entry.path_bytes())?;
+        let path = target.join(&inside);
+        let failed = |source| PackageError::Write { path: path.clone(), source };
+        let kind = entry.header().entry_type();
+        if kind.is_dir() {
+            fs::create_dir_all(&path).map_err(failed)?;
+        } else if kind.is_file() {
+            bytes_left = bytes_left.checked_sub(entry.size()).ok_or(PackageError::TooLarge)?;
+            fs::create_dir_all(path.parent().unwrap_or(target)).map_err(failed)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path).map_err(failed)?;
+            // The archive's word about its size holds for the copy too.
+            io::copy(&mut entry, &mut file).map_err(failed)?;
+        } else {
+            return Err(PackageError::Entry { path: inside.display().to_string(), what: "neither a file nor a folder" });
+        }
+    }
+    Ok(())
+}
+
+/// A path that stays where it is put.
+fn inner_path(bytes: &[u8]) -> Result<PathBuf, PackageError> {
+    let refused = |what| PackageError::Entry { path: String::from_utf8_lossy(bytes).chars().take(200).collect(), what };
+    let text = std::str::from_utf8(bytes).map_err(|_| refused("not UTF-8"))?;
+    if text.len() > PATH_BYTES_MAX || text.contains('\0') {
+        return Err(refused("not a path of ordinary length"));
+    }
+    let mut inside = PathBuf::new();
+    for part in Path::new(text).components() {
+        match part {
+            Component::Normal(part) => inside.push(part),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return Err(refused("outside of it")),
+        }
+    }
+    if inside.components().count() > PATH_PARTS_MAX {
+        return Err(refused("nested too deeply"));
+    }
+    Ok(inside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(name: &[u8], kind: tar::EntryType, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_ustar();
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name);
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o4777);
+        header.set_cksum();
+        header
+    }
+
+    fn unpack(entries: &[(&[u8], tar::EntryType, &[u8])]) -> (tempfile::TempDir, Result<(), PackageError>) {
+        let mut builder = tar::Builder::new(vec![]);
+        for (name, kind, content) in entries {
+            builder.append(&header(name, *kind, content.len() as u64), *content).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let outcome = unpack_archive(&builder.into_inner().unwrap()[..], folder.path());
+        (folder, outcome)
+    }
+
+    #[test]
+    fn files_and_folders_are_unpacked_without_their_modes() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (folder, outcome) = unpack(&[
+            (b"./", tar::EntryType::Directory, b""),
+            (b"lib/", tar::EntryType::Directory, b""),
+            (b"lib/a.py", tar::EntryType::Regular, b"a = 1\n"),
+            (b"flow.py", tar::EntryType::Regular, b""),
+        ]);
+        outcome.unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join("lib/a.py")).unwrap(), "a = 1\n");
+        assert_eq!(fs::metadata(folder.path().join("flow.py")).unwrap().permissions().mode() & 0o7777 & !0o022, 0o644);
+    }
+
+    #[test]
+    fn whatever_could_reach_outside_is_refused() {
+        for (name, kind) in [
+            (&b"../evil"[..], tar::EntryType::Regular),
+            (b"/etc/evil", tar::EntryType::Regular),
+            (b"a/../../evil", tar::EntryType::Regular),
+            (b"link", tar::EntryType::Symlink),
+            (b"link", tar::EntryType::Link),
+            (b"device", tar::EntryType::Char),
+            (b"fifo", tar::EntryType::Fifo),
+        ] {
+            let (folder, outcome) = unpack(&[(name, kind, b"")]);
+            assert!(matches!(&outcome, Err(PackageError::Entry { .. })), "{}: {outcome:?}", String::from_utf8_lossy(name));
+            assert!(!folder.path().parent().unwrap().join("evil").exists());
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_there_twice_is_refused() {
+        let (_folder, outcome) = unpack(&[(b"a", tar::EntryType::Regular, b"1"), (b"a", tar::EntryType::Regular, b"2")]);
+        assert!(matches!(outcome, Err(PackageError::Write { .. })));
+    }
+
+    #[test]
+    fn a_size_that_lies_does_not_fill_the_disk() {
+        let mut archive = header(b"huge", tar::EntryType::Regular, BYTES_MAX + 1).as_bytes().to_vec();
+        archive.extend_from_slice(&[0; 1024]);
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(unpack_archive(&archive[..], folder.path()), Err(PackageError::TooLarge)));
+    }
+
+    #[test]
+    fn too_many_entries_are_refused() {
+        let entries: Vec<(&[u8], tar::EntryType, &[u8])> = vec![(b"d/", tar::EntryType::Directory, b""); ENTRIES_MAX + 1];
+        assert!(matches!(unpack(&entries).1, Err(PackageError::TooLarge)));
+    }
+}

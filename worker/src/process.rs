@@ -1,0 +1,195 @@
+//! Starting and ending host processes: their environment, their group, and how an end reads in words.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use causey_protocol::problem::Code;
+use causey_protocol::task::ErrorInfo;
+use rustix::process::{Pid, Signal};
+use tokio::process::{Child, Command};
+
+use crate::frame::Role;
+
+/// What hosts may see of the worker's environment, beside `LC_*` and `PYTHON*`. Everything else stays here: the worker's
+/// holds credentials.
+const INHERITED: [&str; 9] =
+    ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+
+/// Libraries that would start a thread per core in every host.
+const THREAD_LIMITS: [&str; 4] = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
+
+/// The code a host runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FlowCode {
+    /// The unpacked package.
+    pub(crate) folder: PathBuf,
+    /// The flow file inside it.
+    pub(crate) file: String,
+}
+
+/// How this worker starts Python.
+#[derive(Clone, Debug)]
+pub(crate) struct Interpreter {
+    pub(crate) program: PathBuf,
+    /// Put in front of the search path.
+    pub(crate) sdk: Option<PathBuf>,
+}
+
+impl Interpreter {
+    /// Starts a host in its own process group, its output on pipes. Must be called on a thread that lives as long as the worker:
+    /// hosts ask the kernel to be killed when the thread that started them ends.
+    ///
+    /// # Errors
+    /// When the program is not there or the system has no room for a process.
+    pub(crate) fn start(&self, code: &FlowCode, role: Role, id: &str, socket: &Path) -> io::Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.args(["-m", "causey._host"]).current_dir(&code.folder).env_clear();
+        for (name, value) in env::vars_os().filter(|(name, _)| is_inherited(name)) {
+            command.env(name, value);
+        }
+        if let Some(sdk) = &self.sdk {
+            command.env("PYTHONPATH", search_path(sdk));
+        }
+        for name in THREAD_LIMITS {
+            command.env(name, "1");
+        }
+        command.env("CAUSEY_HOST_SOCKET", socket).env("CAUSEY_HOST_ID", id).env("CAUSEY_HOST_ROLE", role.as_str());
+        command.env("CAUSEY_FLOW_FILE", code.folder.join(&code.file));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true).spawn()
+    }
+}
+
+fn is_inherited(name: &OsString) -> bool {
+    name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_") || name.starts_with("PYTHON"))
+}
+
+fn search_path(sdk: &Path) -> OsString {
+    let mut path = sdk.as_os_str().to_owned();
+    if let Some(rest) = env::var_os("PYTHONPATH").filter(|rest| !rest.is_empty()) {
+        path.push(":");
+        path.push(rest);
+    }
+    path
+}
+
+/// Kills a host with all it started. A host that is no group of its own is killed alone.
+pub(crate) fn kill_group(pid: i32) {
+    let Some(pid) = Pid::from_raw(pid) else { return };
+    // Errors mean that it is gone already, which is what is wanted.
+    if rustix::process::kill_process_group(pid, Signal::KILL).is_err() {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Kills what a host that has ended left running in its group.
+pub(crate) fn kill_rest_of_group(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    }
+}
+
+/// The most memory a live process has used, in bytes.
+pub(crate) fn peak_memory_bytes(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) code: Option<i32>,
+    /// Its name, such as `SIGSEGV`.
+    pub(crate) signal: Option<String>,
+}
+
+impl From<ExitStatus> for End {
+    fn from(status: ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        Self { code: status.code(), signal: status.signal().map(signal_name) }
+    }
+}
+
+fn signal_name(number: i32) -> String {
+    let name = match Signal::from_named_raw(number) {
+        Some(Signal::ABORT) => "SIGABRT",
+        Some(Signal::BUS) => "SIGBUS",
+        Some(Signal::FPE) => "SIGFPE",
+        Some(Signal::HUP) => "SIGHUP",
+        Some(Signal::ILL) => "SIGILL",
+        Some(Signal::INT) => "SIGINT",
+        Some(Signal::KILL) => "SIGKILL",
+        Some(Signal::PIPE) => "SIGPIPE",
+        Some(Signal::SEGV) => "SIGSEGV",
+        Some(Signal::TERM) => "SIGTERM",
+        Some(Signal::XCPU) => "SIGXCPU",
+        Some(Signal::XFSZ) => "SIGXFSZ",
+        _ => return format!("signal {number}"),
+    };
+    name.to_owned()
+}
+
+/// The end of the process that ran `step`, for the person whose code it was. `tail` is the last it printed where no attempt
+/// keeps its output.
+pub(crate) fn death_in_words(step: &str, end: Option<&End>, peak_bytes: Option<u64>, tail: &str) -> ErrorInfo {
+    let peak = peak_bytes.map_or(String::new(), |bytes| format!(", peak memory {} MiB", bytes / (1024 * 1024)));
+    let (how, hint) = match end {
+        Some(End { signal: Some(signal), .. }) if signal == "SIGKILL" => (
+            format!("was killed by SIGKILL{peak} – perhaps out of memory"),
+            Some("ask for more with @resources(memory=…), or keep less in memory"),
+        ),
+        Some(End { signal: Some(signal), .. }) => (format!("was killed by {signal}{peak}"), None),
+        Some(End { code: Some(code), .. }) => (format!("ended by itself with exit status {code}{peak}"), None),
+        _ => (format!("died in an unknown way{peak}"), None),
+    };
+    let signature = end.map_or_else(String::new, |end| format!("{:?}{:?}", end.code, end.signal));
+    ErrorInfo {
+        kind: Code::HOST_DIED.to_string(),
+        message: format!("the process that ran step `{step}` {how}"),
+        traceback: tail.to_owned(),
+        step: Some(step.to_owned()),
+        hash: Some(format!("{}-{}", Code::HOST_DIED, blake3::hash(signature.as_bytes()).to_hex().split_at(16).0)),
+        hint: hint.map(str::to_owned),
+        ..ErrorInfo::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_death_reads_as_a_sentence() {
+        let killed = End { code: None, signal: Some("SIGKILL".into()) };
+        let error = death_in_words("train", Some(&killed), Some(3 << 30), "");
+        assert_eq!(
+            error.message,
+            "the process that ran step `train` was killed by SIGKILL, peak memory 3072 MiB – perhaps out of memory"
+        );
+        assert!(error.hint.is_some());
+        let exited = End { code: Some(3), signal: None };
+        assert_eq!(
+            death_in_words("a", Some(&exited), None, "").message,
+            "the process that ran step `a` ended by itself with exit status 3"
+        );
+    }
+
+    #[test]
+    fn credentials_do_not_reach_hosts() {
+        for name in ["AWS_SECRET_ACCESS_KEY", "CAUSEY_NATS_URL", "NATS_PASSWORD"] {
+            assert!(!is_inherited(&name.into()), "{name}");
+        }
+        assert!(is_inherited(&"LC_ALL".into()) && is_inherited(&"PYTHONHASHSEED".into()));
+    }
+
+    #[test]
+    fn peak_memory_of_a_live_process_is_known() {
+        assert!(peak_memory_bytes(std::process::id().try_into().unwrap()).unwrap() > 100_000);
+        assert_eq!(peak_memory_bytes(-1), None);
+    }
+}

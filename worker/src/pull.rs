@@ -1,0 +1,184 @@
+//! Credit pull: raw requests to the pool's consumer for exactly the places that are free, with all answers on one
+//! subscription. `async-nats`'s own streams ask for whole batches ahead and would hoard tasks.
+//!
+//! Requests are not told apart: a message uses one credit, a status returns what its request still had, and when neither
+//! comes for longer than any request lives, the count is taken as lost and starts at zero. Asking for too much by such a
+//! recount only means that a few tasks wait here.
+
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use causey_protocol::id::PoolName;
+use causey_protocol::subject::TASK_STREAM;
+
+/// How long a request waits at the server.
+const EXPIRES: Duration = Duration::from_secs(30);
+
+/// Added to it before a request without answer counts as lost.
+const ANSWER_SLACK: Duration = Duration::from_secs(3);
+
+/// Pause after the server refused a request (no consumer, too many waiting).
+const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+
+/// What came on the pull subscription.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Task(Message),
+    /// Housekeeping; nothing to do but to look whether to ask again.
+    Status,
+    /// The consumer is not there.
+    NoConsumer,
+}
+
+/// Places asked for and not filled yet. Pure.
+#[derive(Debug, Default)]
+struct Credit {
+    outstanding: u32,
+    /// When the last request left or something came.
+    stirred: Option<Instant>,
+    paused_until: Option<Instant>,
+}
+
+impl Credit {
+    fn ask(&mut self, batch: u32, now: Instant) {
+        self.outstanding += batch;
+        self.stirred = Some(now);
+    }
+
+    fn arrived(&mut self, now: Instant) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        self.stirred = Some(now);
+    }
+
+    /// A request ended with `left` places unfilled; `None` when the server did not say.
+    fn ended(&mut self, left: Option<u32>, now: Instant) {
+        self.outstanding = left.map_or(0, |left| self.outstanding.saturating_sub(left));
+        self.stirred = Some(now);
+    }
+
+    /// The places that count as asked for at `now`; `None` while asking is no use.
+    fn current(&mut self, now: Instant) -> Option<u32> {
+        if self.paused_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        let quiet = self.stirred.is_some_and(|stirred| now.saturating_duration_since(stirred) > EXPIRES + ANSWER_SLACK);
+        if quiet {
+            self.outstanding = 0;
+        }
+        Some(self.outstanding)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Pull {
+    client: Client,
+    subject: Subject,
+    inbox: Subject,
+    credit: Credit,
+}
+
+impl Pull {
+    /// Opens the subscription on which tasks will come.
+    ///
+    /// # Errors
+    /// When the client is closed.
+    pub(crate) async fn open(client: Client, pool: &PoolName) -> Result<(Self, Subscriber), async_nats::SubscribeError> {
+        let inbox = Subject::from(client.new_inbox());
+        let arrivals = client.subscribe(inbox.clone()).await?;
+        let subject = Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{TASK_STREAM}.{pool}"));
+        Ok((Self { client, subject, inbox, credit: Credit::default() }, arrivals))
+    }
+
+    /// Asks for the places that `want`, given the credit out, says are free. Returns whether it asked.
+    pub(crate) async fn ask(&mut self, now: Instant, want: impl FnOnce(u32) -> u32) -> bool {
+        let Some(credit) = self.credit.current(now) else { return false };
+        let batch = want(credit);
+        if batch == 0 {
+            return false;
+        }
+        let request = format!(r#"{{"batch":{batch},"expires":{}}}"#, EXPIRES.as_nanos());
+        let sent = self.client.publish_with_reply(self.subject.clone(), self.inbox.clone(), Bytes::from(request)).await;
+        match sent {
+            Ok(()) => self.credit.ask(batch, now),
+            Err(error) => tracing::warn!(%error, "cannot ask for tasks"),
+        }
+        true
+    }
+
+    /// Counts what came.
+    pub(crate) fn note(&mut self, message: Message, now: Instant) -> Arrival {
+        let Some(status) = message.status else {
+            self.credit.arrived(now);
+            return Arrival::Task(message);
+        };
+        match status {
+            // A heartbeat.
+            StatusCode::IDLE_HEARTBEAT => Arrival::Status,
+            StatusCode::NO_RESPONDERS => {
+                self.credit.ended(None, now);
+                self.credit.paused_until = Some(now + REFUSED_PAUSE);
+                Arrival::NoConsumer
+            }
+            _ => {
+                let pending = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
+                self.credit.ended(pending.and_then(|count| count.as_str().parse().ok()), now);
+                // 404 and 408: nothing there in time. Everything else is a refusal, which an immediate request would meet again.
+                if !matches!(status, StatusCode::NOT_FOUND | StatusCode::TIMEOUT) {
+                    self.credit.paused_until = Some(now + REFUSED_PAUSE);
+                    tracing::debug!(%status, description = message.description, "pull request ended");
+                }
+                let deleted = message.description.as_deref().is_some_and(|text| text.contains("Consumer Deleted"));
+                if deleted { Arrival::NoConsumer } else { Arrival::Status }
+            }
+        }
+    }
+
+    /// The connection was made anew: requests of the old one are gone.
+    pub(crate) fn reconnected(&mut self) {
+        self.credit = Credit::default();
+    }
+}
+
+/// How often the queue has delivered this message, from its reply subject; 1 when that is no such subject.
+pub(crate) fn delivery_count(reply: &str) -> u64 {
+    let tokens: Vec<&str> = reply.split('.').collect();
+    // `$JS.ACK.<stream>.<consumer>.<delivered>.…` has nine tokens; with domain and account hash in front of the stream, more.
+    let place = if tokens.len() == 9 { 4 } else { 6 };
+    tokens.get(place).and_then(|token| token.parse().ok()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credit_is_used_by_messages_and_returned_by_statuses() {
+        let now = Instant::now();
+        let mut credit = Credit::default();
+        credit.ask(5, now);
+        credit.arrived(now);
+        credit.arrived(now);
+        assert_eq!(credit.current(now), Some(3));
+        credit.ended(Some(2), now);
+        assert_eq!(credit.current(now), Some(1));
+        credit.ended(None, now);
+        assert_eq!(credit.current(now), Some(0));
+    }
+
+    #[test]
+    fn credit_without_an_answer_is_counted_anew() {
+        let now = Instant::now();
+        let mut credit = Credit::default();
+        credit.ask(5, now);
+        assert_eq!(credit.current(now + EXPIRES), Some(5));
+        assert_eq!(credit.current(now + EXPIRES + 2 * ANSWER_SLACK), Some(0));
+    }
+
+    #[test]
+    fn the_delivery_count_is_in_both_forms_of_the_reply_subject() {
+        assert_eq!(delivery_count("$JS.ACK.CAUSEY_TASK.default.3.17.20.1700000000000000000.0"), 3);
+        assert_eq!(delivery_count("$JS.ACK.hub.AbCdEf.CAUSEY_TASK.default.4.17.20.1700000000000000000.0.xyz"), 4);
+        assert_eq!(delivery_count("_INBOX.x"), 1);
+    }
+}

@@ -1,0 +1,125 @@
+//! Reports to the inbox, packed: one message is in flight, and whatever ends meanwhile goes into the next. A message whose fate
+//! is unknown is sent again, for ever: a second copy is a counted no-op (I3), a lost result is not. Results are kept in hand
+//! over any outage.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::connection::State;
+use async_nats::jetstream;
+use bytes::Bytes;
+use causey_protocol::backoff::Delays;
+use causey_protocol::codec;
+use causey_protocol::id::{PoolName, WorkerName};
+use causey_protocol::live::OpenAttempt;
+use causey_protocol::subject;
+use causey_protocol::task::ReportItem;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::worker::Event;
+
+/// Size of a packed report, in bytes: room for the envelope below the limit of a message.
+const REPORT_BYTES_MAX: usize = 200 * 1024;
+
+/// Most reports in one message.
+const ITEMS_MAX: usize = 500;
+
+/// Longest wait for the inbox to confirm.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who is told once the inbox has the report.
+#[derive(Debug)]
+pub(crate) enum Confirm {
+    /// The worker's loop: the attempt is over.
+    Attempt(OpenAttempt),
+    /// An attempt that waits before it starts its host.
+    Waiting(oneshot::Sender<()>),
+    Nobody,
+}
+
+/// The handle. What it holds is bounded by the attempts the worker holds: each has at most two reports.
+#[derive(Clone, Debug)]
+pub(crate) struct Reports(mpsc::UnboundedSender<(ReportItem, Confirm)>);
+
+/// A `Report` from borrowed items: the same bytes.
+#[derive(Serialize)]
+struct Packed<'a> {
+    pool: &'a PoolName,
+    worker: &'a WorkerName,
+    items: Vec<&'a ReportItem>,
+}
+
+impl Reports {
+    /// Sends in the background until all handles are gone.
+    pub(crate) fn open(client: Client, pool: PoolName, worker: WorkerName, events: mpsc::UnboundedSender<Event>) -> Self {
+        let (sender, queue) = mpsc::unbounded_channel();
+        let sending = Sending { jetstream: jetstream::new(client.clone()), client, pool, worker };
+        tokio::spawn(sending.send_all(queue, events));
+        Self(sender)
+    }
+
+    pub(crate) fn send(&self, item: ReportItem, confirm: Confirm) {
+        let _ = self.0.send((item, confirm));
+    }
+}
+
+struct Sending {
+    jetstream: jetstream::Context,
+    client: Client,
+    pool: PoolName,
+    worker: WorkerName,
+}
+
+impl Sending {
+    async fn send_all(self, mut queue: mpsc::UnboundedReceiver<(ReportItem, Confirm)>, events: mpsc::UnboundedSender<Event>) {
+        let mut pending = Vec::new();
+        while !pending.is_empty() || queue.recv_many(&mut pending, ITEMS_MAX).await > 0 {
+            let (count, message) = self.pack(&pending);
+            self.publish(message).await;
+            let mut attempts = Vec::with_capacity(count);
+            for (_, confirm) in pending.drain(..count) {
+                match confirm {
+                    Confirm::Attempt(attempt) => attempts.push(attempt),
+                    Confirm::Waiting(told) => drop(told.send(())),
+                    Confirm::Nobody => {}
+                }
+            }
+            let _ = events.send(Event::Reported(attempts));
+        }
+    }
+
+    /// As many items from the front as fit, at least one, and their message.
+    fn pack(&self, pending: &[(ReportItem, Confirm)]) -> (usize, Bytes) {
+        let mut count = pending.len();
+        loop {
+            let items = pending[..count].iter().map(|(item, _)| item).collect();
+            let message = codec::encode(&Packed { pool: &self.pool, worker: &self.worker, items });
+            if message.len() <= REPORT_BYTES_MAX || count == 1 {
+                return (count, message.into());
+            }
+            count = count.div_ceil(2);
+        }
+    }
+
+    /// Returns when the inbox has confirmed.
+    async fn publish(&self, message: Bytes) {
+        let subject = subject::report(&self.pool, &self.worker);
+        let mut delays = Delays::new(Duration::from_millis(20), Duration::from_secs(5));
+        loop {
+            // A disconnected client would queue each try and send all of them later.
+            if self.client.connection_state() == State::Connected {
+                let confirmed = async {
+                    let sent = self.jetstream.publish(subject.clone(), message.clone()).await?;
+                    sent.await
+                };
+                match tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await {
+                    Ok(Ok(_)) => return,
+                    Ok(Err(error)) => tracing::warn!(%error, "the inbox does not take a report; sending it again"),
+                    Err(_) => tracing::warn!("the inbox does not confirm a report; sending it again"),
+                }
+            }
+            tokio::time::sleep(delays.next_delay()).await;
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! The worker's loop. It takes deliveries, starts attempts in free slots, keeps leases alive, and follows what the leader says; all
+//! state is here, and everything slow runs in tasks of its own that answer with an [`Event`]. It runs on one thread with its
+//! own runtime and connection: that is a fifth of the latency of a step (measured, `step-loop` note).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::connection::State;
+use async_nats::{Client, Message, Subject, Subscriber};
+use bytes::Bytes;
+use causey_protocol::codec::{self, DecodeError, MESSAGE_BYTES_MAX};
+use causey_protocol::live::{Ask, OpenAttempt, Told};
+use causey_protocol::subject;
+use causey_protocol::task::{Dispatch, Outcome};
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::{self, Job, Tools};
+use crate::held::{Because, Held, Stage};
+use crate::lease::Lease;
+use crate::presence::Presence;
+use crate::pull::{Arrival, Pull, delivery_count};
+use crate::report::Confirm;
+use crate::slots::Slots;
+
+/// How often the worker tells the leader what it holds.
+const HELLO_PERIOD: Duration = Duration::from_secs(10);
+
+/// How often to look whether to ask for tasks although nothing happened: requests lapse, pauses end.
+const PULL_CHECK_PERIOD: Duration = Duration::from_millis(250);
+
+/// An attempt that needs more slots than are free is handed back after this time: another worker may have them.
+const MISFIT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Wait before a dispatch of an unknown version is delivered again, to a newer worker with luck.
+const UNREADABLE_DELAY: Duration = Duration::from_secs(5);
+
+/// What the tasks around the loop tell it.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The connection to NATS is there, again perhaps.
+    Connected,
+    /// User code has ended; the slots are free.
+    Ended { attempt: OpenAttempt, ran: Duration },
+    /// The attempt was stopped before its user code had ended; its host is dead.
+    Stopped(OpenAttempt),
+    /// The inbox has the reports of these attempts.
+    Reported(Vec<OpenAttempt>),
+    /// The leader's answer to a hello.
+    Told(Told),
+    /// The server has seen signs of life that left at this time.
+    Alive(Instant),
+}
+
+pub(crate) struct Worker {
+    pub(crate) client: Client,
+    pub(crate) tools: Arc<Tools>,
+    pub(crate) presence: Presence,
+    pub(crate) slots: Slots,
+    pub(crate) lease: Lease,
+    pub(crate) pull: Pull,
+    pub(crate) arrivals: Subscriber,
+    pub(crate) cancels: Subscriber,
+    pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    pub(crate) event_sender: mpsc::UnboundedSender<Event>,
+    pub(crate) held: Held,
+    /// A dispatch of a later version was seen: this program is too old to take more.
+    pub(crate) outdated: bool,
+    pub(crate) misfit_since: Option<Instant>,
+}
+
+impl Worker {
+    /// Runs until `shutdown`; attempts are still under way then.
+    pub(crate) async fn run(&mut self, shutdown: &CancellationToken) {
+        let ticker = |period| {
+            let mut ticker = tokio::time::interval(period);
+            ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticker
+        };
+        let (mut progress, mut lapse) = (ticker(self.lease.period()), ticker(self.lease.check_period()));
+        let (mut hello, mut pull) = (ticker(HELLO_PERIOD), ticker(PULL_CHECK_PERIOD));
+        self.ask_for_tasks().await;
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                // Before anything else: after a pause of the whole process the lease may have gone.
+                _ = lapse.tick() => self.give_up_lapsed(),
+                Some(event) = self.events.recv() => self.on_event(event).await,
+                Some(message) = self.arrivals.next() => self.on_arrival(message).await,
+                Some(message) = self.cancels.next() => self.on_cancel(&message),
+                _ = progress.tick() => self.show_life().await,
+                _ = hello.tick() => self.say_hello(),
+                _ = pull.tick() => self.hand_back_misfit(),
+            }
+            self.start_attempts();
+            self.ask_for_tasks().await;
+        }
+    }
+
+    pub(crate) async fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Connected => {
+                self.pull.reconnected();
+                self.say_hello();
+                self.show_life().await;
+            }
+            Event::Ended { attempt, ran } => self.on_ended(&attempt, ran),
+            Event::Stopped(attempt) => self.on_stopped(&attempt).await,
+            Event::Reported(attempts) => {
+                for attempt in attempts {
+                    self.close(&attempt).await;
+                }
+            }
+            Event::Told(told) => self.on_told(told).await,
+            Event::Alive(sent) => self.lease.confirm(sent),
+        }
+    }
+
+    fn on_ended(&mut self, attempt: &OpenAttempt, ran: Duration) {
+        if let Some(attempt) = self.held.get_mut(attempt) {
+            self.slots.give_back(self.slots.share(attempt.job.dispatch.slots));
+            self.slots.observe(ran);
+            attempt.stage = Stage::Ended;
+        }
+    }
+
+    async fn on_stopped(&mut self, key: &OpenAttempt) {
+        let Some(attempt) = self.held.get_mut(key) else { return };
+        let Stage::Running { stopped, .. } = &attempt.stage else { return };
+        let because = *stopped;
+        self.slots.give_back(self.slots.share(attempt.job.dispatch.slots));
+        let job = attempt.job.clone();
+        attempt.stage = Stage::Ended;
+        match because {
+            Some(because) => self.settle_stopped(&job, because).await,
+            // Its task ended without a word, by a bug: the queue delivers it again.
+            None => self.held.forget(key),
+        }
+    }
+
+    /// An attempt without result: what is to be said about it.
+    async fn settle_stopped(&mut self, job: &Job, because: Because) {
+        let key = job.open_attempt();
+        match because {
+            Because::Closed => self.close(&key).await,
+            Because::Lapsed => self.held.forget(&key),
+            Because::HandedBack => self.release(job, "the worker stops"),
+        }
+    }
+
+    /// Hands an attempt back, uncharged. It stays held until the inbox knows.
+    fn release(&mut self, job: &Job, because: &str) {
+        let key = job.open_attempt();
+        if let Some(attempt) = self.held.get_mut(&key) {
+            attempt.stage = Stage::Ended;
+        }
+        self.tools.reports.send(job.report(Outcome::Released { because: because.into() }), Confirm::Attempt(key));
+    }
+
+    async fn close(&mut self, key: &OpenAttempt) {
+        for reply in self.held.close(key) {
+            self.answer(reply, "+ACK").await;
+        }
+    }
+
+    /// Answers a delivery. A lost ack costs one redelivery that finds the result.
+    async fn answer(&self, reply: Subject, payload: &'static str) {
+        if self.client.connection_state() == State::Connected {
+            let _ = self.client.publish(reply, Bytes::from_static(payload.as_bytes())).await;
+        }
+    }
+
+    async fn on_told(&mut self, told: Told) {
+        match told {
+            Told::Welcome { closed, .. } => {
+                for key in closed {
+                    if let Some(job) = self.held.stop(&key, Because::Closed) {
+                        self.settle_stopped(&job, Because::Closed).await;
+                    }
+                }
+            }
+            Told::Refused(problem) => tracing::warn!(%problem, hint = problem.hint, "the coordinator refuses this worker"),
+            Told::Model { .. } => {}
+        }
+    }
+
+    async fn on_arrival(&mut self, message: Message) {
+        let now = Instant::now();
+        match self.pull.note(message, now) {
+            Arrival::Task(message) => self.on_task(message, now).await,
+            Arrival::Status => {}
+            // The leader makes the consumer when it hears of this worker.
+            Arrival::NoConsumer => self.say_hello(),
+        }
+    }
+
+    async fn on_task(&mut self, message: Message, received: Instant) {
+        let Some(reply) = message.reply else { return };
+        let dispatch: Dispatch = match codec::decode(&message.payload, MESSAGE_BYTES_MAX) {
+            Ok(dispatch) => dispatch,
+            Err(error) => return self.on_unreadable(&message.subject, reply, &error).await,
+        };
+        let dispatch = Arc::new(dispatch);
+        let delivered = delivery_count(&reply);
+        let job = |index: usize| {
+            let key = dispatch.key(&dispatch.tasks[index]);
+            let redelivered = delivered > 1;
+            Job { dispatch: dispatch.clone(), index, key, perhaps_done: redelivered || dispatch.again, redelivered }
+        };
+        let jobs: Vec<Job> = (0..dispatch.tasks.len()).map(job).collect();
+        if jobs.is_empty() {
+            return self.answer(reply, "+TERM").await;
+        }
+        self.held.deliver(reply, received, jobs);
+        // Where a slot is free the attempt itself does this.
+        if self.held.queued() > 1 || !self.fits_front() {
+            tokio::spawn(attempt::prepare(self.tools.clone(), dispatch.clone()));
+        }
+    }
+
+    async fn on_unreadable(&mut self, subject: &Subject, reply: Subject, error: &DecodeError) {
+        match error {
+            DecodeError::Version { found } => {
+                tracing::error!(%subject, found, known = codec::VERSION, "a dispatch has a later format; upgrade me: this worker takes no more tasks");
+                self.outdated = true;
+                let nak = format!(r#"-NAK {{"delay":{}}}"#, UNREADABLE_DELAY.as_nanos());
+                let _ = self.client.publish(reply, nak.into()).await;
+            }
+            DecodeError::Empty | DecodeError::TooLarge { .. } | DecodeError::Malformed(_) => {
+                // No worker will ever read it. The leader's sweep sends the attempt again if it is open.
+                tracing::error!(%subject, %error, "a dispatch cannot be read; it is dropped");
+                self.answer(reply, "+TERM").await;
+            }
+        }
+    }
+
+    fn on_cancel(&mut self, message: &Message) {
+        if subject::parse_cancel(&message.subject).is_some_and(|run| self.held.has_run(run)) {
+            self.say_hello();
+        }
+    }
+
+    fn fits_front(&self) -> bool {
+        self.held.front().is_some_and(|job| self.slots.fits(self.slots.share(job.dispatch.slots)))
+    }
+
+    /// Whether the next attempt needs several slots that are not free.
+    fn is_blocked(&self) -> bool {
+        self.held.front().is_some_and(|job| self.slots.share(job.dispatch.slots) > 1) && !self.fits_front()
+    }
+
+    fn start_attempts(&mut self) {
+        while self.fits_front() {
+            let Some((job, stop)) = self.held.start_front() else { return };
+            self.slots.take(self.slots.share(job.dispatch.slots));
+            self.misfit_since = None;
+            tokio::spawn(perform(self.tools.clone(), job, stop, self.event_sender.clone()));
+        }
+    }
+
+    /// The front of the queue needs more slots than are free: it keeps all others waiting, so not for long.
+    fn hand_back_misfit(&mut self) {
+        if !self.is_blocked() {
+            self.misfit_since = None;
+            return;
+        }
+        let since = *self.misfit_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > MISFIT_TIME_MAX
+            && let Some(key) = self.held.front().map(Job::open_attempt)
+            && let Some(job) = self.held.stop(&key, Because::HandedBack)
+        {
+            self.misfit_since = None;
+            self.release(&job, "its slots were not free in time");
+        }
+    }
+
+    async fn ask_for_tasks(&mut self) {
+        // A task that waits for more slots than are free is the only one held ahead.
+        if self.outdated || self.is_blocked() || self.client.connection_state() != State::Connected {
+            return;
+        }
+        let (slots, queued) = (&self.slots, self.held.queued());
+        self.pull.ask(Instant::now(), |credit| slots.want(queued, credit)).await;
+    }
+
+    /// Sends signs of life for everything held; the answer to the last of them tells that all have arrived.
+    async fn show_life(&mut self) {
+        if self.client.connection_state() != State::Connected {
+            return;
+        }
+        let mut alive = self.held.alive();
+        let Some(last) = alive.pop() else { return };
+        let sent = Instant::now();
+        for reply in alive {
+            let _ = self.client.publish(reply, Bytes::from_static(b"+WPI")).await;
+        }
+        let (client, events) = (self.client.clone(), self.event_sender.clone());
+        tokio::spawn(async move {
+            if client.request(last, Bytes::from_static(b"+WPI")).await.is_ok() {
+                let _ = events.send(Event::Alive(sent));
+            }
+        });
+    }
+
+    /// Stops what the queue may have given to another worker by now.
+    fn give_up_lapsed(&mut self) {
+        let now = Instant::now();
+        let lease = self.lease;
+        for key in self.held.lapse(|received| lease.has_lapsed(received, now)) {
+            tracing::warn!(run = %key.run, attempt = %key.key, "no sign of life reached the queue in time; stopping the attempt");
+            if let Some(job) = self.held.stop(&key, Because::Lapsed) {
+                self.held.forget(&job.open_attempt());
+            }
+        }
+    }
+
+    /// Tells the leader what is held, in the background.
+    fn say_hello(&mut self) {
+        let ask = Ask::Hello { offer: self.presence.offer().clone(), open: self.held.open() };
+        let (tools, events) = (self.tools.clone(), self.event_sender.clone());
+        tokio::spawn(async move {
+            match tools.leader.ask(&ask).await {
+                Ok(told) => drop(events.send(Event::Told(told))),
+                Err(error) => tracing::debug!(%error, "no answer to a hello"),
+            }
+        });
+    }
+
+    /// Takes no more tasks and hands back those that have not begun.
+    pub(crate) async fn begin_drain(&mut self) {
+        let _ = self.arrivals.unsubscribe().await;
+        while let Some(message) = self.arrivals.next().await {
+            if message.status.is_none()
+                && let Some(reply) = message.reply
+            {
+                self.answer(reply, "-NAK").await;
+            }
+        }
+        while let Some(key) = self.held.front().map(Job::open_attempt) {
+            if let Some(job) = self.held.stop(&key, Because::HandedBack) {
+                self.release(&job, "the worker stops");
+            }
+        }
+    }
+
+    /// Serves what runs until all of it is over and reported, or `enough`.
+    pub(crate) async fn finish_held(&mut self, enough: impl Future<Output = ()>) {
+        let mut enough = std::pin::pin!(enough);
+        let mut progress = tokio::time::interval(self.lease.period());
+        let mut lapse = tokio::time::interval(self.lease.check_period());
+        while !self.held.is_empty() {
+            tokio::select! {
+                () = &mut enough => return,
+                Some(event) = self.events.recv() => self.on_event_while_draining(event).await,
+                _ = progress.tick() => self.show_life().await,
+                _ = lapse.tick() => self.give_up_lapsed(),
+            }
+        }
+    }
+
+    async fn on_event_while_draining(&mut self, event: Event) {
+        let Event::Reported(attempts) = event else { return self.on_event(event).await };
+        for reply in attempts.iter().flat_map(|attempt| self.held.close(attempt)).collect::<Vec<_>>() {
+            // With an answer, so that nothing is delivered again after this worker has gone.
+            let _ = self.client.request(reply, Bytes::from_static(b"+ACK")).await;
+        }
+    }
+
+    /// Kills what still runs; each attempt is handed back.
+    pub(crate) fn stop_running(&mut self) {
+        for key in self.held.unfinished() {
+            if let Some(job) = self.held.stop(&key, Because::HandedBack) {
+                self.release(&job, "the worker stops");
+            }
+        }
+    }
+}
+
+/// Runs one attempt and reports it. Says exactly one of `Ended` and `Stopped`.
+async fn perform(tools: Arc<Tools>, job: Job, stop: CancellationToken, events: mpsc::UnboundedSender<Event>) {
+    let key = job.open_attempt();
+    let mut last_word = LastWord { events: events.clone(), attempt: Some(key) };
+    let begun = Instant::now();
+    let progress = tokio::select! {
+        biased;
+        // The runner is dropped with the attempt, which kills its process group.
+        () = stop.cancelled() => return,
+        progress = attempt::run(&tools, &job) => progress,
+    };
+    last_word.attempt = None;
+    let _ = events.send(Event::Ended { attempt: key, ran: begun.elapsed() });
+    let outcome = attempt::store(&tools, &job, progress).await;
+    tools.reports.send(job.report(outcome), Confirm::Attempt(key));
+}
+
+/// Says that an attempt was stopped, however its task ends.
+struct LastWord {
+    events: mpsc::UnboundedSender<Event>,
+    attempt: Option<OpenAttempt>,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            let _ = self.events.send(Event::Stopped(attempt));
+        }
+    }
+}
