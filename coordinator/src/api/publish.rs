@@ -39,9 +39,6 @@ pub(super) async fn request(shared: &Shared, id: Option<RequestId>, user: &str, 
         }
         state.at
     };
-    if !shared.api.committed.watch().borrow().leading {
-        return Err(wait::not_leading("this coordinator does not lead, so it takes no requests"));
-    }
     let kind = request.kind();
     let message = RequestMessage { id: id.clone(), user: user.to_owned(), request };
     let bytes = codec::encode(&message);

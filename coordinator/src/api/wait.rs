@@ -41,6 +41,12 @@ pub(super) fn not_leading(what: &str) -> Refusal {
 /// Honours `Causey-Sequence` of the call and puts one on every answer. What a handler does not stamp itself gets the sequence from
 /// before the handler looked: never more than the answer reflects.
 pub(super) async fn stamp(State(context): State<Context>, request: Request, next: Next) -> Response {
+    // A coordinator that has just started knows only what its projection held; a call that comes early waits for the rest.
+    let path = request.uri().path();
+    let needs_state = path.starts_with("/v1/") && !path.starts_with("/v1/packages/") && path != "/v1/status";
+    if needs_state && until(&context.api.committed, |progress| progress.leading).await.is_err() {
+        return not_leading("this coordinator does not lead").into_response();
+    }
     if let Some(wanted) = request.headers().get(SEQUENCE)
         && let Err(refusal) = reach(&context.api.committed, wanted).await
     {
