@@ -1,0 +1,391 @@
+//! The command line: every command, option and environment variable of `causey`.
+
+use std::path::PathBuf;
+
+use causey_protocol::policy::HostMode;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Event-driven flows for machine learning.
+#[derive(Debug, Parser)]
+#[command(name = "causey", version, disable_help_subcommand = true, propagate_version = true)]
+#[command(
+    after_help = "Exit status: 0 ok · 1 run failed · 2 usage · 3 not found · 4 conflict · 5 cannot reach server · 6 timeout · 130/143 signals"
+)]
+pub(crate) struct Causey {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a flow and follow it to its end
+    Run(Run),
+    /// Start a local stack: nats-server, coordinator, worker
+    Dev(Dev),
+    /// Show the graph of a flow file, or one run
+    Show(Show),
+    /// Check a flow file without running it
+    Check(Check),
+    /// List runs, the newest first
+    Runs(Runs),
+    /// Print what the tasks of a run printed
+    Logs(Logs),
+    /// Cancel a run
+    Cancel(Cancel),
+    /// Deploy a flow, so that its triggers start it
+    Deploy(Deploy),
+    /// Publish and follow events
+    #[command(subcommand)]
+    Events(Events),
+    /// List published models
+    #[command(subcommand)]
+    Models(Models),
+    /// Check that everything `causey` needs is there
+    Doctor(Doctor),
+    /// Run a worker
+    Worker(Worker),
+    /// Run a coordinator
+    Coordinator(Coordinator),
+    /// Run a program and stop it when standard input closes
+    #[command(hide = true)]
+    Guard(Guard),
+}
+
+/// Which server, or which local stack.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct Place {
+    /// Use this server instead of a local stack
+    #[arg(long, env = "CAUSEY_URL", value_name = "URL")]
+    pub(crate) url: Option<String>,
+
+    /// The server's token
+    #[arg(long, env = "CAUSEY_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) local: Local,
+}
+
+/// What a local stack is made of.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Local stack")]
+pub(crate) struct Local {
+    /// The project's state folder (default: the nearest `.causey` upward, or a new one here)
+    #[arg(long, env = "CAUSEY_STATE", value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Python interpreter (default: the active or nearest virtual environment's, or python3)
+    #[arg(long, env = "CAUSEY_PYTHON", value_name = "FILE")]
+    pub(crate) python: Option<PathBuf>,
+
+    /// nats-server program (default: beside the Python interpreter, or on PATH)
+    #[arg(long, env = "CAUSEY_NATS_SERVER", value_name = "FILE")]
+    pub(crate) nats_server: Option<PathBuf>,
+
+    /// Tasks that run at once on the local worker (default: the number of cores)
+    #[arg(long, env = "CAUSEY_SLOTS", value_name = "N")]
+    pub(crate) slots: Option<u32>,
+}
+
+/// Parameters of the flow follow its name: `causey run flow.py --alpha 0.5`.
+#[derive(Debug, Args)]
+#[command(override_usage = "causey run [OPTIONS] <FLOW> [--PARAMETER VALUE]...")]
+pub(crate) struct Run {
+    /// The flow file, or the name of a deployed flow
+    pub(crate) flow: String,
+
+    /// A parameter whose name is also an option of this command
+    #[arg(long = "param", short = 'p', value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+
+    /// Mark the run; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+
+    /// Run every step in this kind of process
+    #[arg(long, value_name = "KIND")]
+    pub(crate) host: Option<HostKind>,
+
+    /// Who asks (default: your login name)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+
+    /// Leave the local stack running afterwards
+    #[arg(long)]
+    pub(crate) keep_alive: bool,
+
+    /// One JSON object per line on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HostKind {
+    /// A fresh child of a process that has already imported the flow
+    Fork,
+    /// One process for many tasks
+    Reuse,
+    /// A fresh interpreter
+    Spawn,
+}
+
+impl From<HostKind> for HostMode {
+    fn from(kind: HostKind) -> Self {
+        match kind {
+            HostKind::Fork => Self::Fork,
+            HostKind::Reuse => Self::Reuse,
+            HostKind::Spawn => Self::Spawn,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Port of the HTTP API
+    #[arg(long, default_value_t = 4780, conflicts_with = "random_ports")]
+    pub(crate) port: u16,
+
+    /// Take any free port; read it from the output of --json or from the file `url` in the state folder
+    #[arg(long)]
+    pub(crate) random_ports: bool,
+
+    /// Keep all data in a temporary folder and forget it at the end
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+
+    /// Stop the stack that runs on this state folder
+    #[arg(long, conflicts_with_all = ["port", "random_ports", "ephemeral"])]
+    pub(crate) stop: bool,
+
+    /// One JSON object per line on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) local: Local,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// A flow file, or the name or id of a run
+    pub(crate) target: String,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The flow file
+    pub(crate) flow: PathBuf,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) local: Local,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Runs {
+    /// Only runs of this flow
+    #[arg(long)]
+    pub(crate) flow: Option<String>,
+    /// Only runs in this state
+    #[arg(long, value_parser = ["pending", "running", "succeeded", "failed", "cancelled", "aborted"])]
+    pub(crate) status: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 20)]
+    pub(crate) limit: u32,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// RUN, RUN/STEP or RUN/STEP/TASK
+    pub(crate) path: String,
+    /// Only this attempt
+    #[arg(long)]
+    pub(crate) attempt: Option<u32>,
+    /// JSON Lines on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// Name or id of the run
+    pub(crate) run: String,
+    /// Why, for people to read
+    #[arg(long, default_value = "cancelled from the command line")]
+    pub(crate) reason: String,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The flow file
+    pub(crate) flow: PathBuf,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Events {
+    /// Publish an event
+    Publish(Publish),
+    /// Follow what Causey announces: published models, finished runs
+    Follow(Follow),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// The event's type, which triggers name
+    pub(crate) kind: String,
+    /// The event's data: JSON, or @FILE, or @- for standard input
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) data: Option<String>,
+    /// Where it happened
+    #[arg(long, default_value = "/causey/cli", value_name = "URI")]
+    pub(crate) source: String,
+    /// What it is about
+    #[arg(long)]
+    pub(crate) subject: Option<String>,
+    /// Identity of the event within its source: the same id again is a duplicate (default: a new one)
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Follow {
+    /// Only events of this type, such as dev.causey.model.published.v1
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kind: Option<String>,
+    /// Only events about this model or flow
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Remember the position under this name, and go on from it next time
+    #[arg(long, value_name = "NAME")]
+    pub(crate) subscriber: Option<String>,
+    /// Run this shell command for every event, with the event as JSON on its standard input
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) exec: Option<String>,
+    /// Begin with the first event that is kept (a subscriber with a position goes on from that)
+    #[arg(long)]
+    pub(crate) from_start: bool,
+    /// Stop after so many events
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Stop after so many seconds; exit status 6 if --count events have not come by then
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<f64>,
+    /// The whole event as JSON, one per line
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Models {
+    /// List models with their newest version
+    Ls(ModelsLs),
+    /// Show one model, or one version of it
+    Show(ModelsShow),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelsLs {
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelsShow {
+    /// NAME, NAME@VERSION or NAME@latest
+    pub(crate) model: String,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    #[command(flatten)]
+    pub(crate) config: causey_worker::config::Config,
+    /// Form of the log lines on standard error; RUST_LOG chooses what is logged
+    #[arg(long, env = "CAUSEY_LOG_FORMAT", default_value = "human")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Coordinator {
+    #[command(flatten)]
+    pub(crate) config: causey_coordinator::config::Config,
+    /// Form of the log lines on standard error; RUST_LOG chooses what is logged
+    #[arg(long, env = "CAUSEY_LOG_FORMAT", default_value = "human")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Guard {
+    /// Where to note the program's process id and start time
+    #[arg(long)]
+    pub(crate) pid_file: PathBuf,
+    /// The program and its arguments
+    #[arg(required = true, last = true)]
+    pub(crate) program: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Causey::command().debug_assert();
+    }
+}

@@ -1,0 +1,197 @@
+//! The API's answers (`docs/protocol.md` §3) as far as this program reads them. Fields a server leaves out have a default, and
+//! fields it adds are ignored, so that client and server of different versions understand each other.
+
+use causey_protocol::problem::Problem;
+use causey_protocol::task::ErrorInfo;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Answer to a submitted run.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Submitted {
+    pub(crate) run: String,
+    pub(crate) name: String,
+}
+
+/// Where a run is on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    #[default]
+    Pending,
+    Waiting,
+    Ready,
+    Dispatched,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+    Aborted,
+}
+
+impl State {
+    pub(crate) fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Aborted)
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Waiting => "waiting",
+            Self::Ready => "ready",
+            Self::Dispatched => "dispatched",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// Tasks by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Counts {
+    pub(crate) waiting: u64,
+    pub(crate) ready: u64,
+    pub(crate) dispatched: u64,
+    pub(crate) running: u64,
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) aborted: u64,
+}
+
+impl Counts {
+    pub(crate) fn ended(&self) -> u64 {
+        self.succeeded + self.failed + self.cancelled + self.aborted
+    }
+
+    pub(crate) fn open(&self) -> u64 {
+        self.waiting + self.ready + self.dispatched + self.running
+    }
+}
+
+/// Equal failures of a step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Failures {
+    #[serde(default)]
+    pub(crate) count: u64,
+    #[serde(default)]
+    pub(crate) error: ErrorInfo,
+    #[serde(default)]
+    pub(crate) tasks: Vec<String>,
+}
+
+/// One step of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct StepView {
+    pub(crate) step: String,
+    #[serde(default)]
+    pub(crate) state: State,
+    /// Tasks the step will have; unknown until its split has run.
+    #[serde(default)]
+    pub(crate) total: Option<u64>,
+    #[serde(default)]
+    pub(crate) counts: Counts,
+    #[serde(default)]
+    pub(crate) first_started: Option<u64>,
+    #[serde(default)]
+    pub(crate) last_finished: Option<u64>,
+    #[serde(default)]
+    pub(crate) failures: Vec<Failures>,
+}
+
+/// A run. Times are microseconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub(crate) struct RunView {
+    pub(crate) run: String,
+    pub(crate) name: String,
+    pub(crate) flow: String,
+    #[serde(default)]
+    pub(crate) state: State,
+    #[serde(default)]
+    pub(crate) parameters: Value,
+    #[serde(default)]
+    pub(crate) user: String,
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+    #[serde(default)]
+    pub(crate) created: Option<u64>,
+    #[serde(default)]
+    pub(crate) started: Option<u64>,
+    #[serde(default)]
+    pub(crate) finished: Option<u64>,
+    #[serde(default)]
+    pub(crate) problem: Option<Problem>,
+    #[serde(default)]
+    pub(crate) tasks: Counts,
+    #[serde(default)]
+    pub(crate) steps: Vec<StepView>,
+}
+
+/// What a task printed at once.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Chunk {
+    pub(crate) step: String,
+    pub(crate) task: String,
+    #[serde(default)]
+    pub(crate) attempt: u32,
+    #[serde(default)]
+    pub(crate) micros: u64,
+    #[serde(default)]
+    pub(crate) stream: String,
+    pub(crate) text: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Chunks {
+    pub(crate) chunks: Vec<Chunk>,
+}
+
+/// Answer to a published event.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Published {
+    #[serde(default)]
+    pub(crate) sequence: u64,
+    #[serde(default)]
+    pub(crate) id: String,
+    #[serde(default)]
+    pub(crate) source: String,
+    #[serde(default)]
+    pub(crate) started: Vec<Started>,
+    #[serde(default)]
+    pub(crate) because: Vec<String>,
+    #[serde(default)]
+    pub(crate) duplicate: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Started {
+    pub(crate) flow: String,
+    #[serde(default)]
+    pub(crate) run: String,
+    pub(crate) name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_reads_with_and_without_its_steps() {
+        let text = r#"{"run":"0199","name":"brisk-otter-41","flow":"Hello","version":null,"state":"running","parameters":{},"cause":{"kind":"request"},
+            "user":"ann","tags":[],"created":1,"started":2,"finished":null,"problem":null,"tasks":{"running":1},"unknown":1}"#;
+        let run: RunView = serde_json::from_str(text).unwrap();
+        assert_eq!((run.state, run.tasks.running, run.steps.len()), (State::Running, 1, 0));
+    }
+
+    #[test]
+    fn a_step_with_failures_reads() {
+        let text = r#"{"step":"work","state":"failed","total":3,"counts":{"failed":1},"first_started":1,"last_finished":2,
+            "failures":[{"count":1,"error":{"type":"NameError","message":"m","traceback":"t","file":null,"line":null},"tasks":["1"]}]}"#;
+        let step: StepView = serde_json::from_str(text).unwrap();
+        assert_eq!((step.failures[0].error.kind.as_str(), step.failures[0].tasks.as_slice()), ("NameError", ["1".to_owned()].as_slice()));
+    }
+}

@@ -1,0 +1,17 @@
+//! One module per command of the command line.
+
+pub(crate) mod cancel;
+pub(crate) mod check;
+pub(crate) mod deploy;
+pub(crate) mod dev;
+pub(crate) mod doctor;
+pub(crate) mod events;
+pub(crate) mod follow;
+pub(crate) mod logs;
+pub(crate) mod models;
+pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod service;
+pub(crate) mod show;
+pub(crate) mod subscriber;
+pub(crate) mod watch;

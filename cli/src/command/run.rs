@@ -1,0 +1,159 @@
+//! `causey run`: describes the flow and starts what it needs side by side, sends code and request, follows the run.
+
+use std::path::{Path, PathBuf};
+
+use causey_protocol::policy::HostMode;
+use serde_json::{Value, json};
+
+use crate::arguments::Run;
+use crate::client::Client;
+use crate::client::answer::Submitted;
+use crate::command::watch::{Watched, watch};
+use crate::describe::{self, describe};
+use crate::exit::Exit;
+use crate::fault::{self, Fault};
+use crate::flow_arguments::resolve;
+use crate::lasting;
+use crate::package::{Packaged, package};
+use crate::screen::failure::Context;
+use crate::screen::live::{Screen, print_json};
+use crate::screen::paint::Paint;
+use crate::sdk;
+use crate::session::{self, Project, Session};
+use crate::signals::Signals;
+use crate::state::random_hex;
+
+/// Runs the command.
+///
+/// # Errors
+/// When the flow is not valid, or the server cannot be reached or refuses.
+pub(crate) async fn run(mut arguments: Run, mut parameters: Vec<(String, String)>) -> Result<Exit, Fault> {
+    for pair in std::mem::take(&mut arguments.parameters) {
+        let (name, value) =
+            pair.split_once('=').ok_or_else(|| Fault::new(Exit::Usage, fault::ARGUMENT, format!("--param {pair} is not NAME=VALUE")))?;
+        parameters.push((name.to_owned(), value.to_owned()));
+    }
+    let mut signals = Signals::listen()?;
+    let file = flow_file(&arguments.flow)?;
+    let near = file.as_deref().and_then(Path::parent).map(Path::to_owned);
+    let (mut session, request) = tokio::select! {
+        prepared = prepare(&arguments, file.as_deref(), near.as_deref(), &parameters) => prepared?,
+        // What has been started stops by itself as soon as this process is gone.
+        exit = signals.next() => return Ok(exit),
+    };
+    let submitted = tokio::select! {
+        submitted = submit(&arguments, &session.client, request) => submitted,
+        exit = signals.next() => {
+            session.kill().await;
+            return Ok(exit);
+        }
+    };
+    let mut screen = Screen::new(arguments.json);
+    let again = format!("causey run {}", arguments.flow);
+    let context = Context { sources: near.as_deref(), again: Some(&again), paint: Paint::stderr() };
+    let watched = match submitted {
+        Ok(submitted) => {
+            if arguments.json {
+                print_json(
+                    &json!({"event": "submitted", "schema": 1, "run": submitted.run, "name": submitted.name, "url": session.client.base()}),
+                );
+            }
+            screen.say(&format!("causey {} · {} · {}", env!("CARGO_PKG_VERSION"), session.describe(), session.client.base()));
+            watch(&mut session, &submitted.name, &mut screen, &mut signals, context).await
+        }
+        Err(fault) => Err(fault),
+    };
+    match watched {
+        Ok(Watched::Ended(exit)) => {
+            session.close(&mut signals).await;
+            Ok(exit)
+        }
+        Ok(Watched::Left(exit)) => {
+            session.kill().await;
+            Ok(exit)
+        }
+        Err(fault) => {
+            session.kill().await;
+            Err(fault)
+        }
+    }
+}
+
+/// The flow file, or `None` for the name of a deployed flow.
+fn flow_file(flow: &str) -> Result<Option<PathBuf>, Fault> {
+    let path = Path::new(flow);
+    if path.exists() || !causey_protocol::id::is_name(flow) { describe::flow_file(path).map(Some) } else { Ok(None) }
+}
+
+/// What is sent.
+#[derive(Debug)]
+enum Request {
+    File(Box<Packaged>, Value),
+    Deployed(Value),
+}
+
+/// Starts the stack and the description of the flow at once, and waits for both.
+async fn prepare(
+    arguments: &Run,
+    file: Option<&Path>,
+    near: Option<&Path>,
+    parameters: &[(String, String)],
+) -> Result<(Session, Request), Fault> {
+    let Some(file) = file else {
+        let given: serde_json::Map<String, Value> =
+            parameters.iter().map(|(name, text)| (name.clone(), Value::from(text.clone()))).collect();
+        let session = connect(arguments, None).await?;
+        return Ok((session, Request::Deployed(Value::Object(given))));
+    };
+    let local = &arguments.place.local;
+    let project = Project::open(local, near)?;
+    let python = project.python(local)?;
+    let sdk = sdk::folder(&project.state)?;
+    let described = async {
+        let packaged = package(describe(&python, &sdk, file).await?)?;
+        let values = resolve(&packaged.definition.parameters, parameters).map_err(Fault::usage)?;
+        Ok::<_, Fault>(Request::File(Box::new(packaged), json!(values)))
+    };
+    if arguments.keep_alive {
+        // A stack that stays is started only for a flow that can run.
+        let request = described.await?;
+        return Ok((connect(arguments, near).await?, request));
+    }
+    let opening = session::open(&arguments.place, near).await?;
+    match described.await {
+        Ok(request) => Ok((opening.ready().await?, request)),
+        Err(fault) => {
+            opening.abandon().await;
+            Err(fault)
+        }
+    }
+}
+
+async fn connect(arguments: &Run, near: Option<&Path>) -> Result<Session, Fault> {
+    if arguments.keep_alive { lasting::connect(&arguments.place, near).await } else { session::connect(&arguments.place, near).await }
+}
+
+/// Sends the code, then the request. The id makes a repeated request the same run.
+async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Submitted, Fault> {
+    let mut body = json!({"request_id": random_hex(), "user": user(arguments), "tags": arguments.tags});
+    if let Some(host) = arguments.host {
+        body["host"] = json!(HostMode::from(host));
+    }
+    match request {
+        Request::File(packaged, parameters) => {
+            body["definition"] = json!(packaged.definition);
+            body["parameters"] = parameters;
+            client.put_package(&packaged.digest.to_string(), packaged.tar).await?;
+        }
+        Request::Deployed(parameters) => {
+            body["flow"] = json!(arguments.flow);
+            body["parameters"] = parameters;
+        }
+    }
+    client.post(&["runs"], &body).await
+}
+
+fn user(arguments: &Run) -> String {
+    let login = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
+    arguments.user.clone().unwrap_or_else(login)
+}

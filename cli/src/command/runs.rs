@@ -1,0 +1,75 @@
+//! `causey runs`: runs in a table, the newest first.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::arguments::Runs;
+use crate::client::answer::RunView;
+use crate::exit::Exit;
+use crate::fault::{self, Fault};
+use crate::screen::format::{duration, moment, now};
+use crate::screen::live::{print_json, print_text};
+use crate::screen::table;
+use crate::session::with_server;
+
+#[derive(Deserialize)]
+struct Answer {
+    runs: Vec<Value>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the server cannot be reached or refuses.
+pub(crate) async fn run(arguments: &Runs) -> Result<Exit, Fault> {
+    with_server(&arguments.place, async |session| {
+        let mut query = vec![("limit", arguments.limit.to_string())];
+        query.extend(arguments.flow.clone().map(|flow| ("flow", flow)));
+        query.extend(arguments.status.clone().map(|state| ("state", state)));
+        let answer: Answer = session.client.get(&["runs"], &query).await?;
+        if arguments.json {
+            answer.runs.iter().for_each(print_json);
+            return Ok(Exit::Ok);
+        }
+        let runs: Result<Vec<RunView>, _> = answer.runs.into_iter().map(serde_json::from_value).collect();
+        let runs =
+            runs.map_err(|error| Fault::new(Exit::Failed, fault::ANSWER, "the server's list of runs cannot be read").detail(error))?;
+        if runs.is_empty() {
+            eprintln!("no runs yet: causey run FLOW.py");
+        } else {
+            print_text(&(table::lines(&rows(&runs, now())).join("\n") + "\n"));
+        }
+        Ok(Exit::Ok)
+    })
+    .await
+}
+
+fn rows(runs: &[RunView], now: u64) -> Vec<Vec<String>> {
+    let heading = ["RUN", "FLOW", "STATE", "TASKS", "CREATED", "TOOK"].map(str::to_owned).to_vec();
+    let row = |run: &RunView| {
+        let tasks = format!("{}/{}", run.tasks.succeeded, run.tasks.ended() + run.tasks.open());
+        let until = run.finished.or_else(|| (!run.state.is_terminal()).then_some(now));
+        let took = until.zip(run.started).map(|(end, start)| duration(end.saturating_sub(start))).unwrap_or_default();
+        vec![run.name.clone(), run.flow.clone(), run.state.word().to_owned(), tasks, run.created.map(moment).unwrap_or_default(), took]
+    };
+    std::iter::once(heading).chain(runs.iter().map(row)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::answer::{Counts, State};
+
+    #[test]
+    fn a_run_is_one_row() {
+        let run = RunView {
+            name: "brisk-otter-41".into(),
+            flow: "Hello".into(),
+            state: State::Running,
+            started: Some(1_000_000),
+            tasks: Counts { succeeded: 2, running: 1, ..Counts::default() },
+            ..RunView::default()
+        };
+        assert_eq!(rows(&[run], 1_900_000)[1], ["brisk-otter-41", "Hello", "running", "2/3", "", "0.9 s"]);
+    }
+}

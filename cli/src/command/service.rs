@@ -1,0 +1,94 @@
+//! `causey coordinator` and `causey worker`: the services themselves, with logging, signals and the watch over their owner.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::arguments::{Coordinator, LogFormat, Worker};
+use crate::exit::Exit;
+use crate::fault::{self, Fault};
+use crate::signals::Signals;
+
+/// How long a service may take to stop once its owner is gone. Nobody waits for it then, and its ports and folders are wanted.
+const ORPHANED: Duration = Duration::from_secs(10);
+
+/// Runs a coordinator.
+///
+/// # Errors
+/// When it cannot start or go on.
+pub(crate) async fn coordinator(arguments: Coordinator) -> Result<Exit, Fault> {
+    log(arguments.log_format);
+    let shutdown = CancellationToken::new();
+    if arguments.config.owned {
+        watch_owner(shutdown.clone());
+    }
+    serve("coordinator", causey_coordinator::run(arguments.config, shutdown.clone()), shutdown).await
+}
+
+/// Runs a worker.
+///
+/// # Errors
+/// When it cannot start or go on.
+pub(crate) async fn worker(arguments: Worker) -> Result<Exit, Fault> {
+    log(arguments.log_format);
+    let shutdown = CancellationToken::new();
+    if arguments.config.owned {
+        watch_owner(shutdown.clone());
+    }
+    serve("worker", causey_worker::run(arguments.config, shutdown.clone()), shutdown).await
+}
+
+/// Runs a service to its end. The first signal asks it to stop, and a service that did is a success; the second one ends the process.
+async fn serve(name: &str, service: impl Future<Output = anyhow::Result<()>>, shutdown: CancellationToken) -> Result<Exit, Fault> {
+    let mut signals = Signals::listen()?;
+    let mut service = std::pin::pin!(service);
+    let ended = tokio::select! {
+        ended = &mut service => ended,
+        _ = signals.next() => {
+            shutdown.cancel();
+            tokio::select! {
+                ended = &mut service => ended,
+                exit = signals.next() => return Ok(exit),
+            }
+        }
+    };
+    ended.map(|()| Exit::Ok).map_err(|error| {
+        let fault = Fault::new(Exit::Failed, fault::SERVICE, format!("the {name} cannot go on: {error}"));
+        error.chain().skip(1).fold(fault, |fault, cause| fault.detail(cause))
+    })
+}
+
+/// Stops the service when standard input is closed: the kernel does that when the owner is gone, however it went.
+fn watch_owner(shutdown: CancellationToken) {
+    std::thread::spawn(move || {
+        // Nobody writes to this pipe; an error means as much as its end.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        shutdown.cancel();
+        std::thread::sleep(ORPHANED);
+        std::process::exit(i32::from(Exit::Failed.status()));
+    });
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Human => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_service_that_cannot_go_on_says_why() {
+        let failing = async { Err(anyhow::anyhow!("connection refused").context("failed to reach NATS")) };
+        let fault = serve("worker", failing, CancellationToken::new()).await.unwrap_err();
+        assert_eq!(fault.message, "the worker cannot go on: failed to reach NATS");
+        assert_eq!(fault.details, ["connection refused"]);
+    }
+}

@@ -1,0 +1,103 @@
+//! `causey show`: the graph of a flow file, or one run with its steps and failures.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::arguments::{Local, Show};
+use crate::client::answer::RunView;
+use crate::describe::{self, DescribeError, describe};
+use crate::exit::Exit;
+use crate::fault::Fault;
+use crate::package::{Packaged, package};
+use crate::screen::failure::{self, Context};
+use crate::screen::format::{moment, now};
+use crate::screen::live::{print_json, print_text};
+use crate::screen::paint::Paint;
+use crate::screen::{graph, tree};
+use crate::sdk;
+use crate::session::{Project, with_server};
+
+/// Runs the command.
+///
+/// # Errors
+/// When the flow is not valid, or there is no such run.
+pub(crate) async fn run(arguments: &Show) -> Result<Exit, Fault> {
+    let path = Path::new(&arguments.target);
+    if path.is_file() || arguments.target.ends_with(".py") {
+        let flow = packaged(path, &arguments.place.local).await?.definition;
+        if arguments.json {
+            print_json(&json!(flow));
+        } else {
+            print_text(&(graph::lines(&flow, Paint::stdout()).join("\n") + "\n"));
+        }
+        return Ok(Exit::Ok);
+    }
+    with_server(&arguments.place, async |session| {
+        let raw: Value = session.client.get(&["runs", &arguments.target], &[]).await?;
+        if arguments.json {
+            print_json(&raw);
+        } else {
+            let run: RunView = serde_json::from_value(raw)
+                .map_err(|error| Fault::new(Exit::Failed, crate::fault::ANSWER, "the server's run cannot be read").detail(error))?;
+            print_text(&text(&run, Paint::stdout()));
+        }
+        Ok(Exit::Ok)
+    })
+    .await
+}
+
+/// The flow in a file, described and packed.
+///
+/// # Errors
+/// When there is no such file or it is not a valid flow.
+pub(crate) async fn packaged(path: &Path, local: &Local) -> Result<Packaged, Fault> {
+    package(described(path, local).await??)
+}
+
+/// Describes the flow in a file; what is wrong with it is a value.
+///
+/// # Errors
+/// When there is no such file or no folder to work in.
+pub(crate) async fn described(path: &Path, local: &Local) -> Result<Result<describe::Described, DescribeError>, Fault> {
+    let file = describe::flow_file(path)?;
+    let project = Project::open(local, file.parent())?;
+    let python = project.python(local)?;
+    Ok(describe(&python, &sdk::folder(&project.state)?, &file).await)
+}
+
+fn text(run: &RunView, paint: Paint) -> String {
+    let mut lines = vec![tree::heading(run, paint)];
+    let since = run.created.map(|created| format!("  created {}", moment(created))).unwrap_or_default();
+    let user = if run.user.is_empty() { String::new() } else { format!(" by {}", run.user) };
+    let tags = if run.tags.is_empty() { String::new() } else { format!(" · tags {}", run.tags.join(", ")) };
+    lines.push(paint.dim(&format!("{since}{user}{tags} · {}", run.run)));
+    if let Some(parameters) = run.parameters.as_object().filter(|parameters| !parameters.is_empty()) {
+        let values: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        lines.push(format!("  {}", values.join(" ")));
+    }
+    lines.push(String::new());
+    lines.extend(tree::rows(run, now(), paint));
+    let problems = failure::blocks(run, Context { sources: None, again: None, paint });
+    if !problems.is_empty() {
+        lines.push(String::new());
+    }
+    lines.extend(problems);
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_shown_with_its_parameters_and_steps() {
+        let mut run = tree::tests::run();
+        run.parameters = json!({"alpha": 0.5});
+        (run.run, run.user) = ("0199".into(), "ann".into());
+        let text = text(&run, Paint::plain());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..4], ["HelloFlow  brisk-otter-41   4 steps", " by ann · 0199", "  alpha=0.5", ""]);
+        assert!(lines[5].starts_with("  ◐ work"));
+    }
+}

@@ -1,0 +1,114 @@
+//! A flow's definition as text: its steps in order with where they lead, its parameters and its triggers.
+
+use causey_protocol::flow::{Definition, Step, Transition};
+use causey_protocol::parameter::{Parameter, ParameterType};
+use causey_protocol::policy::HostMode;
+
+use crate::screen::format::{count, one_line};
+use crate::screen::paint::Paint;
+
+/// The whole flow.
+pub(crate) fn lines(flow: &Definition, paint: Paint) -> Vec<String> {
+    let mut lines = vec![format!("{}   {} · {}", paint.bold(flow.name.as_str()), flow.file, count(flow.steps.len() as u64, "step"))];
+    if !flow.doc.trim().is_empty() {
+        lines.push(format!("  {}", paint.dim(&one_line(flow.doc.trim(), 120))));
+    }
+    lines.push(String::new());
+    let names = flow.steps.iter().map(|step| step.name.as_str().len()).max().unwrap_or_default();
+    lines.extend(flow.steps.iter().map(|step| step_line(step, names, paint)));
+    if !flow.parameters.is_empty() {
+        lines.extend([String::new(), "parameters".into()]);
+        let names = flow.parameters.iter().map(|parameter| parameter.name.len()).max().unwrap_or_default();
+        lines.extend(flow.parameters.iter().map(|parameter| parameter_line(parameter, names)));
+    }
+    if !flow.triggers.is_empty() {
+        lines.extend([String::new(), "triggers".into()]);
+        for trigger in &flow.triggers {
+            let events: Vec<&str> = trigger.events.iter().map(|event| event.name.as_str()).collect();
+            lines.push(format!("  {}", events.join(" and ")));
+        }
+    }
+    lines
+}
+
+fn step_line(step: &Step, names: usize, paint: Paint) -> String {
+    let lead = match &step.next {
+        Transition::Linear { to } => format!("→ {to}"),
+        Transition::Branch { to } => format!("→ {}", to.iter().map(|step| step.as_str()).collect::<Vec<_>>().join(", ")),
+        Transition::Foreach { to, variable } => format!("⇉ {to}  for each of {variable}"),
+        Transition::End => "end of the flow".into(),
+    };
+    let mark = if step.join { "⇒" } else { "·" };
+    let notes = notes(step);
+    let notes = if notes.is_empty() { String::new() } else { format!("   {}", paint.dim(&notes.join(" · "))) };
+    format!("  {mark} {:names$}  {lead}{notes}", step.name)
+}
+
+fn notes(step: &Step) -> Vec<String> {
+    let mut notes = Vec::new();
+    notes.extend(step.retry.as_ref().map(|retry| format!("retries {}", retry.times)));
+    notes.extend(step.catch.as_ref().map(|_| "catches failures".to_owned()));
+    if let Some(resources) = &step.resources {
+        notes.push(format!("cpu {}", resources.cpu));
+        notes.extend(resources.memory_mb.map(|memory| format!("memory {memory} MB")));
+        notes.extend((resources.gpu > 0.0).then(|| format!("gpu {}", resources.gpu)));
+        notes.extend(resources.pool.as_ref().map(|pool| format!("pool {pool}")));
+    }
+    notes.extend(
+        step.host
+            .filter(|host| *host != HostMode::Fork)
+            .map(|host| if host == HostMode::Reuse { "one process for many tasks".to_owned() } else { "fresh interpreter".to_owned() }),
+    );
+    notes
+}
+
+fn parameter_line(parameter: &Parameter, names: usize) -> String {
+    let kind = match parameter.kind {
+        ParameterType::Int => "int",
+        ParameterType::Float => "float",
+        ParameterType::Str => "str",
+        ParameterType::Bool => "bool",
+        ParameterType::Json => "json",
+    };
+    let value = match &parameter.default {
+        Some(default) => format!("default {default}"),
+        None if parameter.required => "required".into(),
+        None => "optional".into(),
+    };
+    format!("  --{:names$}  {kind:5}  {value}  {}", parameter.name, one_line(&parameter.help, 80)).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_shown_with_steps_parameters_and_triggers() {
+        let flow: Definition = serde_json::from_value(serde_json::json!({
+            "format": 1, "name": "Hello", "language": "python", "file": "hello.py", "package": "0".repeat(64), "doc": "Says hello.\nMore.",
+            "steps": [
+                {"name": "start", "next": {"foreach": {"to": "work", "variable": "items"}}},
+                {"name": "work", "next": {"linear": {"to": "join"}}, "retry": {"times": 3, "delay_seconds": 1.0}, "host": "reuse"},
+                {"name": "join", "join": true, "next": {"linear": {"to": "end"}}},
+                {"name": "end", "next": "end"}],
+            "parameters": [{"name": "alpha", "type": "float", "default": 0.5, "help": "How much"}, {"name": "day", "type": "str", "required": true}],
+            "triggers": [{"events": [{"name": "viewing.arrived"}, {"name": "titles.arrived"}]}]}))
+        .unwrap();
+        let expected = "\
+Hello   hello.py · 4 steps
+  Says hello.
+
+  · start  ⇉ work  for each of items
+  · work   → join   retries 3 · one process for many tasks
+  ⇒ join   → end
+  · end    end of the flow
+
+parameters
+  --alpha  float  default 0.5  How much
+  --day    str    required
+
+triggers
+  viewing.arrived and titles.arrived";
+        assert_eq!(lines(&flow, Paint::plain()).join("\n"), expected);
+    }
+}
