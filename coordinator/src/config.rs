@@ -35,8 +35,9 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_ACK_WAIT_SECONDS", default_value_t = 30)]
     pub ack_wait_seconds: u32,
 
-    /// Size cap of each of the five streams, in bytes; the NATS server reserves them all. A full stream refuses, it drops nothing
-    #[arg(long, env = "CAUSEY_STREAM_BYTES_MAX", default_value_t = 8 * 1024 * 1024 * 1024)]
+    /// Size cap of each of the five streams in bytes, which the NATS server reserves; -1 leaves it to the server's store limit. A full
+    /// stream refuses, it drops nothing
+    #[arg(long, env = "CAUSEY_STREAM_BYTES_MAX", allow_negative_numbers = true, default_value_t = 8 * 1024 * 1024 * 1024)]
     pub stream_bytes_max: i64,
 
     /// Address of the NATS server's monitoring port, where its sync interval can be read

@@ -64,6 +64,9 @@ pub(crate) struct Plan {
     sdk: PathBuf,
 }
 
+/// How long a dispatch stays with a silent worker: short, because on one machine nothing but its death keeps it silent.
+const ACK_WAIT_SECONDS: &str = "10";
+
 impl Plan {
     /// Finds the programs, chooses the ports and creates the folders.
     ///
@@ -129,6 +132,10 @@ impl Plan {
                 command.args(["coordinator", "--owned", "--unsafe-durability", "--name", "coordinator", "--store"]).arg(&self.store);
                 command.arg("--projection").arg(&self.projection).arg("--token-file").arg(self.state.file("token"));
                 command.arg("--listen").arg(format!("127.0.0.1:{}", api_port.unwrap_or(self.api_port)));
+                command.args(["--ack-wait-seconds", ACK_WAIT_SECONDS]);
+                // The server's own store limit follows the free disk; caps of single streams would have to fit below it at every
+                // start, and a stream that does not is not restored.
+                command.arg("--stream-bytes-max=-1");
                 self.environment(&mut command);
             }
             Role::Worker => {
@@ -137,7 +144,7 @@ impl Plan {
                     "--owned",
                     "--unsafe-durability",
                     "--ack-wait-seconds",
-                    "10",
+                    ACK_WAIT_SECONDS,
                     "--pool",
                     POOL,
                     "--name",
