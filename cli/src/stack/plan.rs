@@ -16,6 +16,9 @@ use crate::state::{Ports, StateFolder, random_hex};
 pub(crate) const POOL: &str = "default";
 pub(crate) const WORKER: &str = "local";
 
+/// How long a killed worker's young tasks stay with it, in seconds. Coordinator and worker must agree: the queue redelivers after it.
+const ACK_WAIT_SECONDS: &str = "10";
+
 /// A part of the stack, in the order of starting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -63,9 +66,6 @@ pub(crate) struct Plan {
     python: PathBuf,
     sdk: PathBuf,
 }
-
-/// How long a dispatch stays with a silent worker: short, because on one machine nothing but its death keeps it silent.
-const ACK_WAIT_SECONDS: &str = "10";
 
 impl Plan {
     /// Finds the programs, chooses the ports and creates the folders.
@@ -129,10 +129,20 @@ impl Plan {
                     .arg(&self.nats_config);
             }
             Role::Coordinator => {
-                command.args(["coordinator", "--owned", "--unsafe-durability", "--name", "coordinator", "--store"]).arg(&self.store);
+                command
+                    .args([
+                        "coordinator",
+                        "--owned",
+                        "--unsafe-durability",
+                        "--ack-wait-seconds",
+                        ACK_WAIT_SECONDS,
+                        "--name",
+                        "coordinator",
+                        "--store",
+                    ])
+                    .arg(&self.store);
                 command.arg("--projection").arg(&self.projection).arg("--token-file").arg(self.state.file("token"));
                 command.arg("--listen").arg(format!("127.0.0.1:{}", api_port.unwrap_or(self.api_port)));
-                command.args(["--ack-wait-seconds", ACK_WAIT_SECONDS]);
                 // The server's own store limit follows the free disk; caps of single streams would have to fit below it at every
                 // start, and a stream that does not is not restored.
                 command.arg("--stream-bytes-max=-1");
