@@ -1,6 +1,7 @@
 //! The leader's loop: take inputs, decide, commit, apply, perform. One turn is in flight; while it is under way the next one
 //! fills. Runs on a thread of its own with its own connection.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -94,6 +95,9 @@ struct Leader {
     working: State,
     tail: Tail,
     filling: Filling,
+    /// Inputs of a message that did not all fit the turn; its sequence is covered once they are decided.
+    pending: VecDeque<Input>,
+    pending_sequence: u64,
     in_flight: Option<InFlight>,
     performer: Performer,
     projection: Projection,
@@ -138,7 +142,19 @@ async fn take_over(name: &str, context: Context, setup: Setup, leadership: Leade
     let (stored_sender, stored) = mpsc::channel(INPUTS_READ_AHEAD);
     let performer = Performer::new(publisher, broker.client.clone(), context.clone(), store.clone(), stored_sender);
     let filling = Filling { inbox: working.inbox, events: working.events, ..Filling::default() };
-    let mut leader = Leader { context, committed, working, tail, filling, in_flight: None, performer, projection, projection_due: None };
+    let mut leader = Leader {
+        context,
+        committed,
+        working,
+        tail,
+        filling,
+        pending: VecDeque::new(),
+        pending_sequence: 0,
+        in_flight: None,
+        performer,
+        projection,
+        projection_due: None,
+    };
     leader.start(&store).await?;
     let result = leader.run(&broker, leadership, stored, &shutdown).await;
     leader.committed.announce(Progress { leading: false, ..leader.progress() });
@@ -254,7 +270,7 @@ impl Leader {
         let mut tick = tokio::time::interval(LEADERSHIP_RENEWAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let (room, timer, projection_due) = (self.filling.has_room(), self.timer(), self.projection_due);
+            let (room, timer, projection_due) = (self.has_room(), self.timer(), self.projection_due);
             tokio::select! {
                 biased;
                 (token, answer) = self.performer.publisher.answer() => self.answered(token, answer).await?,
@@ -273,6 +289,7 @@ impl Leader {
             }
             self.take_ready(&mut inbox, &mut events);
             self.commit().await;
+            self.take_pending();
         }
     }
 
@@ -283,7 +300,7 @@ impl Leader {
 
     /// Takes whatever has arrived: the inbox before the events.
     fn take_ready(&mut self, inbox: &mut mpsc::Receiver<Raw>, events: &mut mpsc::Receiver<Raw>) {
-        while self.filling.has_room() {
+        while self.has_room() {
             if let Ok(raw) = inbox.try_recv() {
                 self.take_inbox(&raw);
             } else if let Ok(raw) = events.try_recv() {
@@ -295,10 +312,26 @@ impl Leader {
     }
 
     fn take_inbox(&mut self, raw: &Raw) {
-        for input in inbox::decode_inbox(raw) {
+        self.pending.extend(inbox::decode_inbox(raw));
+        self.pending_sequence = raw.sequence;
+        self.take_pending();
+    }
+
+    /// Whether the turn takes another message.
+    fn has_room(&self) -> bool {
+        self.pending.is_empty() && self.filling.has_room()
+    }
+
+    /// Takes what is left of a message, as far as the turn has room. Should this process die in between, the message is read again,
+    /// and what was decided of it is ignored as late.
+    fn take_pending(&mut self) {
+        while self.filling.has_room() {
+            let Some(input) = self.pending.pop_front() else { return };
             self.take(input);
+            if self.pending.is_empty() {
+                self.filling.inbox = self.pending_sequence;
+            }
         }
-        self.filling.inbox = raw.sequence;
     }
 
     fn take_event(&mut self, raw: &Raw) {

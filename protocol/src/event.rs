@@ -11,6 +11,9 @@ use crate::problem::{Code, Problem};
 /// Longest `id`, `source`, `type` or `subject`, in bytes.
 const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
+/// Largest sum of events that start one run, in bytes of structured JSON: they travel in every dispatch of the run.
+pub const STARTING_EVENTS_BYTES_MAX: usize = 128 * 1024;
+
 /// Content type of one event in structured JSON.
 pub const STRUCTURED: &str = "application/cloudevents+json";
 

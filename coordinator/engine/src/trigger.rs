@@ -1,6 +1,6 @@
 //! Events start runs: which triggers an event matches, how its data fills parameters, and the origin that makes it happen once.
 
-use causey_protocol::event::CloudEvent;
+use causey_protocol::event::{CloudEvent, STARTING_EVENTS_BYTES_MAX};
 use causey_protocol::flow::{Flow, TriggerEvent};
 use causey_protocol::id::{FlowName, Origin, RunId, SourceName, hash_fields};
 use causey_protocol::parameter::Values;
@@ -68,6 +68,13 @@ impl Decider<'_> {
         }
         let mut held = self.state.held.get(&(name.clone(), trigger)).cloned().unwrap_or_default();
         let structured = event.to_structured();
+        let bytes = held.events.values().map(|(_, event)| event).chain([&structured]).map(|event| event.to_string().len()).sum::<usize>();
+        if bytes > STARTING_EVENTS_BYTES_MAX {
+            let limit = STARTING_EVENTS_BYTES_MAX;
+            return Outcome::Waits(format!(
+                "an event of {bytes} bytes starts no run, the limit is {limit}; pass large data by its address (dataref)"
+            ));
+        }
         held.events.insert(place, (seen, structured.clone()));
         if held.events.len() < wanted.len() {
             self.emit(Record::EventHeld { flow: name.clone(), trigger, event: place, origin: seen, cloud_event: structured });

@@ -243,7 +243,7 @@ fn an_event_starts_one_run_per_trigger_however_often_it_comes() {
     assert!(matches!(world.deploy(flow.clone()), Answer::Deployed { version: 1, .. }));
     assert!(matches!(world.deploy(flow), Answer::Deployed { version: 1, .. }), "the same definition is the same version");
     for sequence in 1..=3 {
-        world.event(sequence, "e1", "arrived", json!({"date": "2026-01-01"}));
+        world.event(sequence, "e1", "arrived", &json!({"date": "2026-01-01"}));
     }
     assert_eq!(world.state.runs.len(), 1);
     let run = world.state.runs.values().next().unwrap();
@@ -255,14 +255,25 @@ fn an_event_starts_one_run_per_trigger_however_often_it_comes() {
 #[test]
 fn an_event_that_starts_nothing_says_why() {
     let mut world = World::new();
-    world.event(1, "e1", "nobody", json!({}));
+    world.event(1, "e1", "nobody", &json!({}));
     assert_eq!(world.state.events_taken.get(&1).unwrap().because, ["no deployed flow has a trigger on `nobody`"]);
     let mut flow = definition("Daily", &["only"]);
     flow.parameters = vec![Parameter { name: "day".into(), kind: ParameterType::Int, required: true, default: None, help: String::new() }];
     flow.triggers = serde_json::from_value(json!([{"events": [{"name": "arrived"}]}])).unwrap();
     world.deploy(flow);
-    world.event(2, "e2", "arrived", json!({"day": "monday"}));
+    world.event(2, "e2", "arrived", &json!({"day": "monday"}));
     assert_eq!(world.state.events_taken.get(&2).unwrap().because, ["flow Daily: parameter `day` needs an integer, got \"monday\""]);
+    assert!(world.state.runs.is_empty());
+}
+
+#[test]
+fn an_event_too_large_for_a_dispatch_starts_nothing() {
+    let mut world = World::new();
+    let mut flow = definition("Daily", &["only"]);
+    flow.triggers = serde_json::from_value(json!([{"events": [{"name": "arrived"}]}])).unwrap();
+    world.deploy(flow);
+    world.event(1, "e1", "arrived", &json!({"blob": "x".repeat(200_000)}));
+    assert!(world.state.events_taken.get(&1).unwrap().because[0].contains("pass large data by its address"));
     assert!(world.state.runs.is_empty());
 }
 
@@ -272,13 +283,13 @@ fn a_trigger_on_two_events_waits_for_both() {
     let mut flow = definition("Both", &["only"]);
     flow.triggers = serde_json::from_value(json!([{"events": [{"name": "a"}, {"name": "b"}]}])).unwrap();
     world.deploy(flow);
-    world.event(1, "a1", "a", json!({}));
+    world.event(1, "a1", "a", &json!({}));
     assert_eq!(world.state.events_taken.get(&1).unwrap().because, ["flow Both: waits for 1 of 2 events: b"]);
     world.restart();
-    world.event(2, "b1", "b", json!({}));
+    world.event(2, "b1", "b", &json!({}));
     assert_eq!(world.state.runs.len(), 1);
-    world.event(3, "a1", "a", json!({}));
-    world.event(4, "b2", "b", json!({}));
+    world.event(3, "a1", "a", &json!({}));
+    world.event(4, "b2", "b", &json!({}));
     assert_eq!(world.state.runs.len(), 1, "joined events are remembered singly");
 }
 

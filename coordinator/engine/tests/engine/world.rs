@@ -155,7 +155,7 @@ impl World {
         self.request(Request::Deploy { flow: Box::new(Flow::try_from(definition).unwrap()) })
     }
 
-    pub(crate) fn event(&mut self, sequence: u64, id: &str, kind: &str, data: serde_json::Value) -> Vec<Record> {
+    pub(crate) fn event(&mut self, sequence: u64, id: &str, kind: &str, data: &serde_json::Value) -> Vec<Record> {
         let structured = serde_json::json!({"specversion": "1.0", "id": id, "source": "/s", "type": kind, "data": data});
         let event = CloudEvent::from_structured(structured).unwrap();
         self.input(Input::Event { sequence, source: "api".parse().unwrap(), event })
