@@ -105,8 +105,8 @@ pub(crate) struct Ran {
 #[derive(Debug)]
 pub(crate) enum Progress {
     /// Its result was there already.
-    Known(Outcome),
-    Ran(Ran),
+    Known(Box<Outcome>),
+    Ran(Box<Ran>),
 }
 
 /// The wall clock.
@@ -128,32 +128,33 @@ pub(crate) async fn prepare(tools: Arc<Tools>, dispatch: Arc<Dispatch>) {
 pub(crate) async fn run(tools: &Tools, job: &Job) -> Progress {
     if job.perhaps_done {
         match tools.depot.stored_result(job.dispatch.run, &job.key).await {
-            Ok(Some(object)) => return Progress::Known(result::stored_outcome(&object)),
+            Ok(Some(object)) => return Progress::Known(Box::new(result::stored_outcome(&object))),
             Ok(None) => {}
             Err(error) => return broken(FailureKind::Infrastructure, result::infrastructure(&job.dispatch.step, &error)),
         }
     }
     match run_step(tools, job).await {
-        Ok(ran) => Progress::Ran(ran),
+        Ok(ran) => Progress::Ran(Box::new(ran)),
         Err((kind, error)) => broken(kind, error),
     }
 }
 
 fn broken(kind: FailureKind, error: ErrorInfo) -> Progress {
     let at = now();
-    Progress::Ran(Ran { ended: Ended::Broken { kind, error }, output: Output::default(), started: at, at, runner: None })
+    let ended = Ended::Broken { kind, error: Box::new(error) };
+    Progress::Ran(Box::new(Ran { ended, output: Output::default(), started: at, at, runner: None }))
 }
 
 /// Stores what user code left and makes the outcome to report. Must not be cut: it is the attempt's only result.
-pub(crate) async fn store(tools: &Tools, job: &Job, progress: Progress) -> Outcome {
+pub(crate) async fn store(tools: &Tools, job: &Job, progress: Progress) -> (Outcome, Option<Used>) {
     let Ran { ended, output, started, at, runner } = match progress {
-        Progress::Known(outcome) => return outcome,
-        Progress::Ran(ran) => ran,
+        Progress::Known(outcome) => return (*outcome, None),
+        Progress::Ran(ran) => *ran,
     };
     if let Ended::Broken { kind: kind @ FailureKind::Infrastructure, error } = ended {
         // Store or disk are in trouble, or nothing has run: there is no output to keep.
         let error = error.clipped();
-        return Outcome::Failed(Failure { kind, error, digest: None, bytes: 0, started, ended: at });
+        return (Outcome::Failed(Failure { kind, error, digest: None, bytes: 0, started, ended: at }), None);
     }
     let reuse = job.mode() == HostMode::Reuse && !matches!(ended, Ended::Broken { .. });
     let runner = match runner {
@@ -167,10 +168,20 @@ pub(crate) async fn store(tools: &Tools, job: &Job, progress: Progress) -> Outco
     let task_folder = runner.as_ref().map(Runner::task_folder);
     let ending = Ending { task: job.note(), key: job.key, task_folder, output, started, ended: at };
     let outcome = result::conclude(&tools.depot, &ending, ended).await;
-    if let Some(runner) = runner {
-        runner.finish(reuse);
+    (outcome, runner.map(|runner| Used { runner, reuse }))
+}
+
+/// A process whose attempt is over. It is kept until the report is on its way: its end takes the processor for milliseconds.
+#[derive(Debug)]
+pub(crate) struct Used {
+    runner: Runner,
+    reuse: bool,
+}
+
+impl Used {
+    pub(crate) fn finish(self) {
+        self.runner.finish(self.reuse);
     }
-    outcome
 }
 
 type Fault = (FailureKind, ErrorInfo);
@@ -271,7 +282,8 @@ impl Running<'_> {
         let inputs_file = match self.write_inputs_file(runner.task_folder()) {
             Ok(file) => file,
             Err(error) => {
-                return Ended::Broken { kind: FailureKind::Infrastructure, error: result::infrastructure(&self.job.dispatch.step, &error) };
+                let error = result::infrastructure(&self.job.dispatch.step, &error);
+                return Ended::Broken { kind: FailureKind::Infrastructure, error: Box::new(error) };
             }
         };
         let run = ToHost::Run(Box::new(self.run_line(&folder, inputs_file.clone())));
@@ -379,8 +391,7 @@ impl Running<'_> {
             Ok((name, Told::Model { version, object, artifact, format, metrics })) => {
                 let object = ObjectLink { run: object.run, key: object.key, digest: object.digest };
                 self.links.push(object);
-                let found =
-                    ToHost::ModelFound { name: &name, version, object, artifact: &artifact, format: &format, metrics: &metrics };
+                let found = ToHost::ModelFound { name: &name, version, object, artifact: &artifact, format: &format, metrics: &metrics };
                 let _ = runner.connection.send(&found).await;
                 return;
             }
@@ -412,7 +423,7 @@ impl Running<'_> {
         self.show(|output, at| output.drain(&mut runner.pipes, at));
         let end = runner.how_it_ended().await;
         let error = process::death_in_words(self.job.dispatch.step.as_str(), end.as_ref(), peak, "");
-        Ended::Broken { kind: FailureKind::User, error }
+        Ended::Broken { kind: FailureKind::User, error: Box::new(error) }
     }
 
     fn misunderstood(&self, runner: &Runner, what: &str) -> Ended {
@@ -421,6 +432,6 @@ impl Running<'_> {
         let what: String = what.chars().take(300).collect();
         let message = format!("the host of step `{step}` said what the host protocol does not allow: {what}");
         let error = ErrorInfo { kind: Code::HOST_DIED.to_string(), message, step: Some(step.to_string()), ..ErrorInfo::default() };
-        Ended::Broken { kind: FailureKind::User, error }
+        Ended::Broken { kind: FailureKind::User, error: Box::new(error) }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use causey_artifacts::{Object, ObjectLink, Put, Store, StoreError, hash_file};
+use causey_artifacts::{Manifest, Object, ObjectLink, Put, Store, StoreError, hash_file};
 use causey_protocol::artifact::{blob_path, object_path};
 use causey_protocol::backoff::Delays;
 use causey_protocol::id::{Digest, RunId, TaskKey};
@@ -43,13 +43,16 @@ pub(crate) enum DepotError {
     Store(#[from] StoreError),
 }
 
+/// Paths with their digests.
+pub(crate) type References = Arc<[(String, Digest)]>;
+
 /// What is known of a verified file.
 #[derive(Clone, Debug)]
 struct Known {
     digest: Digest,
     stamp: Stamp,
     /// Files that an object refers to; they are checked with it.
-    refers_to: Arc<[(String, Digest)]>,
+    refers_to: References,
 }
 
 #[derive(Debug)]
@@ -92,18 +95,20 @@ impl Depot {
         self.root.join(path)
     }
 
-    /// Stores an attempt's object that is in memory. The bytes are as durable as the log when this returns (I8).
+    /// Stores an attempt's object that is in memory and refers to what is verified. The bytes are as durable as the log when this returns (I8).
     ///
     /// # Errors
     /// [`StoreError`] after several tries if it may work later, at once otherwise.
-    pub(crate) async fn put_object(&self, run: RunId, key: &TaskKey, bytes: Bytes, digest: Digest) -> Result<Put, StoreError> {
-        let path = object_path(run, key);
+    pub(crate) async fn put_object(&self, link: &ObjectLink, refers_to: References, bytes: Bytes) -> Result<Put, StoreError> {
+        let path = link.path();
         let put = patiently(|| self.store.put_if_absent(&path, bytes.clone())).await?;
         if put == Put::Stored {
             if let Some(fetched) = &self.fetched {
                 fetched.put_if_absent(&path, bytes.clone()).await?;
             }
-            self.note_object(&path, digest, &bytes);
+            if let Ok(stamp) = Stamp::of(&self.local(&path)) {
+                self.remember(&path, Known { digest: link.digest, stamp, refers_to });
+            }
         }
         Ok(put)
     }
@@ -112,8 +117,8 @@ impl Depot {
     ///
     /// # Errors
     /// As [`Depot::put_object`].
-    pub(crate) async fn put_object_file(&self, run: RunId, key: &TaskKey, file: &Path) -> Result<Put, StoreError> {
-        self.put_file(&object_path(run, key), file).await
+    pub(crate) async fn put_object_file(&self, link: &ObjectLink, file: &Path) -> Result<Put, StoreError> {
+        self.put_file(&link.path(), file).await
     }
 
     /// Stores a file by its digest; the file may be gone afterwards.
@@ -253,19 +258,12 @@ impl Depot {
         all.insert(path.to_owned(), known);
     }
 
-    /// Notes an object this process has just written.
-    fn note_object(&self, path: &str, digest: Digest, bytes: &Bytes) {
-        if let (Ok(stamp), Ok(object)) = (Stamp::of(&self.local(path)), Object::read(bytes.clone())) {
-            self.remember(path, Known { digest, stamp, refers_to: references(&object) });
-        }
-    }
-
     async fn verify_object(&self, path: &str, digest: &Digest) -> Result<Known, DepotError> {
         let stamp = self.verify_file(path, digest).await?;
         let damaged = || DepotError::Damaged { path: path.to_owned() };
         let local = self.local(path);
         let object = run_aside(move || std::fs::read(local).ok().and_then(|bytes| Object::read(bytes.into()).ok())).await;
-        let known = Known { digest: *digest, stamp, refers_to: references(&object.ok_or_else(damaged)?) };
+        let known = Known { digest: *digest, stamp, refers_to: references(&object.ok_or_else(damaged)?.manifest) };
         self.remember(path, known.clone());
         Ok(known)
     }
@@ -276,11 +274,8 @@ impl Depot {
         let stamp = Stamp::of(&local).map_err(|_| missing())?;
         let noted = stamp.bytes >= NOTED_BYTES_MIN && self.cache.was_verified(path, stamp);
         if !noted {
-            let found = if stamp.bytes <= INLINE_HASH_BYTES_MAX {
-                hash_file(&local)?
-            } else {
-                run_aside(move || hash_file(&local)).await?
-            };
+            let found =
+                if stamp.bytes <= INLINE_HASH_BYTES_MAX { hash_file(&local)? } else { run_aside(move || hash_file(&local)).await? };
             if found.0 != *digest {
                 return Err(DepotError::Damaged { path: path.to_owned() });
             }
@@ -291,9 +286,9 @@ impl Depot {
 }
 
 /// The files an object refers to, with their digests.
-fn references(object: &Object) -> Arc<[(String, Digest)]> {
-    let objects = object.manifest.objects.iter().map(|link| (link.path(), link.digest));
-    objects.chain(object.blobs().into_iter().map(|digest| (blob_path(&digest), digest))).collect()
+pub(crate) fn references(manifest: &Manifest) -> References {
+    let objects = manifest.objects.iter().map(|link| (link.path(), link.digest));
+    objects.chain(manifest.blobs().into_iter().map(|digest| (blob_path(&digest), digest))).collect()
 }
 
 async fn run_aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

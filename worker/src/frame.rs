@@ -116,12 +116,31 @@ pub(crate) struct HostArtifact {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum ToHost<'a> {
-    Fork { host: &'a str, stdout: &'a str, stderr: &'a str },
+    Fork {
+        host: &'a str,
+        stdout: &'a str,
+        stderr: &'a str,
+    },
     Run(Box<Run<'a>>),
-    Fetched { path: &'a str },
-    FetchFailed { path: &'a str, message: String },
-    ModelFound { name: &'a ModelName, version: u32, object: ObjectLink, artifact: &'a str, format: &'a str, metrics: &'a Map<String, Value> },
-    ModelFailed { name: &'a str, message: String },
+    Fetched {
+        path: &'a str,
+    },
+    FetchFailed {
+        path: &'a str,
+        message: String,
+    },
+    ModelFound {
+        name: &'a ModelName,
+        version: u32,
+        object: ObjectLink,
+        artifact: &'a str,
+        format: &'a str,
+        metrics: &'a Map<String, Value>,
+    },
+    ModelFailed {
+        name: &'a str,
+        message: String,
+    },
 }
 
 /// One attempt to run.
@@ -179,7 +198,9 @@ mod tests {
         );
         let FromHost::Finished(finished) = serde_json::from_str(&finished).unwrap() else { panic!("not finished") };
         assert_eq!((finished.next[0].as_str(), finished.artifacts["x"].bytes), ("join", 12));
-        let failed = format!(r#"{{"type":"failed","key":"{key}","retryable":false,"error":{{"type":"E","message":"m","traceback":"","line":null}}}}"#);
+        let failed = format!(
+            r#"{{"type":"failed","key":"{key}","retryable":false,"error":{{"type":"E","message":"m","traceback":"","line":null}}}}"#
+        );
         assert!(matches!(serde_json::from_str(&failed).unwrap(), FromHost::Failed(failed) if !failed.retryable));
         assert!(serde_json::from_str::<FromHost>(r#"{"type":"surprise"}"#).is_err());
     }

@@ -26,7 +26,10 @@ pub(crate) enum Because {
 pub(crate) enum Stage {
     Queued,
     /// Occupies slots.
-    Running { stop: CancellationToken, stopped: Option<Because> },
+    Running {
+        stop: CancellationToken,
+        stopped: Option<Because>,
+    },
     /// User code has ended; the result is being stored or reported.
     Ended,
 }

@@ -81,14 +81,15 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        leftover::forget(&self.folders.hosts, &self.id);
-        // Most attempts leave it empty, and then this is one call.
-        if let Err(error) = fs::remove_dir(&self.task_folder)
-            && error.kind() == io::ErrorKind::DirectoryNotEmpty
-        {
-            let folder = self.task_folder.clone();
-            // Off this thread: it may hold gigabytes. What cannot be removed is removed at the next start.
-            drop(tokio::task::spawn_blocking(move || fs::remove_dir_all(folder)));
+        let (hosts, id, folder) = (self.folders.hosts.clone(), std::mem::take(&mut self.id), std::mem::take(&mut self.task_folder));
+        let clean = move || {
+            leftover::forget(&hosts, &id);
+            // What cannot be removed is removed at the next start.
+            let _ = fs::remove_dir_all(folder);
+        };
+        // Off the loop's thread: the folder may hold gigabytes.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn_blocking(clean));
         }
     }
 }
@@ -103,10 +104,11 @@ pub(crate) struct Fifos {
 
 impl Fifos {
     pub(crate) fn into_pipes(self) -> Pipes {
-        for path in [&self.stdout_path, &self.stderr_path] {
+        let names = [self.stdout_path, self.stderr_path];
+        drop(tokio::task::spawn_blocking(move || {
             // A name that stays is removed with its folder at the next start.
-            let _ = fs::remove_file(path);
-        }
+            names.iter().map(fs::remove_file).for_each(drop);
+        }));
         self.pipes
     }
 }
@@ -148,7 +150,8 @@ impl Runner {
     }
 
     pub(crate) fn forked((connection, pid): (Connection, i32), pipes: Pipes, place: Place, home: Template) -> Self {
-        leftover::note(&place.folders.hosts, &place.id, pid);
+        let (notes, id) = (place.folders.hosts.clone(), place.id.clone());
+        drop(tokio::task::spawn_blocking(move || leftover::note(&notes, &id, pid)));
         Self { connection, pipes, pid, place, home, child: None, finished: false }
     }
 

@@ -50,13 +50,17 @@ pub(crate) struct Arrival {
 pub(crate) struct Expected(Arc<Mutex<HashMap<String, oneshot::Sender<Arrival>>>>);
 
 impl Expected {
-    /// A new host id and where its connection will come.
-    pub(crate) fn host(&self, kind: char) -> (String, oneshot::Receiver<Arrival>) {
+    /// A host id that no other host of this worker has.
+    pub(crate) fn new_id(&self, kind: char) -> String {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let id = format!("{kind}{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        format!("{kind}{}", NUMBER.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Where the connection of the host `id` will come.
+    pub(crate) fn host(&self, id: &str) -> oneshot::Receiver<Arrival> {
         let (sender, receiver) = oneshot::channel();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), sender);
-        (id, receiver)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), sender);
+        receiver
     }
 
     /// The host will not come.

@@ -15,8 +15,7 @@ use crate::frame::Role;
 
 /// What hosts may see of the worker's environment, beside `LC_*` and `PYTHON*`. Everything else stays here: the worker's
 /// holds credentials.
-const INHERITED: [&str; 9] =
-    ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
 
 /// Libraries that would start a thread per core in every host.
 const THREAD_LIMITS: [&str; 4] = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
@@ -167,10 +166,7 @@ mod tests {
     fn a_death_reads_as_a_sentence() {
         let killed = End { code: None, signal: Some("SIGKILL".into()) };
         let error = death_in_words("train", Some(&killed), Some(3 << 30), "");
-        assert_eq!(
-            error.message,
-            "the process that ran step `train` was killed by SIGKILL, peak memory 3072 MiB – perhaps out of memory"
-        );
+        assert_eq!(error.message, "the process that ran step `train` was killed by SIGKILL, peak memory 3072 MiB – perhaps out of memory");
         assert!(error.hint.is_some());
         let exited = End { code: Some(3), signal: None };
         assert_eq!(

@@ -7,13 +7,15 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use causey_artifacts::{Artifact, Manifest, Object, ObjectLink, OutputPlace, Put, ReportNote, StoreError, TaskNote, compose, hash_file, tail};
+use causey_artifacts::{
+    Artifact, Manifest, Object, ObjectLink, OutputPlace, Put, ReportNote, StoreError, TaskNote, compose, hash_file, tail,
+};
 use causey_protocol::codec;
 use causey_protocol::id::{Digest, StepName, TaskKey, Timestamp};
 use causey_protocol::problem::Code;
 use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Publication, Success};
 
-use crate::depot::{Depot, DepotError};
+use crate::depot::{Depot, DepotError, references};
 use crate::frame::{Failed, Finished, HostArtifact};
 use crate::output::Output;
 
@@ -35,7 +37,10 @@ pub(crate) enum Ended {
     Finished(Box<Finished>),
     Failed(Box<Failed>),
     /// Without a result: the process died, or could not be started.
-    Broken { kind: FailureKind, error: ErrorInfo },
+    Broken {
+        kind: FailureKind,
+        error: Box<ErrorInfo>,
+    },
 }
 
 impl Ended {
@@ -118,7 +123,8 @@ pub(crate) fn stored_outcome(object: &Object) -> Outcome {
     let Some(ReportNote { started, ended, failure, publications }) = report.clone() else {
         let now = Timestamp::default();
         let what = "the attempt's object was not written by a worker";
-        let error = ErrorInfo { kind: Code::STORE.to_string(), message: what.into(), step: Some(task.step.to_string()), ..ErrorInfo::default() };
+        let error =
+            ErrorInfo { kind: Code::STORE.to_string(), message: what.into(), step: Some(task.step.to_string()), ..ErrorInfo::default() };
         let kind = FailureKind::Infrastructure;
         return Outcome::Failed(Failure { kind, error, digest: Some(digest), bytes, started: now, ended: now });
     };
@@ -169,7 +175,7 @@ fn left(ended: Ended) -> Left {
             let kind = if retryable { FailureKind::User } else { FailureKind::Permanent };
             Left { objects, artifacts, data, failure: Some((kind, error)), ..Left::default() }
         }
-        Ended::Broken { kind, error } => Left { failure: Some((kind, error)), ..Left::default() },
+        Ended::Broken { kind, error } => Left { failure: Some((kind, *error)), ..Left::default() },
     }
 }
 
@@ -192,7 +198,9 @@ fn too_large(publish: &[Publication]) -> Option<ErrorInfo> {
     let bytes = if publish.is_empty() { 0 } else { codec::encode(&publish).len() };
     (bytes > PUBLICATIONS_BYTES_MAX).then(|| ErrorInfo {
         kind: Code::PUBLICATION.to_string(),
-        message: format!("metrics, tags and descriptions of the published models have {bytes} bytes; at most {PUBLICATIONS_BYTES_MAX} are taken"),
+        message: format!(
+            "metrics, tags and descriptions of the published models have {bytes} bytes; at most {PUBLICATIONS_BYTES_MAX} are taken"
+        ),
         hint: Some("keep long tables in an artifact".into()),
         ..ErrorInfo::default()
     })
@@ -242,7 +250,10 @@ async fn store(depot: &Depot, ending: &Ending<'_>, mut left: Left) -> Result<Out
 enum Data {
     Memory(Vec<u8>),
     /// Too large for memory; it becomes the object.
-    File { path: std::path::PathBuf, bytes: u64 },
+    File {
+        path: std::path::PathBuf,
+        bytes: u64,
+    },
 }
 
 impl Data {
@@ -340,22 +351,24 @@ async fn put(
     output: OutputPlace<'_>,
     manifest: Manifest,
 ) -> Result<Option<(Digest, u64)>, ResultError> {
-    let run = ending.task.run;
+    let link = |digest| ObjectLink { run: ending.task.run, key: ending.key, digest };
     let (put, digest, bytes) = match data {
         Data::Memory(data) => {
+            let refers_to = references(&manifest);
             let bytes = Bytes::from(compose(data, output, manifest));
             let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
-            (depot.put_object(run, &ending.key, bytes, digest).await?, digest, size)
+            (depot.put_object(&link(digest), refers_to, bytes).await?, digest, size)
         }
         Data::File { path, bytes } => {
             let tail = tail(bytes, output, manifest);
             let file = path.clone();
             let work = move || -> Result<(Digest, u64), StoreError> {
-                append(&file, bytes, &tail).map_err(|source| StoreError::File { action: "write", path: file.display().to_string(), source })?;
+                let written = append(&file, bytes, &tail);
+                written.map_err(|source| StoreError::File { action: "write", path: file.display().to_string(), source })?;
                 hash_file(&file)
             };
             let (digest, size) = tokio::task::spawn_blocking(work).await.expect("file work does not panic")?;
-            (depot.put_object_file(run, &ending.key, &path).await?, digest, size)
+            (depot.put_object_file(&link(digest), &path).await?, digest, size)
         }
     };
     Ok((put == Put::Stored).then_some((digest, bytes)))
@@ -406,7 +419,7 @@ mod tests {
         Ending { task, key: KEY.parse().unwrap(), task_folder: Some(folder), output: Output::default(), started, ended }
     }
 
-    fn finished(fields: serde_json::Value) -> Ended {
+    fn finished(fields: &serde_json::Value) -> Ended {
         let mut line = json!({"key": KEY, "next": ["end"], "foreach": null, "objects": [], "artifacts": {}, "data": "", "publish": []});
         line.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         Ended::Finished(Box::new(serde_json::from_value(line).unwrap()))
@@ -420,12 +433,12 @@ mod tests {
     async fn a_result_is_stored_and_repeated_by_the_next_delivery() {
         let bench = bench().await;
         let task = bench.folder.path().join("task");
-        let ended = || finished(json!({"artifacts": {"x": entry("data", 3)}, "data": BASE64_STANDARD.encode("abc")}));
+        let ended = || finished(&json!({"artifacts": {"x": entry("data", 3)}, "data": BASE64_STANDARD.encode("abc")}));
         let first = conclude(&bench.depot, &ending(&task), ended()).await;
         let Outcome::Succeeded(success) = &first else { panic!("{first:?}") };
         assert_eq!(success.next[0].as_str(), "end");
         // A second delivery ran too and ended otherwise: the stored result counts.
-        let again = conclude(&bench.depot, &ending(&task), finished(json!({"next": []}))).await;
+        let again = conclude(&bench.depot, &ending(&task), finished(&json!({"next": []}))).await;
         assert_eq!(first, again);
         let object = bench.depot.stored_result(ending(&task).task.run, &KEY.parse().unwrap()).await.unwrap().unwrap();
         assert_eq!(stored_outcome(&object), first);
@@ -441,7 +454,7 @@ mod tests {
         std::fs::write(task.join("big-0"), vec![5; 2_000_000]).unwrap();
         std::fs::write(task.join("data"), vec![6; size]).unwrap();
         let artifacts = json!({"big": entry("big-0", 2_000_000), "same": entry("big-0", 2_000_000), "small": entry("data", size)});
-        let outcome = conclude(&bench.depot, &ending(&task), finished(json!({"artifacts": artifacts, "data": null}))).await;
+        let outcome = conclude(&bench.depot, &ending(&task), finished(&json!({"artifacts": artifacts, "data": null}))).await;
         let Outcome::Succeeded(success) = &outcome else { panic!("{outcome:?}") };
         let object = bench.depot.stored_result(ending(&task).task.run, &KEY.parse().unwrap()).await.unwrap().unwrap();
         assert_eq!((object.digest(), object.size()), (success.digest, success.bytes));
@@ -461,7 +474,7 @@ mod tests {
         ] {
             let bench = bench().await;
             let task = bench.folder.path().join("task");
-            let outcome = conclude(&bench.depot, &ending(&task), finished(json!({"artifacts": artifacts}))).await;
+            let outcome = conclude(&bench.depot, &ending(&task), finished(&json!({"artifacts": artifacts}))).await;
             let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
             assert!(failure.error.message.contains("artifact `x`"), "{}", failure.error.message);
             assert!(failure.digest.is_some());
@@ -473,7 +486,7 @@ mod tests {
         let bench = bench().await;
         let task = bench.folder.path().join("task");
         let publish = json!([{"model": "demand", "artifact": "x", "format": "pickle"}]);
-        let ended = finished(json!({"artifacts": {"x": entry("data", 0)}, "publish": publish}));
+        let ended = finished(&json!({"artifacts": {"x": entry("data", 0)}, "publish": publish}));
         let outcome = conclude(&bench.depot, &ending(&task), ended).await;
         let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
         assert_eq!(failure.error.kind, "CSY-2105");

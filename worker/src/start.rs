@@ -111,6 +111,9 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     };
     worker.run(&stopping).await;
     drain(&mut worker, &owner_gone).await;
+    drop(worker);
+    // Hosts that are ending may still remove theirs; what stays is removed at the next start.
+    let _ = leftover::make_empty(&folder.join("tasks"));
     // What was published must leave before the process does.
     let _ = tokio::time::timeout(FAREWELL_TIME_MAX, client.flush()).await;
     Ok(())

@@ -34,6 +34,9 @@ const FAILURES_MAX: u32 = 3;
 /// How long a failed import is taken for the answer before the file is imported again: packages get installed.
 const LOAD_FAILED_FOR: Duration = Duration::from_secs(5);
 
+/// Longest way from the end of a process to the last line it sent, and back.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How runners ended is remembered for so many of them.
 const ENDS_MAX: usize = 256;
 
@@ -46,8 +49,10 @@ type Answer = oneshot::Sender<Result<Runner, HostError>>;
 enum Ask {
     Prepare(HostMode),
     Runner(HostMode, Answer),
-    GiveBack(Runner),
+    GiveBack(Box<Runner>),
     HowEnded(String, oneshot::Sender<Option<End>>),
+    /// The place for a runner to be forked is made.
+    Prepared(Result<Box<Forking>, HostError>),
     /// A forked runner is ready, or never will be.
     Ready(String, Result<(Connection, i32), HostError>),
     Retire,
@@ -69,6 +74,7 @@ impl Template {
             life: Life::Asleep,
             fresh: VecDeque::new(),
             used: VecDeque::new(),
+            preparing: 0,
             forking: HashMap::new(),
             waiting: VecDeque::new(),
             leased: HashSet::new(),
@@ -100,7 +106,7 @@ impl Template {
 
     /// Takes back a runner that may run more attempts.
     pub(crate) fn give_back(&self, runner: Runner) {
-        let _ = self.0.send(Ask::GiveBack(runner));
+        let _ = self.0.send(Ask::GiveBack(Box::new(runner)));
     }
 
     /// How the forked runner `host` ended; waits until the template says so.
@@ -120,7 +126,7 @@ impl Template {
 enum Life {
     /// No process; the next question starts one.
     Asleep,
-    Running(Process),
+    Running(Box<Process>),
     /// The flow does not survive a fork: runners are started.
     Unforkable,
 }
@@ -132,6 +138,7 @@ struct Process {
     id: String,
 }
 
+#[derive(Debug)]
 struct Forking {
     place: Place,
     fifos: Fifos,
@@ -148,6 +155,8 @@ struct Keeper {
     fresh: VecDeque<Runner>,
     /// Ready after earlier attempts in mode `reuse`.
     used: VecDeque<Runner>,
+    /// Forks whose places are being made.
+    preparing: usize,
     forking: HashMap<String, Forking>,
     waiting: VecDeque<(HostMode, Answer)>,
     /// Runners with attempts.
@@ -181,7 +190,7 @@ impl Keeper {
             let event = self.next_event().await;
             match event {
                 Event::Ask(None) => break,
-                Event::Ask(Some(ask)) => self.on_ask(ask),
+                Event::Ask(Some(ask)) => self.on_ask(ask).await,
                 Event::Line(Some(line)) => self.on_line(line),
                 Event::Line(None) => self.on_death().await,
                 Event::Idle => self.go_to_sleep(),
@@ -210,7 +219,7 @@ impl Keeper {
         }
     }
 
-    fn on_ask(&mut self, ask: Ask) {
+    async fn on_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Prepare(mode) => {
                 self.used_at = Instant::now();
@@ -222,10 +231,13 @@ impl Keeper {
                 self.waiting.push_back((mode, answer));
             }
             Ask::GiveBack(runner) => {
-                self.leased.remove(runner.id());
-                self.used.push_back(runner);
+                // One that is not leased any more died with an earlier template.
+                if self.leased.remove(runner.id()) || !runner.is_forked() {
+                    self.used.push_back(*runner);
+                }
             }
             Ask::HowEnded(host, answer) => self.on_how_ended(host, answer),
+            Ask::Prepared(prepared) => self.on_prepared(prepared).await,
             Ask::Ready(id, arrived) => self.on_ready(&id, arrived),
             Ask::Retire => self.retiring = true,
         }
@@ -336,7 +348,7 @@ impl Keeper {
             }
         }
         self.waiting = still_waiting;
-        self.refill().await;
+        self.refill();
     }
 
     fn lease(&mut self, runner: Runner, answer: Answer) {
@@ -347,41 +359,57 @@ impl Keeper {
         let _ = answer.send(Ok(runner));
     }
 
-    async fn refill(&mut self) {
+    fn refill(&mut self) {
         let stock = if self.stocking && !self.retiring { self.shared.stock } else { 0 };
         let wanted = self.waiting.len() + stock;
-        while matches!(self.life, Life::Running(_)) && self.fresh.len() + self.forking.len() < wanted && self.forking.len() < FORKS_MAX {
-            if let Err(error) = self.fork().await {
-                self.count_failure(&error);
-                return;
-            }
+        while matches!(self.life, Life::Running(_)) && self.fresh.len() + self.under_way() < wanted && self.under_way() < FORKS_MAX {
+            self.prepare_fork();
         }
     }
 
-    async fn fork(&mut self) -> Result<(), HostError> {
-        let (id, arrival) = self.shared.expected.host('r');
-        let prepared = Place::make(&self.shared.folders, id.clone()).and_then(|place| Ok((place.fifos()?, place)));
-        let (fifos, place) = prepared.inspect_err(|_| self.shared.expected.forget(&id))?;
-        let Life::Running(process) = &mut self.life else { return Ok(()) };
+    fn under_way(&self) -> usize {
+        self.preparing + self.forking.len()
+    }
+
+    /// Makes the place of a runner on another thread: folders and FIFOs cost hundreds of microseconds on some disks.
+    fn prepare_fork(&mut self) {
+        self.preparing += 1;
+        let (shared, handle) = (self.shared.clone(), self.handle.clone());
+        tokio::task::spawn_blocking(move || {
+            let prepared = Place::make(&shared.folders, shared.expected.new_id('r')).and_then(|place| Ok((place.fifos()?, place)));
+            if let Some(handle) = handle.upgrade() {
+                let _ = handle.send(Ask::Prepared(prepared.map(|(fifos, place)| Box::new(Forking { place, fifos }))));
+            }
+        });
+    }
+
+    async fn on_prepared(&mut self, prepared: Result<Box<Forking>, HostError>) {
+        self.preparing -= 1;
+        let Life::Running(process) = &mut self.life else { return };
+        let Forking { place, fifos } = match prepared {
+            Ok(forking) => *forking,
+            Err(error) => return self.count_failure(&error),
+        };
+        let arrival = self.shared.expected.host(&place.id);
         let (stdout, stderr) = (fifos.stdout_path.to_string_lossy(), fifos.stderr_path.to_string_lossy());
-        let line = ToHost::Fork { host: &id, stdout: &stdout, stderr: &stderr };
+        let line = ToHost::Fork { host: &place.id, stdout: &stdout, stderr: &stderr };
         // A template that is gone is noticed by its closed connection.
         let _ = process.connection.send(&line).await;
-        let (handle, told) = (self.handle.clone(), id.clone());
+        let (handle, told) = (self.handle.clone(), place.id.clone());
         tokio::spawn(async move {
             let arrived = Runner::receive(arrival).await;
             if let Some(handle) = handle.upgrade() {
                 let _ = handle.send(Ask::Ready(told, arrived));
             }
         });
-        self.forking.insert(id, Forking { place, fifos });
-        Ok(())
+        self.forking.insert(place.id.clone(), Forking { place, fifos });
     }
 
     /// Starts a runner of its own, in the background.
     fn start_runner(&self, answer: Answer) {
         let (shared, code, handle) = (self.shared.clone(), self.code.clone(), self.handle.clone());
-        let (id, arrival) = shared.expected.host('s');
+        let id = shared.expected.new_id('s');
+        let arrival = shared.expected.host(&id);
         let prepared = Place::make(&shared.folders, id.clone()).and_then(|place| {
             let child = shared.interpreter.start(&code, Role::Runner, &id, &shared.folders.socket);
             Ok((child.map_err(|error| not_started(&shared, &error))?, place))
@@ -410,7 +438,7 @@ impl Keeper {
             return;
         }
         match start_template(&self.shared, &self.code).await {
-            Ok((process, None)) => self.life = Life::Running(process),
+            Ok((process, None)) => self.life = Life::Running(Box::new(process)),
             Ok((_, Some(because))) => {
                 tracing::info!(file = self.code.file, because, "this flow cannot be forked; each task starts an interpreter of its own");
                 self.life = Life::Unforkable;
@@ -462,7 +490,8 @@ impl Keeper {
 
 /// Starts a template; with the reason when the flow must not be forked.
 async fn start_template(shared: &Shared, code: &FlowCode) -> Result<(Process, Option<String>), HostError> {
-    let (id, arrival) = shared.expected.host('t');
+    let id = shared.expected.new_id('t');
+    let arrival = shared.expected.host(&id);
     let started = shared.interpreter.start(code, Role::Template, &id, &shared.folders.socket);
     let mut child = started.map_err(|error| {
         shared.expected.forget(&id);
@@ -477,11 +506,7 @@ async fn start_template(shared: &Shared, code: &FlowCode) -> Result<(Process, Op
         let line = connection.receive().await.ok()??;
         Some((connection, line))
     };
-    let loaded = tokio::select! {
-        loaded = tokio::time::timeout(READY_TIMEOUT, load) => loaded,
-        // A process that ends before it connects is noticed here; one that has connected says why.
-        _ = child.wait() => Ok(None),
-    };
+    let loaded = tokio::time::timeout(READY_TIMEOUT, unless_it_ends(&mut child, load)).await.map(Option::flatten);
     shared.expected.forget(&id);
     match loaded {
         Ok(Some((connection, FromHost::Loaded { forkable, because }))) => {
@@ -491,10 +516,21 @@ async fn start_template(shared: &Shared, code: &FlowCode) -> Result<(Process, Op
         Ok(Some((_, FromHost::LoadFailed { error }))) => Err(HostError::Load(Box::new(error))),
         Ok(Some(_)) => Err(HostError::System("a template did not say whether it loaded the flow".into())),
         Ok(None) => {
-            let end = child.wait().await.ok().map(End::from);
-            Err(HostError::Died { end, tail: tail.text() })
+            let ended = tokio::time::timeout(LAST_WORDS_TIMEOUT, child.wait()).await;
+            Err(HostError::Died { end: ended.ok().and_then(Result::ok).map(End::from), tail: tail.text() })
         }
         Err(_) => Err(HostError::System(format!("the flow file was not imported within {} seconds", READY_TIMEOUT.as_secs()))),
+    }
+}
+
+/// What `wanted` gives; `None` when the process ends first and what it said before does not give it either.
+async fn unless_it_ends<T>(child: &mut Child, wanted: impl Future<Output = T>) -> Option<T> {
+    let mut wanted = std::pin::pin!(wanted);
+    tokio::select! {
+        biased;
+        got = &mut wanted => Some(got),
+        // It may have said why, and that is still on its way.
+        _ = child.wait() => tokio::time::timeout(LAST_WORDS_TIMEOUT, wanted).await.ok(),
     }
 }
 
@@ -509,9 +545,12 @@ async fn started_runner(
     handle: mpsc::WeakUnboundedSender<Ask>,
 ) -> Result<Runner, HostError> {
     let pipes = take_pipes(&mut child).map_err(|error| HostError::system("cannot read a runner's output", &error))?;
-    let arrived = tokio::select! {
-        arrived = Runner::receive(arrival) => arrived,
-        ended = child.wait() => Err(HostError::Died { end: ended.ok().map(End::from), tail: String::new() }),
+    let arrived = match unless_it_ends(&mut child, Runner::receive(arrival)).await {
+        None | Some(Err(HostError::Died { .. })) => {
+            let ended = tokio::time::timeout(LAST_WORDS_TIMEOUT, child.wait()).await;
+            Err(HostError::Died { end: ended.ok().and_then(Result::ok).map(End::from), tail: String::new() })
+        }
+        Some(arrived) => arrived,
     };
     let handle = handle.upgrade().ok_or_else(|| HostError::System("the worker stops".into()))?;
     Ok(Runner::started(arrived?, pipes, place, Template(handle), child))

@@ -34,6 +34,9 @@ const PULL_CHECK_PERIOD: Duration = Duration::from_millis(250);
 /// An attempt that needs more slots than are free is handed back after this time: another worker may have them.
 const MISFIT_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// Longest wait for what the queue had sent before it learnt that no more is wanted.
+const PULL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Wait before a dispatch of an unknown version is delivered again, to a newer worker with luck.
 const UNREADABLE_DELAY: Duration = Duration::from_secs(5);
 
@@ -331,13 +334,11 @@ impl Worker {
 
     /// Takes no more tasks and hands back those that have not begun.
     pub(crate) async fn begin_drain(&mut self) {
-        let _ = self.arrivals.unsubscribe().await;
-        while let Some(message) = self.arrivals.next().await {
-            if message.status.is_none()
-                && let Some(reply) = message.reply
-            {
-                self.answer(reply, "-NAK").await;
-            }
+        // Drained, not dropped: what the server has sent already would otherwise lie still for the ack wait.
+        let _ = self.arrivals.drain().await;
+        let deadline = tokio::time::Instant::now() + PULL_DRAIN_TIMEOUT;
+        while let Ok(Some(message)) = tokio::time::timeout_at(deadline, self.arrivals.next()).await {
+            self.on_arrival(message).await;
         }
         while let Some(key) = self.held.front().map(Job::open_attempt) {
             if let Some(job) = self.held.stop(&key, Because::HandedBack) {
@@ -392,8 +393,13 @@ async fn perform(tools: Arc<Tools>, job: Job, stop: CancellationToken, events: m
     };
     last_word.attempt = None;
     let _ = events.send(Event::Ended { attempt: key, ran: begun.elapsed() });
-    let outcome = attempt::store(&tools, &job, progress).await;
+    let (outcome, used) = attempt::store(&tools, &job, progress).await;
     tools.reports.send(job.report(outcome), Confirm::Attempt(key));
+    if let Some(used) = used {
+        // Lets the report leave first.
+        tokio::task::yield_now().await;
+        used.finish();
+    }
 }
 
 /// Says that an attempt was stopped, however its task ends.

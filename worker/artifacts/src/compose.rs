@@ -12,7 +12,10 @@ pub enum OutputPlace<'a> {
     /// Into the object.
     Here(&'a [u8]),
     /// It is stored as a blob already.
-    Blob { digest: Digest, bytes: u64 },
+    Blob {
+        digest: Digest,
+        bytes: u64,
+    },
 }
 
 /// A whole object from its data section. `manifest.output` is set here.
@@ -104,7 +107,7 @@ mod tests {
         assert_eq!(object.locate("here").unwrap(), Where::Here(Bytes::from_static(b"abc")));
         assert!(matches!(object.locate("there").unwrap(), Where::There { offset: 7, bytes: 9, .. }));
         assert!(matches!(object.locate("blob").unwrap(), Where::Blob { bytes: 1, .. }));
-        assert_eq!(object.blobs(), [Digest::of(b"x")]);
+        assert_eq!(object.manifest.blobs(), [Digest::of(b"x")]);
         for name in ["outside", "nowhere", "missing"] {
             assert!(object.locate(name).is_err(), "{name}");
         }

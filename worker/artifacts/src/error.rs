@@ -63,7 +63,9 @@ impl StoreError {
 /// Advice for the errors that people can mend, on its own line.
 fn hint_of(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "\nhint: the disk or quota is full; make room, the task is tried again",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "\nhint: the disk or quota is full; make room, the task is tried again"
+        }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "\nhint: give this user write access to the store's folder",
         _ => "",
     }

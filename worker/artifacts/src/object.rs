@@ -39,6 +39,18 @@ pub struct Manifest {
     pub report: Option<ReportNote>,
 }
 
+impl Manifest {
+    /// The blobs this object refers to, each once.
+    #[must_use]
+    pub fn blobs(&self) -> Vec<Digest> {
+        let output = self.output.and_then(|output| output.blob);
+        let mut found: Vec<Digest> = self.artifacts.values().filter_map(|artifact| artifact.blob).chain(output).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}
+
 /// The attempt that left an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskNote {
@@ -193,16 +205,6 @@ impl Object {
             (None, None, Some(offset)) => self.slice(offset, artifact.bytes).map(Where::Here).ok_or_else(outside),
             _ => Err(outside()),
         }
-    }
-
-    /// The blobs this object refers to, each once.
-    #[must_use]
-    pub fn blobs(&self) -> Vec<Digest> {
-        let output = self.manifest.output.and_then(|output| output.blob);
-        let mut found: Vec<Digest> = self.manifest.artifacts.values().filter_map(|artifact| artifact.blob).chain(output).collect();
-        found.sort_unstable();
-        found.dedup();
-        found
     }
 }
 

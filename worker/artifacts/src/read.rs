@@ -99,8 +99,7 @@ mod tests {
     #[test]
     fn chunks_keep_their_order_and_stream() {
         let read = chunks(b"[1,\"o\",\"a\\n\"]\n[2,\"e\",\"b\"]\n").unwrap();
-        let expected =
-            [Chunk { micros: 1, is_error: false, text: "a\n".into() }, Chunk { micros: 2, is_error: true, text: "b".into() }];
+        let expected = [Chunk { micros: 1, is_error: false, text: "a\n".into() }, Chunk { micros: 2, is_error: true, text: "b".into() }];
         assert_eq!(read, expected);
         assert!(chunks(b"[1,\"x\",\"a\"]").is_err());
         assert!(chunks(b"{}").is_err());
