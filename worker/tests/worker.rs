@@ -1,5 +1,5 @@
 //! A whole worker against a real nats-server and the real Python SDK, with the coordinator's part played by the test. Needs
-//! `nats-server` (from `CAUSEY_NATS_SERVER` or PATH) and `python3` (or `CAUSEY_TEST_PYTHON`); without them a test says so and is
+//! `nats-server` (from `CAUSEY_TEST_NATS_SERVER` or PATH) and `python3` (or `CAUSEY_TEST_PYTHON`); without them a test says so and is
 //! skipped.
 
 use std::collections::BTreeSet;
@@ -139,7 +139,7 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
 
 impl Bench {
     async fn new(flow: &str) -> Option<Self> {
-        let program = find("CAUSEY_NATS_SERVER", "nats-server")?;
+        let program = find("CAUSEY_TEST_NATS_SERVER", "nats-server")?;
         let python = find("CAUSEY_TEST_PYTHON", "python3")?;
         let folder = tempfile::tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
