@@ -195,6 +195,21 @@ impl Session {
         }
     }
 
+    /// Returns when the own stack has given up; never for another one. Whoever waits for an answer waits for this too: a part that
+    /// cannot start says why, an answer that never comes does not.
+    pub(crate) fn given_up(&self) -> impl Future<Output = Fault> + use<> {
+        let own = match &self.how {
+            How::Own(own) => Some(own.stack.given_up()),
+            How::Given | How::Joined { .. } => None,
+        };
+        async move {
+            match own {
+                Some(given_up) => given_up.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     pub(crate) fn is_own(&self) -> bool {
         matches!(self.how, How::Own(_))
     }
@@ -271,8 +286,10 @@ pub(crate) async fn with_server(place: &Place, body: impl AsyncFnOnce(&mut Sessi
         session = connect(place, None) => session?,
         exit = signals.next() => return Ok(exit),
     };
+    let given_up = session.given_up();
     let result = tokio::select! {
         result = body(&mut session) => result,
+        fault = given_up => Err(fault),
         exit = signals.next() => {
             session.kill().await;
             return Ok(exit);

@@ -164,7 +164,7 @@ fn routes(shared: Context) -> Router {
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("no text"), "a call to the API panicked");
-    let problem = Problem::new(Code(9001), "this call met a bug in Causey").hint("the coordinator's log has the details; please report it");
+    let problem = Problem::new(Code::BUG, "this call met a bug in Causey").hint("the coordinator's log has the details; please report it");
     Refusal::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, problem).into_response()
 }
 

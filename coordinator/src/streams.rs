@@ -85,27 +85,31 @@ fn buckets() -> [kv::Config; 2] {
     [bucket(subject::LEADER_BUCKET, LEADERSHIP_TTL), bucket(subject::PRESENCE_BUCKET, PRESENCE_TTL)]
 }
 
-/// Makes sure that all streams exist; creates them when none does and no `witness` knows an earlier log.
+/// Makes sure that all streams exist; creates what is missing when none holds a message and no `witness` knows an earlier log.
 ///
 /// # Errors
 /// [`Error`] when some are missing, when a log has vanished, or when the server refuses.
 pub async fn ensure(context: &Context, bytes_max: i64, witness: Option<String>) -> Result<(), Error> {
     let looks = STREAMS.map(|name| async move {
         match context.get_stream(name).await {
-            Ok(_) => Ok(true),
+            Ok(stream) => Ok(Some(stream.cached_info().state.last_sequence)),
             Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(ref inner) if inner.error_code().0 == 10059 => Ok(false),
+                GetStreamErrorKind::JetStream(ref inner) if inner.error_code().0 == 10059 => Ok(None),
                 _ => Err(Error::Look { stream: name, reason: error.to_string() }),
             },
         }
     });
-    let present: Vec<bool> = join_all(looks).await.into_iter().collect::<Result<_, _>>()?;
-    let named =
-        |wanted: bool| STREAMS.iter().zip(&present).filter(|(_, is)| **is == wanted).map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-    if present.iter().all(|is| *is) {
+    let tails: Vec<Option<u64>> = join_all(looks).await.into_iter().collect::<Result<_, _>>()?;
+    let named = |wanted: bool| {
+        let named = STREAMS.iter().zip(&tails).filter(|(_, tail)| tail.is_some() == wanted);
+        named.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    };
+    if tails.iter().all(Option::is_some) {
         return ensure_buckets(context).await;
     }
-    if present.iter().any(|is| *is) {
+    // Empty streams that nobody knows a log of are what a first start left that was cut short: it is finished here.
+    let unfinished = witness.is_none() && tails.iter().flatten().all(|tail| *tail == 0);
+    if tails.iter().any(Option::is_some) && !unfinished {
         return Err(Error::SomeMissing { missing: named(false), present: named(true) });
     }
     if let Some(witness) = witness {

@@ -215,9 +215,9 @@ fn check(definition: Definition) -> Result<Flow, Problem> {
         check_step(&definition, &index, step)?;
     }
     let start = find_ends(&definition, &index)?;
-    let parents = parents_of(&definition, &index);
+    let mut parents = parents_of(&definition, &index);
     let order = topological_order(&definition, &index, &parents)?;
-    let (closes, enclosing) = balance(&definition, &index, &parents, &order, start)?;
+    let (closes, enclosing) = balance(&definition, &index, &mut parents, &order, start)?;
     Ok(Flow { definition, start, index, parents, closes, enclosing })
 }
 
@@ -346,11 +346,12 @@ fn topological_order(
 
 type Balance = (Vec<Option<Split>>, Vec<Vec<Split>>);
 
-/// Follows the open splits along the graph. `open[step]` is the stack of splits around the step, each with the branch taken.
+/// Follows the open splits along the graph. `open[step]` is the stack of splits around the step, each with the branch taken. Puts the
+/// parents of a join into the order in which its split names the branches, which is the order of the join's inputs.
 fn balance(
     definition: &Definition,
     index: &BTreeMap<StepName, StepIndex>,
-    parents: &[Vec<StepIndex>],
+    parents: &mut [Vec<StepIndex>],
     order: &[StepIndex],
     start: StepIndex,
 ) -> Result<Balance, Problem> {
@@ -370,6 +371,10 @@ fn balance(
             parents[at].iter().map(|parent| leaving(definition, index, &open, *parent, here)).collect();
         if step.join {
             closes[at] = Some(close(definition, step, &arriving)?);
+            let branches = arriving.iter().map(|stack| stack.last().map_or(0, |(_, branch)| *branch));
+            let mut ordered: Vec<(usize, StepIndex)> = branches.zip(parents[at].iter().copied()).collect();
+            ordered.sort_by_key(|(branch, _)| *branch);
+            parents[at] = ordered.into_iter().map(|(_, parent)| parent).collect();
             let mut stack = arriving.into_iter().next().unwrap_or_default();
             stack.pop();
             open[at] = stack;

@@ -65,6 +65,14 @@ codes! {
     PACKAGE_DIGEST = 1103;
     /// A message is over its limit.
     TOO_LARGE = 1104;
+    /// The flow file cannot be loaded (said by the SDK).
+    FLOW_FILE = 1111;
+    /// No flow in the file, or several (said by the SDK).
+    NO_FLOW = 1112;
+    /// A decorator that is unknown, misplaced or not offered (said by the SDK).
+    DECORATOR = 1113;
+    /// A parameter that cannot be defined like this (said by the SDK).
+    PARAMETER_DEFINITION = 1114;
     /// User code raised.
     USER_CODE = 2101;
     /// The process that ran user code died.
@@ -85,6 +93,8 @@ codes! {
     BROKER = 5001;
     /// This coordinator is not the leader.
     NOT_LEADER = 5002;
+    /// A fault of Causey itself.
+    BUG = 9001;
 }
 
 /// An error as a value: it can be stored in the log, sent over HTTP and printed.

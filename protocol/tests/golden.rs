@@ -174,7 +174,6 @@ fn live_messages() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one value of every kind of record")]
 fn turns() {
     let (run, step, path, worker, pool) = (run(), StepIndex(1), Path(vec![2]), "w1".parse().unwrap(), "gpu".parse().unwrap());
     let (started, ended, digest) = (Timestamp(10), Timestamp(20), Digest::of(b"object"));

@@ -1,1 +1,18 @@
+//! Harness of the tests on real processes: finds the programs, gives every test a folder of its own, starts stacks and services in it,
+//! and judges the streams and the store from outside. It stops what it started and nothing else.
 
+pub mod api;
+pub mod history;
+pub mod process;
+pub mod project;
+pub mod service;
+pub mod stack;
+pub mod tools;
+pub mod wait;
+
+pub use api::Api;
+pub use history::History;
+pub use project::{Output, Project};
+pub use service::{Coordinator, Nats, Service};
+pub use stack::{Role, Stack};
+pub use wait::until;

@@ -226,13 +226,14 @@ impl Worker {
 
     async fn on_unreadable(&mut self, subject: &Subject, reply: Subject, error: &DecodeError) {
         match error {
-            DecodeError::Version { found } => {
+            // Versions count up by one; a byte far beyond is the first letter of something else.
+            DecodeError::Version { found } if (codec::VERSION + 1..32).contains(found) => {
                 tracing::error!(%subject, found, known = codec::VERSION, "a dispatch has a later format; upgrade me: this worker takes no more tasks");
                 self.outdated = true;
                 let nak = format!(r#"-NAK {{"delay":{}}}"#, UNREADABLE_DELAY.as_nanos());
                 let _ = self.client.publish(reply, nak.into()).await;
             }
-            DecodeError::Empty | DecodeError::TooLarge { .. } | DecodeError::Malformed(_) => {
+            DecodeError::Empty | DecodeError::Version { .. } | DecodeError::TooLarge { .. } | DecodeError::Malformed(_) => {
                 // No worker will ever read it. The leader's sweep sends the attempt again if it is open.
                 tracing::error!(%subject, %error, "a dispatch cannot be read; it is dropped");
                 self.answer(reply, "+TERM").await;

@@ -30,6 +30,7 @@ pub(crate) async fn publish(arguments: &Publish) -> Result<Exit, Fault> {
     };
     let published = tokio::select! {
         published = session.client.post_event(&event) => published,
+        fault = session.given_up() => Err(fault),
         exit = signals.next() => {
             session.kill().await;
             return Ok(exit);

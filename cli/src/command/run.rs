@@ -43,6 +43,7 @@ pub(crate) async fn run(mut arguments: Run, mut parameters: Vec<(String, String)
     };
     let submitted = tokio::select! {
         submitted = submit(&arguments, &session.client, request) => submitted,
+        fault = session.given_up() => Err(fault),
         exit = signals.next() => {
             session.kill().await;
             return Ok(exit);

@@ -55,8 +55,19 @@ async fn serve(name: &str, service: impl Future<Output = anyhow::Result<()>>, sh
         }
     };
     ended.map(|()| Exit::Ok).map_err(|error| {
-        let fault = Fault::new(Exit::Failed, fault::SERVICE, format!("the {name} cannot go on: {error}"));
-        error.chain().skip(1).fold(fault, |fault, cause| fault.detail(cause))
+        // Errors of the services carry their hint on a line of its own.
+        let mut parts = error.chain().map(|cause| {
+            let text = cause.to_string();
+            let (what, hint) = text.split_once("\nhint: ").map_or((text.as_str(), None), |(what, hint)| (what, Some(hint.to_owned())));
+            (what.to_owned(), hint)
+        });
+        let (what, hint) = parts.next().unwrap_or_default();
+        let fault = Fault::new(Exit::Failed, fault::SERVICE, format!("the {name} cannot go on: {what}"));
+        let hinted = |fault: Fault, hint: Option<String>| match hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        };
+        parts.fold(hinted(fault, hint), |fault, (cause, hint)| hinted(fault.detail(cause), hint))
     })
 }
 

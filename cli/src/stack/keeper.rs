@@ -47,11 +47,20 @@ pub(super) struct Keeper {
     stop: CancellationToken,
     delays: Delays,
     failed_starts: u32,
+    /// Whether it ever stayed up: only then is its death an accident that another start can mend.
+    proven: bool,
 }
 
 impl Keeper {
     pub(super) fn new(role: Role, shared: Arc<Shared>, stop: CancellationToken) -> Self {
-        Self { role, shared, stop, delays: Delays::new(Duration::from_millis(100), Duration::from_secs(5)), failed_starts: 0 }
+        Self {
+            role,
+            shared,
+            stop,
+            delays: Delays::new(Duration::from_millis(100), Duration::from_secs(5)),
+            failed_starts: 0,
+            proven: false,
+        }
     }
 
     /// Runs until it is told to stop or gives up.
@@ -127,7 +136,8 @@ impl Keeper {
             self.delays.reset();
         }
         let was_up = self.shared.url.borrow().is_some();
-        let patient = self.shared.plan.kind == Kind::Dev && was_up;
+        self.proven |= lived >= SHORT_LIFE;
+        let patient = self.shared.plan.kind == Kind::Dev && was_up && self.proven;
         if self.failed_starts >= FAILED_STARTS_MAX && !patient {
             self.give_up(how);
             return false;

@@ -158,6 +158,12 @@ impl Stack {
         }
     }
 
+    /// Returns when the stack has given up. Independent of the stack's life, so that it can be waited for beside any use of it.
+    pub(crate) fn given_up(&self) -> impl Future<Output = Fault> + use<> {
+        let mut failure = self.shared.failure.subscribe();
+        async move { failed(&mut failure).await }
+    }
+
     pub(crate) fn plan(&self) -> &Plan {
         &self.shared.plan
     }

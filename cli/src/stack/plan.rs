@@ -186,12 +186,16 @@ pub(crate) struct Tools<'a> {
     pub(crate) near: &'a Path,
 }
 
+/// Ports tried: below those the kernel gives to outgoing connections (Linux: 32768 and up), which could take one between its
+/// choice here and its use.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// The port preferred, if it is free, else any. It is free again when this returns, so all processes can be started at once and told
 /// where the others will be; losing it in between shows as a process that does not start.
 fn free_port(preferred: Option<u16>) -> Result<u16, Fault> {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr());
-    let address = preferred.and_then(|port| bind(port).ok()).map_or_else(|| bind(0), Ok);
-    address.map(|address| address.port()).map_err(|error| Fault::new(Exit::Failed, fault::PORT, "no free port on 127.0.0.1").detail(error))
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let mut tried = preferred.into_iter().chain((0..100).map(|_| rand::random_range(PORTS)));
+    tried.find(free).ok_or_else(|| Fault::new(Exit::Failed, fault::PORT, "no free port on 127.0.0.1"))
 }
 
 /// The API's port of a private stack: the last one, so that addresses in people's terminals keep working, or any.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from _thread import allocate_lock
 from os import getcwd
 
@@ -82,6 +83,8 @@ class Attempt:
             from causey._failure import describe_failure
 
             error = describe_failure(problem, self.message.get("step"), self._loaded.folder)
+            # Into the task's log too, as in Metaflow: what the step printed and why it ended belong together.
+            print(error["traceback"], end="", file=sys.stderr)
             return {"type": "failed", "key": self.message["key"], "retryable": True, "error": error}
         finally:
             current._attempt = None

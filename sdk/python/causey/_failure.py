@@ -21,6 +21,9 @@ _PACKAGES = {
     "yaml": "pyyaml",
 }
 
+# Two such texts fit into a line of 1 MiB even when each character is escaped.
+_TEXT_MAX = 64 * 1024
+
 
 def describe_failure(problem: BaseException, step: str | None, root: str | None = None) -> dict[str, Any]:
     """`root` is the folder the code package lies in; paths are given relative to it."""
@@ -28,8 +31,8 @@ def describe_failure(problem: BaseException, step: str | None, root: str | None 
     summary = _without_sdk_frames(traceback.TracebackException.from_exception(problem))
     error: dict[str, Any] = {
         "type": type(problem).__name__,
-        "message": _message(problem),
-        "traceback": "".join(summary.format()),
+        "message": _clipped(_message(problem)),
+        "traceback": _clipped("".join(summary.format())),
         "file": None,
         "line": None,
         "step": step,
@@ -95,6 +98,14 @@ def _columns(frame: traceback.FrameSummary) -> dict[str, int]:
         "column": len(line[:start].decode(errors="replace")),
         "end_column": len(line[:end].decode(errors="replace")),
     }
+
+
+def _clipped(text: str) -> str:
+    """Keeps both ends, so that the report of a failure always fits into a line."""
+    left_out = len(text) - _TEXT_MAX
+    if left_out <= 0:
+        return text
+    return f"{text[: _TEXT_MAX // 2]}\n[… {left_out} characters left out …]\n{text[-_TEXT_MAX // 2 :]}"
 
 
 def _message(problem: BaseException) -> str:

@@ -13,13 +13,21 @@ if TYPE_CHECKING:
 MetaflowEvent = namedtuple("MetaflowEvent", ["name", "id", "timestamp", "type", "data"])
 
 
+def _timestamp(text: object) -> datetime | None:
+    """None for what is no time: the producer's mistake shall not fail the step."""
+    import re
+
+    # Before Python 3.11 fromisoformat knows neither Z nor fractions of other than three or six digits.
+    six_digits = re.sub(r"\.(\d+)", lambda fraction: f".{fraction[1]:0<6.6}", str(text))
+    try:
+        return datetime.fromisoformat(six_digits.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+
+
 def _event(event: dict[str, Any]) -> MetaflowEvent:
-    timestamp = None
-    if event.get("time"):
-        # fromisoformat learned about Z in 3.11.
-        timestamp = datetime.fromisoformat(str(event["time"]).replace("Z", "+00:00"))
     kind = "run" if str(event.get("type", "")).startswith("dev.causey.run.") else "event"
-    return MetaflowEvent(event.get("type"), event.get("id"), timestamp, kind, event.get("data"))
+    return MetaflowEvent(event.get("type"), event.get("id"), _timestamp(event.get("time")), kind, event.get("data"))
 
 
 class Trigger:

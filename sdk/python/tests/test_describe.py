@@ -185,4 +185,4 @@ def test_callable_default_is_evaluated_and_its_failure_named(flow_file):
     )
     problem = peer.describe(flow_file(body))["problem"]
     assert problem["message"] == "default of parameter 'd': ZeroDivisionError: division by zero"
-    assert problem["code"] == "CSY-1105"
+    assert problem["code"] == "CSY-1114"

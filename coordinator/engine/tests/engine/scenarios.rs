@@ -42,7 +42,7 @@ fn a_task_receives_its_parents_object() {
 }
 
 #[test]
-fn a_join_waits_for_all_branches_and_receives_them_in_order_of_definition() {
+fn a_join_waits_for_all_branches_and_receives_them_in_the_order_the_split_names_them() {
     let mut world = World::new();
     world.run(&["start > b a", "a > meet", "b > meet", "meet* > end", "end"]);
     world.succeed("start/0", None);
@@ -51,7 +51,7 @@ fn a_join_waits_for_all_branches_and_receives_them_in_order_of_definition() {
     world.succeed("b/0", None);
     let (_, task) = world.take("meet/0");
     let Inputs::Listed(inputs) = task.inputs else { panic!() };
-    assert_eq!(inputs.iter().map(|input| input.step.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(inputs.iter().map(|input| input.step.as_str()).collect::<Vec<_>>(), ["b", "a"]);
 }
 
 #[test]

@@ -1,0 +1,158 @@
+//! `make bench`: measures Causey against the gates that must hold and the goals it aims at, with the raw figures of the machine beside
+//! them. Builds nothing; starts its own stack in a temporary folder. The exit status is 1 if a gate does not hold.
+
+mod chain;
+mod cold;
+mod event;
+mod floor;
+mod flows;
+mod foreach;
+mod import;
+mod log;
+mod machine;
+mod memory;
+mod programs;
+mod session;
+mod stack;
+mod stats;
+mod table;
+mod trace;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+
+use crate::floor::Floor;
+use crate::programs::Programs;
+use crate::session::Session;
+use crate::stack::Stack;
+use crate::table::Row;
+
+const USAGE: &str = "usage: bench [NAME]... [--json FILE] [--trace]
+  NAME     memory, floor, chain, foreach, event, cold, import; all of them without a name
+  --json   write machine and rows to FILE as well
+  --trace  print where the time of a step goes";
+
+const NAMES: [&str; 7] = ["memory", "floor", "chain", "foreach", "event", "cold", "import"];
+
+/// A step loop that stands still for longer has a fault, however good its median is.
+const GAP_MAX_MILLIS: f64 = 250.0;
+
+struct Arguments {
+    names: Vec<String>,
+    json: Option<PathBuf>,
+    trace: bool,
+}
+
+impl Arguments {
+    fn read() -> anyhow::Result<Self> {
+        let mut read = Self { names: Vec::new(), json: None, trace: false };
+        let mut given = std::env::args().skip(1);
+        while let Some(argument) = given.next() {
+            match argument.as_str() {
+                "--json" => read.json = Some(given.next().context(USAGE)?.into()),
+                "--trace" => read.trace = true,
+                name if NAMES.contains(&name) => read.names.push(argument),
+                _ => bail!("{argument:?} is not known\n{USAGE}"),
+            }
+        }
+        Ok(read)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+}
+
+// One thread, as in the hot loops that the raw figures are compared with.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::read()?;
+    let folder = tempfile::Builder::new().prefix("causey-bench-").tempdir()?;
+    let programs = Programs::find(folder.path())?;
+    let machine = machine::describe(&programs, folder.path());
+    for (name, value) in &machine {
+        println!("{name:12} {value}");
+    }
+    println!();
+    let mut rows = Vec::new();
+    if ["memory", "floor", "chain", "foreach", "event"].iter().any(|name| arguments.wants(name)) {
+        rows.extend(with_stack(&arguments, &programs, folder.path()).await?);
+    }
+    if arguments.wants("cold") {
+        eprintln!("measuring cold …");
+        rows.extend(cold::measure(&programs, &folder.path().join("cold"))?);
+    }
+    if arguments.wants("import") {
+        eprintln!("measuring import …");
+        rows.extend(import::measure(&programs)?);
+    }
+    println!("{}", table::render(&rows));
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&json!({"machine": machine, "rows": rows}))?)?;
+    }
+    let failed = rows.iter().filter(|row| row.passed == Some(false)).count();
+    if failed == 0 {
+        println!("all gates hold");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{failed} gates do not hold");
+    Ok(ExitCode::FAILURE)
+}
+
+async fn with_stack(arguments: &Arguments, programs: &Programs, folder: &Path) -> anyhow::Result<Vec<Row>> {
+    let stack = Stack::start(programs, &folder.join("stack")).await?;
+    let measured = on_stack(arguments, programs, folder, &stack).await;
+    stack.stop();
+    measured
+}
+
+async fn on_stack(arguments: &Arguments, programs: &Programs, folder: &Path, stack: &Stack) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    if arguments.wants("memory") {
+        eprintln!("measuring memory …");
+        rows.extend(memory::measure(stack).await?);
+    }
+    let mut session = Session::open(stack, programs).await?;
+    let mut floor = Floor::default();
+    let flows = folder.join("flows");
+    let (mut measured, mut gap) = (Vec::new(), 0.0_f64);
+    let compared = ["floor", "chain", "event"].iter().any(|name| arguments.wants(name));
+    if compared {
+        eprintln!("measuring floor …");
+        floor.measure(&session, programs, folder).await?;
+    }
+    if arguments.wants("chain") {
+        eprintln!("measuring chain …");
+        let (found, longest) = chain::measure(&mut session, &flows, arguments.trace).await?;
+        measured.extend(found);
+        gap = gap.max(longest);
+        // Again on the other side, so that a drifting machine shows in the floor too.
+        floor.measure(&session, programs, folder).await?;
+    }
+    if arguments.wants("event") {
+        eprintln!("measuring event …");
+        measured.extend(event::measure(&mut session, &flows).await?);
+    }
+    if arguments.wants("foreach") {
+        eprintln!("measuring foreach …");
+        let (found, longest) = foreach::measure(&mut session, &flows, arguments.trace).await?;
+        measured.extend(found);
+        gap = gap.max(longest);
+    }
+    if gap > 0.0 {
+        measured.push(Row::less("gap", "longest time between two turns of a run, chain and foreach", "ms", gap).gate(GAP_MAX_MILLIS));
+    }
+    if compared {
+        let step = floor.step_millis();
+        rows.extend(floor.rows());
+        measured = measured.into_iter().map(|row| if row.unit == "ms/step" { row.of_floor(step) } else { row }).collect();
+        if let Some(times) = measured.iter().find_map(|row| row.of_floor) {
+            measured.push(Row::less("chain", "chain, reuse, as a multiple of the floor", "×", times).gate(1.9));
+        }
+    }
+    rows.extend(measured);
+    Ok(rows)
+}

@@ -1,0 +1,425 @@
+//! The history checker: reads log, notify stream and store from outside and judges the invariants of the design (I1–I4, I6–I8, I11,
+//! and the engine's own). It folds records one by one, so that every record is judged in the state it was decided in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path as FilePath;
+
+use async_nats::Client;
+use bytes::Bytes;
+use causey_engine::State;
+use causey_protocol::artifact::{blob_path, object_path};
+use causey_protocol::codec::{self, TURN_BYTES_MAX};
+use causey_protocol::flow::{Flow, StepIndex, Transition};
+use causey_protocol::id::{Digest, ModelName, NotificationId, Origin, Path, RunId, TaskId};
+use causey_protocol::record::{Position, Record, Topic, Turn};
+use causey_protocol::subject;
+use serde_json::Value;
+
+use crate::wait::until;
+
+/// A task of any run.
+type Task = (RunId, StepIndex, Path, u32);
+
+/// One message of the log.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub sequence: u64,
+    pub subject: String,
+    pub payload: Bytes,
+    pub turn: Turn,
+}
+
+/// One message of the notify stream.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    pub subject: String,
+    /// `Causey-Sequence`.
+    pub position: String,
+    pub event: Value,
+}
+
+/// Everything that was decided and announced.
+#[derive(Clone, Debug)]
+pub struct History {
+    pub entries: Vec<Entry>,
+    pub notices: Vec<Notice>,
+    /// Last sequences of the inbox and the events stream.
+    inputs: (u64, u64),
+}
+
+struct Raw {
+    sequence: u64,
+    subject: String,
+    header: String,
+    payload: Bytes,
+}
+
+/// All messages of a stream. Streams of a test are short, so they are read one by one from the stream's leader.
+async fn messages(client: &Client, stream: &str) -> (u64, Vec<Raw>) {
+    let context = async_nats::jetstream::new(client.clone());
+    let handle = context.get_stream(stream).await.unwrap_or_else(|error| panic!("stream {stream}: {error}"));
+    let state = &handle.cached_info().state;
+    let mut found = Vec::new();
+    for sequence in state.first_sequence.max(1)..=state.last_sequence {
+        let Ok(message) = handle.get_raw_message(sequence).await else { continue };
+        let header = message.headers.get(subject::SEQUENCE_HEADER).map(|value| value.to_string()).unwrap_or_default();
+        found.push(Raw { sequence, subject: message.subject.to_string(), header, payload: message.payload });
+    }
+    (state.last_sequence, found)
+}
+
+async fn last_sequence(client: &Client, stream: &str) -> u64 {
+    let context = async_nats::jetstream::new(client.clone());
+    let handle = context.get_stream(stream).await.unwrap_or_else(|error| panic!("stream {stream}: {error}"));
+    handle.cached_info().state.last_sequence
+}
+
+impl History {
+    /// Reads the streams once every notification decided has been announced.
+    ///
+    /// # Panics
+    /// When a stream cannot be read, a turn cannot be decoded or a notification is not announced.
+    pub async fn read(client: &Client) -> Self {
+        until("all notifications decided are announced", 20, async || {
+            let history = Self::read_now(client).await;
+            history.unannounced().is_empty().then_some(history)
+        })
+        .await
+    }
+
+    async fn read_now(client: &Client) -> Self {
+        let (_, log) = messages(client, subject::LOG_STREAM).await;
+        let entries = log.into_iter().map(|raw| {
+            let turn = codec::decode(&raw.payload, TURN_BYTES_MAX).unwrap_or_else(|error| panic!("turn {}: {error}", raw.sequence));
+            Entry { sequence: raw.sequence, subject: raw.subject, payload: raw.payload, turn }
+        });
+        let entries = entries.collect();
+        let (_, notices) = messages(client, subject::NOTIFY_STREAM).await;
+        let notices = notices.into_iter().map(|raw| {
+            let event = serde_json::from_slice(&raw.payload).unwrap_or_else(|error| panic!("notification {}: {error}", raw.sequence));
+            Notice { subject: raw.subject, position: raw.header, event }
+        });
+        let notices = notices.collect();
+        let inputs = (last_sequence(client, subject::INBOX_STREAM).await, last_sequence(client, subject::EVENT_STREAM).await);
+        Self { entries, notices, inputs }
+    }
+
+    /// Every record with its place, in order.
+    pub fn records(&self) -> impl Iterator<Item = (Position, &Record)> {
+        self.entries.iter().flat_map(|entry| {
+            let place = |index| Position { sequence: entry.sequence, index: u32::try_from(index).unwrap_or(u32::MAX) };
+            entry.turn.records.iter().enumerate().map(move |(index, record)| (place(index), record))
+        })
+    }
+
+    /// The fold of the log.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let mut state = State::default();
+        for entry in &self.entries {
+            state.apply_turn(entry.sequence, &entry.turn);
+        }
+        state
+    }
+
+    /// The fold of the log up to a sequence.
+    #[must_use]
+    pub fn state_at(&self, sequence: u64) -> State {
+        let mut state = State::default();
+        for entry in self.entries.iter().filter(|entry| entry.sequence <= sequence) {
+            state.apply_turn(entry.sequence, &entry.turn);
+        }
+        state
+    }
+
+    /// The notices of a topic.
+    #[must_use]
+    pub fn announced(&self, topic: Topic) -> Vec<&Notice> {
+        self.notices.iter().filter(|notice| notice.event["type"] == topic.event_type()).collect()
+    }
+
+    fn unannounced(&self) -> Vec<String> {
+        let announced: BTreeSet<&str> = self.notices.iter().filter_map(|notice| notice.event["id"].as_str()).collect();
+        let decided =
+            self.records().filter_map(|(_, record)| if let Record::Notified { id, .. } = record { Some(id.to_string()) } else { None });
+        decided.filter(|id| !announced.contains(id.as_str())).collect()
+    }
+
+    /// Every broken invariant, in words.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        self.chain(&mut found);
+        self.epochs(&mut found);
+        self.watermarks(&mut found);
+        self.notifications(&mut found);
+        let mut judge = Judge::default();
+        let mut state = State::default();
+        for entry in &self.entries {
+            state.sequence = entry.sequence - 1;
+            state.open_turn(entry.turn.at);
+            state.epoch = entry.turn.epoch;
+            for record in &entry.turn.records {
+                judge.record(&state, record, &mut found);
+                state.apply(record);
+            }
+            state.cover(entry.turn.inbox, entry.turn.events, entry.turn.announced);
+            found.extend(causey_engine::violations(&state).into_iter().map(|text| format!("after turn {}: {text}", entry.sequence)));
+        }
+        if state.hash() != self.state().hash() {
+            found.push("I9: folding record by record and turn by turn differ".into());
+        }
+        found
+    }
+
+    /// I11: sequences without gaps, every turn behind the hash of the one before.
+    fn chain(&self, found: &mut Vec<String>) {
+        let mut previous = Digest([0; 32]);
+        for (place, entry) in self.entries.iter().enumerate() {
+            if entry.sequence != place as u64 + 1 {
+                found.push(format!("I11: message {place} of the log has sequence {}", entry.sequence));
+            }
+            if entry.turn.previous != previous {
+                found.push(format!("I11: the chain is broken before turn {}", entry.sequence));
+            }
+            previous = Digest::of(&entry.payload);
+        }
+    }
+
+    /// I7: an epoch begins with its fence, one higher than the last, and nothing older follows.
+    fn epochs(&self, found: &mut Vec<String>) {
+        let mut epoch = 0;
+        for entry in &self.entries {
+            let expected = if entry.subject == subject::LOG_FENCE { epoch + 1 } else { epoch };
+            if entry.turn.epoch != expected {
+                found.push(format!("I7: turn {} on {} has epoch {}, not {expected}", entry.sequence, entry.subject, entry.turn.epoch));
+            }
+            epoch = entry.turn.epoch;
+        }
+    }
+
+    /// I1 as far as it shows here: watermarks never fall and never pass what was accepted.
+    fn watermarks(&self, found: &mut Vec<String>) {
+        let mut last = (0, 0, Position::default());
+        for entry in &self.entries {
+            let now = (entry.turn.inbox, entry.turn.events, entry.turn.announced);
+            if now.0 < last.0 || now.1 < last.1 || now.2 < last.2 {
+                found.push(format!("I1: the watermarks of turn {} fall from {last:?} to {now:?}", entry.sequence));
+            }
+            last = now;
+        }
+        if last.0 > self.inputs.0 || last.1 > self.inputs.1 {
+            found.push(format!("I1: watermarks {last:?} pass the streams, which end at {:?}", self.inputs));
+        }
+    }
+
+    /// I6: what was decided is announced under its id and place, and nothing else is.
+    fn notifications(&self, found: &mut Vec<String>) {
+        let mut decided: BTreeMap<String, Position> = BTreeMap::new();
+        for (position, record) in self.records() {
+            if let Record::Notified { id, .. } = record
+                && let Some(before) = decided.insert(id.to_string(), position)
+            {
+                found.push(format!("I6: notification {id} was decided at {before} and at {position}"));
+            }
+        }
+        for notice in &self.notices {
+            let id = notice.event["id"].as_str().unwrap_or_default();
+            match decided.get(id) {
+                None => found.push(format!("I6: {id} was announced but never decided")),
+                Some(position) if position.to_string() != notice.position => {
+                    found.push(format!("I6: {id} was decided at {position} and announced as {}", notice.position));
+                }
+                Some(_) => {}
+            }
+        }
+        found.extend(self.unannounced().into_iter().map(|id| format!("I6: {id} was decided but not announced")));
+    }
+
+    /// I8: every object a record names is in the store with its digest, and every blob is what its name says.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn store_violations(&self, store: &FilePath) -> std::io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        let state = self.state();
+        for (position, record) in self.records() {
+            let Record::AttemptSucceeded { run, step, path, visit, attempt, digest, bytes, .. } = record else { continue };
+            let Some(flow) = state.runs.get(run).and_then(|run| state.flow_of(run)) else { continue };
+            let task = TaskId { step: flow.step(*step).name.clone(), path: path.clone(), visit: *visit };
+            let place = object_path(*run, &task.key(*attempt));
+            match std::fs::read(store.join(&place)) {
+                Ok(content) if Digest::of(&content) == *digest && content.len() as u64 == *bytes => {}
+                Ok(content) => {
+                    found.push(format!("I8: {place} of {position} has {} bytes and digest {}", content.len(), Digest::of(&content)))
+                }
+                Err(error) => found.push(format!("I8: {place} of {position}: {error}")),
+            }
+        }
+        for flow in state.definitions.values() {
+            let place = blob_path(&flow.definition().package);
+            if !store.join(&place).is_file() {
+                found.push(format!("I8: the code package {place} is missing"));
+            }
+        }
+        for blob in files(&store.join("cas"))? {
+            let name = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if Digest::of(&std::fs::read(&blob)?).to_string() != name {
+                found.push(format!("I8: blob {} is not what its name says", blob.display()));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// All files below a folder; none when it does not exist.
+fn files(folder: &FilePath) -> std::io::Result<Vec<std::path::PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        if !folder.is_dir() {
+            continue;
+        }
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() { folders.push(entry.path()) } else { found.push(entry.path()) }
+        }
+    }
+    Ok(found)
+}
+
+/// What the records so far have done to tasks.
+#[derive(Default)]
+struct Judge {
+    origins: BTreeSet<Origin>,
+    /// The open attempt of each task.
+    open: BTreeMap<Task, u32>,
+    attempts: BTreeMap<Task, u32>,
+    accepted: BTreeSet<Task>,
+    foreaches: BTreeMap<(RunId, StepIndex, Path), u32>,
+    ended: BTreeSet<RunId>,
+    models: BTreeMap<ModelName, u32>,
+    published: BTreeSet<(Task, ModelName)>,
+    notified: BTreeSet<NotificationId>,
+}
+
+impl Judge {
+    fn record(&mut self, state: &State, record: &Record, found: &mut Vec<String>) {
+        match record {
+            Record::RunStarted(start) => {
+                for origin in std::iter::once(&start.origin).chain(&start.joined) {
+                    if !self.origins.insert(*origin) {
+                        found.push(format!("I2: origin {origin} started run {} and another one", start.run));
+                    }
+                }
+            }
+            Record::AttemptsOpened { run, step, tasks, attempt, .. } => {
+                for (path, visit) in tasks.iter() {
+                    self.opened(state, &(*run, *step, path, visit), *attempt, found);
+                }
+            }
+            Record::AttemptStarted { run, step, path, visit, attempt, .. } => {
+                let task = (*run, *step, path.clone(), *visit);
+                if self.open.get(&task) != Some(attempt) {
+                    found.push(format!("I3: attempt {attempt} of {task:?} started while it was not open"));
+                }
+            }
+            Record::AttemptSucceeded { run, step, path, visit, attempt, .. } => {
+                let task = (*run, *step, path.clone(), *visit);
+                self.closed(&task, *attempt, found);
+                if !self.accepted.insert(task.clone()) {
+                    found.push(format!("I3: {task:?} has two accepted results"));
+                }
+            }
+            Record::AttemptFailed { run, step, path, visit, attempt, .. } => {
+                self.closed(&(*run, *step, path.clone(), *visit), *attempt, found);
+            }
+            Record::ForeachOpened { run, step, path, count } => {
+                if self.foreaches.insert((*run, *step, path.clone()), *count).is_some() {
+                    found.push(format!("I3: a foreach of run {run} was opened twice"));
+                }
+            }
+            Record::ModelPublished(published) => {
+                let task = (published.run, published.step, published.path.clone(), published.visit);
+                let versions = self.models.entry(published.name().clone()).or_default();
+                *versions += 1;
+                if published.version != *versions {
+                    found.push(format!("version {} of {} comes as number {versions}", published.version, published.name()));
+                }
+                if !self.accepted.contains(&task) || !self.published.insert((task.clone(), published.name().clone())) {
+                    found.push(format!("{} was published by {task:?} without or beyond its accepted result", published.name()));
+                }
+            }
+            Record::Notified { id, .. } => {
+                if !self.notified.insert(*id) {
+                    found.push(format!("I6: notification {id} was decided twice"));
+                }
+            }
+            Record::RunFinished { run, .. } => {
+                self.open.retain(|task, _| task.0 != *run);
+                if !self.ended.insert(*run) {
+                    found.push(format!("run {run} ended twice"));
+                }
+            }
+            Record::LogOpened { .. }
+            | Record::LeaderChanged { .. }
+            | Record::RequestAnswered { .. }
+            | Record::FlowRegistered { .. }
+            | Record::FlowDeployed { .. }
+            | Record::EventTaken { .. }
+            | Record::EventHeld { .. }
+            | Record::RetryScheduled { .. }
+            | Record::InputsGathered { .. }
+            | Record::InputsStored { .. }
+            | Record::Ignored { .. } => {}
+        }
+    }
+
+    fn opened(&mut self, state: &State, task: &Task, attempt: u32, found: &mut Vec<String>) {
+        let expected = self.attempts.get(task).map_or(0, |last| last + 1);
+        if attempt != expected {
+            found.push(format!("attempt {attempt} of {task:?} was opened, {expected} is next"));
+        }
+        if self.accepted.contains(task) || self.ended.contains(&task.0) {
+            found.push(format!("I3: {task:?} was opened again after its end"));
+        }
+        if let Some(open) = self.open.insert(task.clone(), attempt) {
+            found.push(format!("I3: {task:?} was opened while its attempt {open} was open"));
+        }
+        self.attempts.insert(task.clone(), attempt);
+        let Some(flow) = state.runs.get(&task.0).and_then(|run| state.flow_of(run)) else {
+            found.push(format!("I4: {task:?} was opened in a run that is not known"));
+            return;
+        };
+        let missing = self.needs(&flow, task).into_iter().filter(|needed| !self.accepted.contains(needed));
+        found.extend(missing.map(|needed| format!("I4: {task:?} was dispatched before {needed:?} was accepted")));
+    }
+
+    /// The tasks whose results this one takes.
+    fn needs(&self, flow: &Flow, (run, step, path, _): &Task) -> Vec<Task> {
+        let at = |step: StepIndex, path: Path| (*run, step, path, 0);
+        let parents = flow.parents(*step);
+        match flow.closes(*step) {
+            Some(split) if split.foreach => {
+                let count = self.foreaches.get(&(*run, split.step, path.clone())).copied().unwrap_or_default();
+                parents.iter().flat_map(|parent| (0..count).map(|index| at(*parent, path.child(index)))).collect()
+            }
+            Some(_) => parents.iter().map(|parent| at(*parent, path.clone())).collect(),
+            None => parents.iter().filter_map(|parent| Some(at(*parent, parent_path(flow, *parent, path)?))).collect(),
+        }
+    }
+
+    fn closed(&mut self, task: &Task, attempt: u32, found: &mut Vec<String>) {
+        if self.open.remove(task) != Some(attempt) {
+            found.push(format!("I3: attempt {attempt} of {task:?} got a result while it was not open"));
+        }
+    }
+}
+
+/// A foreach's items lie one level below the task that opened it.
+fn parent_path(flow: &Flow, parent: StepIndex, path: &Path) -> Option<Path> {
+    match flow.step(parent).next {
+        Transition::Foreach { .. } => path.split_last().map(|(outer, _)| outer),
+        _ => Some(path.clone()),
+    }
+}

@@ -1,0 +1,228 @@
+//! Single services outside any supervisor: a nats-server, a coordinator. For tests about what one of them does alone.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use crate::api::Api;
+use crate::process::{self, Signal};
+use crate::tools;
+use crate::wait::until;
+
+/// A running program whose output goes to files. Dropping it kills it.
+#[derive(Debug)]
+pub struct Service {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Service {
+    /// Starts `command`; standard output goes to `<log>.out`, standard error to `<log>.err`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(mut command: Command, log: &Path) -> Self {
+        let open = |end: &str| File::create(log.with_extension(end)).expect("the log can be written");
+        let child = command.stdin(Stdio::null()).stdout(open("out")).stderr(open("err")).spawn().expect("the program can be started");
+        Self { child, log: log.to_owned() }
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        std::fs::read_to_string(self.log.with_extension("out")).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        std::fs::read_to_string(self.log.with_extension("err")).unwrap_or_default()
+    }
+
+    /// How it ended; `None` while it runs.
+    ///
+    /// # Panics
+    /// When the kernel does not say.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the kernel knows its children")
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it still runs after `seconds`.
+    pub async fn wait(&mut self, seconds: u64) -> ExitStatus {
+        let what = format!("the end of process {} ({})", self.pid(), self.log.display());
+        until(&what, seconds, async || self.ended()).await
+    }
+
+    /// Asks it to stop and waits for its end.
+    ///
+    /// # Panics
+    /// When it does not stop within `seconds`.
+    pub async fn stop(&mut self, seconds: u64) -> ExitStatus {
+        process::signal(self.pid(), Signal::TERM);
+        self.wait(seconds).await
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A nats-server with JetStream on its own port and folder.
+#[derive(Debug)]
+pub struct Nats {
+    service: Service,
+    pub port: u16,
+    pub folder: PathBuf,
+}
+
+impl Nats {
+    /// Starts a server whose JetStream data lie in `folder`, and waits until it takes connections.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start(folder: &Path) -> Self {
+        Self::start_at(folder, tools::free_port()).await
+    }
+
+    /// A port can be taken by somebody's outgoing connection between choosing and using it, so a failed start is tried again.
+    async fn start_at(folder: &Path, port: u16) -> Self {
+        for _ in 0..20 {
+            let mut command = Command::new(tools::nats_server());
+            command.args(["--addr", "127.0.0.1", "--port", &port.to_string(), "--jetstream", "--store_dir"]).arg(folder);
+            let service = Service::start(command, &folder.with_extension("nats"));
+            let taken = || service.stderr().contains("address already in use");
+            let connected = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+            let up = until("nats-server", 20, async || if taken() { Some(false) } else { connected().then_some(true) }).await;
+            if up {
+                return Self { service, port, folder: folder.to_owned() };
+            }
+        }
+        panic!("port {port} stays in use");
+    }
+
+    /// Starts it again on the same port and folder.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn again(mut self) -> Self {
+        self.service.kill();
+        Self::start_at(&self.folder.clone(), self.port).await
+    }
+
+    /// Stops it in good order and starts it again with whatever `between` has left of its folder.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn changed(mut self, between: impl FnOnce(&Path)) -> Self {
+        self.service.stop(20).await;
+        between(&self.folder);
+        Self::start_at(&self.folder.clone(), self.port).await
+    }
+
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// # Panics
+    /// When it cannot be reached.
+    pub async fn client(&self) -> async_nats::Client {
+        async_nats::connect(self.url()).await.expect("nats-server takes connections")
+    }
+}
+
+/// A coordinator on somebody's streams.
+#[derive(Debug)]
+pub struct Coordinator {
+    pub service: Service,
+    token: String,
+}
+
+/// Where a coordinator keeps its things.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub name: String,
+    pub store: PathBuf,
+    pub projection: PathBuf,
+    /// Port of the API; 0 for any.
+    pub port: u16,
+}
+
+impl Place {
+    /// The usual folders below `base`.
+    #[must_use]
+    pub fn new(base: &Path, name: &str) -> Self {
+        Self { name: name.into(), store: base.join("store"), projection: base.join(format!("projection-{name}")), port: 0 }
+    }
+}
+
+impl Coordinator {
+    /// Starts one; it may still be on its way up, or on its way to an error.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(nats: &Nats, base: &Path, place: &Place) -> Self {
+        let token = "0123456789abcdef0123456789abcdef";
+        std::fs::create_dir_all(base).expect("a folder");
+        std::fs::write(base.join("token"), token).expect("the token can be written");
+        let mut command = Command::new(tools::causey());
+        command.args(["coordinator", "--unsafe-durability", "--name", &place.name, "--listen", &format!("127.0.0.1:{}", place.port)]);
+        command.arg("--nats-url").arg(nats.url()).arg("--store").arg(&place.store).arg("--projection").arg(&place.projection);
+        command.arg("--token-file").arg(base.join("token")).env("NO_COLOR", "1").env_remove("RUST_LOG");
+        Self { service: Service::start(command, &base.join(&place.name)), token: token.into() }
+    }
+
+    /// Starts one and waits until it leads.
+    ///
+    /// # Panics
+    /// When it does not come to lead.
+    pub async fn leading(nats: &Nats, base: &Path, place: &Place) -> (Self, Api) {
+        let mut coordinator = Self::start(nats, base, place);
+        let api = coordinator.api().await;
+        until("the coordinator leads", 30, async || {
+            assert_eq!(coordinator.service.ended(), None, "the coordinator ended: {}", coordinator.service.stderr());
+            api.try_get("/v1/status").await.filter(|status| status["leader"].is_string())
+        })
+        .await;
+        (coordinator, api)
+    }
+
+    /// Its API, as soon as it listens.
+    ///
+    /// # Panics
+    /// When it does not listen.
+    pub async fn api(&mut self) -> Api {
+        let service = &mut self.service;
+        let url = until("the coordinator listens", 30, async || {
+            assert_eq!(service.ended(), None, "the coordinator ended: {}", service.stderr());
+            service.stdout().lines().find_map(|line| line.strip_prefix("listening ").map(str::to_owned))
+        })
+        .await;
+        Api::new(&url, &self.token)
+    }
+
+    /// Waits for its end and gives its last words.
+    ///
+    /// # Panics
+    /// When it goes on.
+    pub async fn last_words(&mut self) -> (Option<i32>, String) {
+        let status = self.service.wait(30).await;
+        (status.code(), self.service.stderr())
+    }
+}

@@ -1,0 +1,15 @@
+//! The flow files of these tests.
+
+pub(crate) const MARKED: &str = include_str!("../../flows/marked.py");
+pub(crate) const SMALL: &str = include_str!("../../flows/small.py");
+pub(crate) const ARRIVAL: &str = include_str!("../../flows/arrival.py");
+pub(crate) const EVERYTHING: &str = include_str!("../../flows/everything.py");
+pub(crate) const DICE: &str = include_str!("../../flows/dice.py");
+
+/// A flow that does in its first step what `body` says.
+pub(crate) fn with_start(body: &str) -> String {
+    format!(
+        "from causey import FlowSpec, step\n\n\nclass Given(FlowSpec):\n    @step\n    def start(self):\n        {body}\n        self.next(self.end)\n\n\
+         \n    @step\n    def end(self):\n        pass\n\n\nif __name__ == \"__main__\":\n    Given()\n"
+    )
+}

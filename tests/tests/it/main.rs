@@ -1,0 +1,11 @@
+//! Tests on real processes: the program `causey`, nats-server, Python. `make test` says where they are; see `causey_tests::tools`.
+
+mod bad_input;
+mod cancel;
+mod checker;
+mod events;
+mod faults;
+mod flows;
+mod log;
+mod main_road;
+mod output;
