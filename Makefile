@@ -80,8 +80,8 @@ bench: export CAUSEY_BIN := $(TARGET)/release/causey
 bench: export CAUSEY_TEST_NATS_SERVER := $(VENV)/bin/nats-server
 bench: export CAUSEY_TEST_PYTHON := $(VENV)/bin/python
 bench: venv ## measure, with release builds
-	cargo build --release --locked -p causey-cli
-	cargo run --release --locked -p causey-tests --bin bench
+	cargo build --release --locked -p causey-cli -p causey-tests --bin causey --bin bench
+	$(TARGET)/release/bench
 
 # Made anew when Python, the checkout's place or a requirement changes; otherwise this takes a moment.
 .PHONY: venv
