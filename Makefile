@@ -69,9 +69,9 @@ test: export CAUSEY_TEST_PYTHON := $(VENV)/bin/python
 test: venv ## all tests: Rust, Python SDK, examples
 	cargo build --locked -p causey-cli
 	@if cargo nextest --version >/dev/null 2>&1; then \
-		echo "Rust tests by cargo nextest"; cargo nextest run --workspace --locked; \
+		echo "Rust tests by cargo nextest"; cargo nextest run --workspace --locked --no-fail-fast; \
 	else \
-		echo "Rust tests by cargo test (cargo-nextest is not installed)"; cargo test --workspace --locked; \
+		echo "Rust tests by cargo test (cargo-nextest is not installed)"; cargo test --workspace --locked --no-fail-fast; \
 	fi
 	$(VENV)/bin/python -m pytest -q sdk/python/tests examples
 

@@ -127,10 +127,13 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
 }
 
 fn routes(shared: Context) -> Router {
-    let packages = put(packages::put).head(packages::head).layer(DefaultBodyLimit::max(packages::PACKAGE_BYTES_MAX));
-    let published = post(events::post).layer(DefaultBodyLimit::max(events::BATCH_BYTES_MAX));
+    let large = |path: &str, method, bytes_max: usize| {
+        let bounded = from_fn_with_state(bytes_max as u64, extract::bounded);
+        Router::new().route(path, method).layer(DefaultBodyLimit::max(bytes_max)).layer(bounded)
+    };
+    let packages = large("/v1/packages/{digest}", put(packages::put).head(packages::head), packages::PACKAGE_BYTES_MAX);
+    let published = large("/v1/events", post(events::post), events::BATCH_BYTES_MAX);
     Router::new()
-        .route("/v1/packages/{digest}", packages)
         .route("/v1/runs", post(runs::submit).get(runs::list))
         .route("/v1/runs/{run}", get(runs::show))
         .route("/v1/runs/{run}/cancel", post(runs::cancel))
@@ -139,7 +142,6 @@ fn routes(shared: Context) -> Router {
         .route("/v1/runs/{run}/follow", get(follow::follow))
         .route("/v1/flows", post(flows::deploy).get(flows::list))
         .route("/v1/flows/{flow}", get(flows::show))
-        .route("/v1/events", published)
         .route("/v1/events/follow", get(notifications::follow))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{name}", get(models::versions))
@@ -150,9 +152,12 @@ fn routes(shared: Context) -> Router {
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(BODY_BYTES_MAX as u64, extract::bounded))
+        .merge(packages)
+        .merge(published)
         .fallback(refusal::no_such_path)
         .method_not_allowed_fallback(refusal::no_such_method)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(shared.clone(), wait::stamp))
         .layer(from_fn_with_state(shared.clone(), guard::check))
         .layer(CatchPanicLayer::custom(panicked))

@@ -1,11 +1,15 @@
 //! Path, query and body of a call, and the JSON answer. Same as axum's, but every refusal is a [`Refusal`].
 
+use std::time::Duration;
+
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use causey_protocol::problem::{Code, Problem};
+use futures_util::StreamExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,6 +17,10 @@ use super::refusal::Refusal;
 
 /// The log sequence that an answer reflects, or that a read has to wait for.
 pub(super) const SEQUENCE: HeaderName = HeaderName::from_static("causey-sequence");
+
+/// Taken in of a body that is refused for its size, in bytes and time.
+const UNWANTED_BYTES_MAX: usize = 64 * 1024 * 1024;
+const UNWANTED_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The parts of the path that the route names.
 pub(super) struct Named<T>(pub(super) T);
@@ -47,14 +55,36 @@ impl<S: Send + Sync> FromRequest<S> for Content {
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
         match Bytes::from_request(request, state).await {
             Ok(bytes) => Ok(Self(bytes)),
-            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Problem::new(Code::TOO_LARGE, "the body is larger than this call accepts")
-                    .hint("docs/protocol.md has the limits")
-                    .into())
-            }
+            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
             Err(rejection) => Err(Refusal::malformed(format!("the body broke off: {}", rejection.body_text()))),
         }
     }
+}
+
+fn too_large() -> Refusal {
+    Problem::new(Code::TOO_LARGE, "the body is larger than this call accepts").hint("docs/protocol.md has the limits").into()
+}
+
+/// Refuses a body that says itself that it is larger than `bytes_max`, after taking it in: a client that is still sending when the
+/// connection closes never sees the answer.
+pub(super) async fn bounded(State(bytes_max): State<u64>, request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_none_or(|length| length <= bytes_max) {
+        return next.run(request).await;
+    }
+    let mut left = UNWANTED_BYTES_MAX;
+    let mut body = request.into_body().into_data_stream();
+    let drain = async {
+        while let Some(Ok(piece)) = body.next().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Whoever sends slowly or without end is cut off.
+    let _ = tokio::time::timeout(UNWANTED_TIME_MAX, drain).await;
+    too_large().into_response()
 }
 
 /// A JSON body; an absent one reads as `{}`.

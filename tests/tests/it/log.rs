@@ -181,7 +181,7 @@ async fn a_vanished_log_is_refused_by_who_knows_of_it_and_never_taken_for_an_emp
 
     let (status, words) = Coordinator::start(&nats, base, &place).last_words().await;
     assert_eq!(status, Some(1));
-    for part in ["no Causey streams", "the projection in", "knows a log", "hint:", "restore"] {
+    for part in ["no Causey streams", "the projection in", "knows a log", "help  ", "restore"] {
         assert!(words.contains(part), "{part:?} is not in {words}");
     }
     // Without the projection the artifact store still knows.
@@ -204,7 +204,7 @@ async fn a_deleted_stream_is_named_and_refused() {
     async_nats::jetstream::new(client).delete_stream("CAUSEY_NOTIFY").await.unwrap();
     let (status, words) = Coordinator::start(&nats, base, &place).last_words().await;
     assert_eq!(status, Some(1));
-    for part in ["CAUSEY_NOTIFY", "missing", "CAUSEY_LOG", "hint:"] {
+    for part in ["CAUSEY_NOTIFY", "missing", "CAUSEY_LOG", "help  "] {
         assert!(words.contains(part), "{part:?} is not in {words}");
     }
     // Even where nobody else knows of the log: what the other streams hold is not to be forgotten.
@@ -303,7 +303,7 @@ async fn a_stream_that_moved_back_is_refused_with_both_sequences() {
     context.create_stream(config).await.unwrap();
     let (status, words) = Coordinator::start(&nats, base, &place).last_words().await;
     assert_eq!(status, Some(1));
-    for part in ["CAUSEY_IN", "moved back", "sequence 0", "hint:"] {
+    for part in ["CAUSEY_IN", "moved back", "sequence 0", "help  "] {
         assert!(words.contains(part), "{part:?} is not in {words}");
     }
 }
@@ -325,7 +325,7 @@ async fn a_broken_chain_is_refused_with_the_place_where_it_breaks() {
     context.publish("causey.log", history.entries.last().unwrap().payload.clone()).await.unwrap().await.unwrap();
     let (status, words) = Coordinator::start(&nats, base, &place).last_words().await;
     assert_eq!(status, Some(1));
-    assert!(words.contains(&format!("broken at sequence {}", last + 1)) && words.contains("hint:"), "{words}");
+    assert!(words.contains(&format!("broken at sequence {}", last + 1)) && words.contains("help  "), "{words}");
 }
 
 #[tokio::test]
@@ -339,7 +339,7 @@ async fn the_store_of_another_log_is_refused() {
     let other = Place { store: base.join("another-store"), ..place };
     let (status, words) = Coordinator::start(&nats, base, &other).last_words().await;
     assert_eq!(status, Some(1));
-    for part in ["belongs to artifact store", "the configured store is", "hint:"] {
+    for part in ["belongs to artifact store", "the configured store is", "help  "] {
         assert!(words.contains(part), "{part:?} is not in {words}");
     }
 }
