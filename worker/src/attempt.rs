@@ -232,9 +232,7 @@ async fn inputs(tools: &Tools, job: &Job) -> Result<Vec<InputRef>, Fault> {
             codec::decode(&bytes, INPUTS_BYTES_MAX).map_err(|error| fault(&error))?
         }
     };
-    for input in &inputs {
-        tools.depot.verify(&link(input)).await.map_err(|error| fault(&error))?;
-    }
+    tools.depot.verify(inputs.iter().map(link)).await.map_err(|error| fault(&error))?;
     Ok(inputs)
 }
 

@@ -1,10 +1,13 @@
 //! A host's end of the Unix socket: whole JSON lines in both directions, bounded. Receiving may be cut at any await and taken
 //! up again; nothing read is lost.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::Serialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 
 use crate::frame::FromHost;
@@ -69,13 +72,33 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`] when the line is too long (nothing is sent) or the connection broke.
     pub(crate) async fn send(&mut self, line: &impl Serialize) -> Result<(), ConnectionError> {
-        let mut bytes = serde_json::to_vec(line).map_err(ConnectionError::Line)?;
-        if bytes.len() > LINE_BYTES_MAX {
-            return Err(ConnectionError::TooLong);
-        }
-        bytes.push(b'\n');
-        Ok(self.stream.write_all(&bytes).await?)
+        Ok(self.stream.write_all(&line_bytes(line)?).await?)
     }
+
+    /// Sends one line, and with its first byte two descriptors. Must not be cut, as [`Connection::send`].
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
+    pub(crate) async fn send_with(&mut self, line: &impl Serialize, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), ConnectionError> {
+        let bytes = line_bytes(line)?;
+        let send = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is room for two descriptors");
+            Ok(rustix::net::sendmsg(self.stream.as_fd(), &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?)
+        };
+        let sent = self.stream.async_io(Interest::WRITABLE, send).await?;
+        Ok(self.stream.write_all(&bytes[sent..]).await?)
+    }
+}
+
+fn line_bytes(line: &impl Serialize) -> Result<Vec<u8>, ConnectionError> {
+    let mut bytes = serde_json::to_vec(line).map_err(ConnectionError::Line)?;
+    if bytes.len() > LINE_BYTES_MAX {
+        return Err(ConnectionError::TooLong);
+    }
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 #[cfg(test)]

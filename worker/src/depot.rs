@@ -4,7 +4,7 @@
 //! Nothing reaches user code unverified: a local file is hashed when this process first meets it, unless its size, time and inode
 //! are those noted when it was written or verified; what comes from S3 is hashed always.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -181,23 +181,37 @@ impl Depot {
         if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(DepotError::Damaged { path }) }
     }
 
-    /// Sees to it that an input and all it refers to are what their digests say. With S3, what is not here yet is verified when
+    /// Sees to it that inputs and all they refer to are what their digests say. With S3, what is not here yet is verified when
     /// it is fetched.
     ///
     /// # Errors
     /// [`DepotError`] naming the file that is missing or damaged.
-    pub(crate) async fn verify(&self, link: &ObjectLink) -> Result<(), DepotError> {
+    pub(crate) async fn verify(&self, links: impl Iterator<Item = ObjectLink>) -> Result<(), DepotError> {
+        // The inputs of a join mostly refer to the same files.
+        let mut seen = HashSet::new();
+        for link in links {
+            self.verify_one(&link, &mut seen).await?;
+        }
+        Ok(())
+    }
+
+    async fn verify_one(&self, link: &ObjectLink, seen: &mut HashSet<(String, Digest)>) -> Result<(), DepotError> {
         let path = link.path();
         let known = match self.recall(&path, &link.digest) {
             Some(known) => known,
             None if self.fetched.is_some() && !self.local(&path).exists() => return Ok(()),
             None => self.verify_object(&path, &link.digest).await?,
         };
-        for (referred, digest) in known.refers_to.iter() {
+        for reference in known.refers_to.iter() {
+            if seen.contains(reference) {
+                continue;
+            }
+            let (referred, digest) = reference;
             let absent = self.fetched.is_some() && !self.local(referred).exists();
             if !absent && self.recall(referred, digest).is_none() {
                 self.verify_file(referred, digest).await?;
             }
+            seen.insert(reference.clone());
         }
         Ok(())
     }
@@ -262,7 +276,8 @@ impl Depot {
         let stamp = self.verify_file(path, digest).await?;
         let damaged = || DepotError::Damaged { path: path.to_owned() };
         let local = self.local(path);
-        let object = run_aside(move || std::fs::read(local).ok().and_then(|bytes| Object::read(bytes.into()).ok())).await;
+        let read = move || std::fs::read(local).ok().and_then(|bytes| Object::read(bytes.into()).ok());
+        let object = if stamp.bytes <= INLINE_HASH_BYTES_MAX { read() } else { run_aside(read).await };
         let known = Known { digest: *digest, stamp, refers_to: references(&object.ok_or_else(damaged)?.manifest) };
         self.remember(path, known.clone());
         Ok(known)

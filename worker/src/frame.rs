@@ -116,10 +116,9 @@ pub(crate) struct HostArtifact {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum ToHost<'a> {
+    /// Two descriptors travel with it.
     Fork {
         host: &'a str,
-        stdout: &'a str,
-        stderr: &'a str,
     },
     Run(Box<Run<'a>>),
     Fetched {

@@ -1,14 +1,19 @@
 //! A runner: one connected process that takes attempts. It holds everything that belongs to the process (socket, pipes, task
 //! folder); dropping it ends the process.
 
+use std::collections::VecDeque;
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use causey_protocol::task::ErrorInfo;
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
 use tokio::sync::oneshot;
@@ -27,6 +32,12 @@ pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest wait for the news how a runner ended, after its socket closed.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Task folders kept to be used again.
+const SPARE_FOLDERS_MAX: usize = 256;
+
+/// How many of them, from the oldest, to look at for one whose process has ended.
+const SPARE_LOOKS: usize = 4;
+
 /// Why there is no runner for an attempt.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum HostError {
@@ -44,7 +55,7 @@ impl HostError {
     }
 }
 
-/// Where a runner's output comes out, and the folder for its attempts, made before the process exists.
+/// The id of a runner and the folder for its attempts, found before the process exists.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) id: String,
@@ -53,6 +64,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// A place in a folder out of [`Spare`].
+    pub(crate) fn again(folders: &Folders, id: String, task_folder: PathBuf) -> Self {
+        Self { id, task_folder, folders: folders.clone() }
+    }
+
     /// # Errors
     /// When the folder cannot be made.
     pub(crate) fn make(folders: &Folders, id: String) -> Result<Self, HostError> {
@@ -61,56 +77,91 @@ impl Place {
         Ok(Self { id, task_folder, folders: folders.clone() })
     }
 
-    /// Makes the two FIFOs and opens their reading ends, so that the runner's open does not wait.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub(crate) fn fifos(&self) -> Result<Fifos, HostError> {
-        let make = |name: &str| -> io::Result<(PathBuf, pipe::Receiver)> {
-            let path = self.folders.hosts.join(format!("{}.{name}", self.id));
-            rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
-            let receiver = pipe::OpenOptions::new().open_receiver(&path)?;
-            Ok((path, receiver))
-        };
-        let failed = |error| HostError::system("cannot make a pipe for output", &error);
-        let (stdout_path, stdout) = make("out").map_err(failed)?;
-        let (stderr_path, stderr) = make("err").map_err(failed)?;
-        Ok(Fifos { stdout_path, stderr_path, pipes: Pipes::new(stdout, stderr) })
+    /// The forked runner `pid` needs it no more and ends soon.
+    fn spare(&mut self, pid: i32) {
+        let task_folder = std::mem::take(&mut self.task_folder);
+        self.task_folder = self.folders.spare.put(task_folder, pid).unwrap_or_default();
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let (hosts, id, folder) = (self.folders.hosts.clone(), std::mem::take(&mut self.id), std::mem::take(&mut self.task_folder));
-        let clean = move || {
-            leftover::forget(&hosts, &id);
-            // What cannot be removed is removed at the next start.
-            let _ = fs::remove_dir_all(folder);
-        };
-        // Off the loop's thread: the folder may hold gigabytes.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn_blocking(clean));
+        let folder = std::mem::take(&mut self.task_folder);
+        if !folder.as_os_str().is_empty() {
+            remove_aside(folder);
         }
     }
 }
 
-/// The FIFOs of a runner to be forked. Their names are only needed until it has opened them.
-#[derive(Debug)]
-pub(crate) struct Fifos {
-    pub(crate) stdout_path: PathBuf,
-    pub(crate) stderr_path: PathBuf,
-    pipes: Pipes,
+/// Removes a folder off the loop's thread: it may hold gigabytes. What cannot be removed is removed at the next start.
+fn remove_aside(folder: PathBuf) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        drop(runtime.spawn_blocking(move || fs::remove_dir_all(folder)));
+    }
 }
 
-impl Fifos {
-    pub(crate) fn into_pipes(self) -> Pipes {
-        let names = [self.stdout_path, self.stderr_path];
-        drop(tokio::task::spawn_blocking(move || {
-            // A name that stays is removed with its folder at the next start.
-            names.iter().map(fs::remove_file).for_each(drop);
-        }));
-        self.pipes
+/// Task folders of forked runners that are ending. Making and removing a folder costs hundreds of microseconds on some disks; most
+/// are never touched and are used again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spare(Arc<Mutex<VecDeque<(PathBuf, i32)>>>);
+
+impl Spare {
+    /// Keeps the folder of the runner `pid`; returns it when there are enough.
+    fn put(&self, folder: PathBuf, pid: i32) -> Option<PathBuf> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= SPARE_FOLDERS_MAX {
+            return Some(folder);
+        }
+        kept.push_back((folder, pid));
+        None
     }
+
+    /// A folder as good as a new one: nobody is left of the process group that had it, and it is empty.
+    pub(crate) fn take(&self) -> Option<PathBuf> {
+        loop {
+            let folder = {
+                let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let over = kept.iter().take(SPARE_LOOKS).position(|(_, pid)| !process::group_exists(*pid))?;
+                kept.remove(over)?.0
+            };
+            if is_fresh(&folder) {
+                return Some(folder);
+            }
+            remove_aside(folder);
+        }
+    }
+}
+
+/// Whether a task folder is what [`Place::make`] makes.
+fn is_fresh(folder: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(opened) = rustix::fs::open(folder, flags, Mode::empty()) else { return false };
+    let private = rustix::fs::fstat(&opened).is_ok_and(|found| Mode::from_raw_mode(found.st_mode) == Mode::RWXU);
+    private && is_empty(&opened)
+}
+
+fn is_empty(folder: &OwnedFd) -> bool {
+    let mut space = [MaybeUninit::uninit(); 512];
+    let mut entries = RawDir::new(folder, &mut space);
+    while let Some(entry) = entries.next() {
+        match entry {
+            Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Both ends of a runner's output: ours, and those it takes as its descriptors 1 and 2.
+pub(crate) fn output_pipes() -> Result<(Pipes, [OwnedFd; 2]), HostError> {
+    let make = || -> io::Result<(pipe::Receiver, OwnedFd)> {
+        let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        Ok((pipe::Receiver::from_owned_fd_unchecked(ours)?, theirs))
+    };
+    let failed = |error| HostError::system("cannot make a pipe for output", &error);
+    let ((stdout, their_stdout), (stderr, their_stderr)) = (make().map_err(failed)?, make().map_err(failed)?);
+    Ok((Pipes::new(stdout, stderr), [their_stdout, their_stderr]))
 }
 
 /// A process that is ready for an attempt.
@@ -150,12 +201,12 @@ impl Runner {
     }
 
     pub(crate) fn forked((connection, pid): (Connection, i32), pipes: Pipes, place: Place, home: Template) -> Self {
-        let (notes, id) = (place.folders.hosts.clone(), place.id.clone());
-        drop(tokio::task::spawn_blocking(move || leftover::note(&notes, &id, pid)));
         Self { connection, pipes, pid, place, home, child: None, finished: false }
     }
 
     pub(crate) fn started((connection, pid): (Connection, i32), pipes: Pipes, place: Place, home: Template, child: Child) -> Self {
+        // A forked one dies with its template, and this one with the worker, but what it started may live on.
+        leftover::note(&place.folders.hosts, &place.id, pid);
         let mut runner = Self::forked((connection, pid), pipes, place, home);
         runner.child = Some(child);
         runner
@@ -191,21 +242,25 @@ impl Runner {
 
     /// The attempt is over: in mode `reuse` the process goes back to its template, otherwise it may end.
     pub(crate) fn finish(mut self, reuse: bool) {
-        if reuse {
-            self.empty_task_folder();
+        if reuse && self.empties_task_folder() {
             self.home.clone().give_back(self);
         } else {
             self.finished = true;
         }
     }
 
-    fn empty_task_folder(&self) {
-        let Ok(entries) = fs::read_dir(&self.place.task_folder) else { return };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            // What cannot be removed is overwritten by the next attempt or removed with the folder.
-            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    /// Whether the folder is as good as new for the next attempt.
+    fn empties_task_folder(&self) -> bool {
+        let folder = &self.place.task_folder;
+        if is_fresh(folder) {
+            return true;
         }
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            // What stays is seen below.
+            let _ = if is_folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        }
+        is_fresh(folder)
     }
 }
 
@@ -214,6 +269,11 @@ impl Drop for Runner {
         // A started process has no template that would end what it leaves behind.
         if !self.finished || self.child.is_some() {
             process::kill_group(self.pid);
+        } else {
+            self.place.spare(self.pid);
+        }
+        if self.child.is_some() {
+            leftover::forget(&self.place.folders.hosts, &self.place.id);
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::Connection;
 use crate::frame::{FromHost, Hello, PROTOCOL};
-use crate::host::{HostError, Runner};
+use crate::host::{HostError, Runner, Spare};
 use crate::process::{FlowCode, Interpreter};
 use crate::template::Template;
 
@@ -31,10 +31,12 @@ const SOCKET_PATH_BYTES_MAX: usize = 100;
 /// Where things of hosts lie.
 #[derive(Clone, Debug)]
 pub(crate) struct Folders {
-    /// Socket, FIFOs and notes of processes; private.
+    /// Socket and notes of processes; private.
     pub(crate) hosts: Arc<Path>,
     /// Task folders.
     pub(crate) tasks: Arc<Path>,
+    /// Those of them to be used again.
+    pub(crate) spare: Spare,
     pub(crate) socket: Arc<Path>,
 }
 
@@ -119,7 +121,7 @@ impl Hosts {
         let listener = UnixListener::bind(&socket)?;
         let expected = Expected::default();
         tokio::spawn(accept(listener, expected.clone()));
-        let folders = Folders { hosts: hosts.into(), tasks: tasks.into(), socket: socket.into() };
+        let folders = Folders { hosts: hosts.into(), tasks: tasks.into(), spare: Spare::default(), socket: socket.into() };
         let shared = Arc::new(Shared { interpreter, folders, expected, stock: slots as usize + 2 });
         Ok(Self { shared, templates: Mutex::default(), socket_folder })
     }

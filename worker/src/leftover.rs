@@ -73,8 +73,8 @@ pub(crate) fn make_empty(folder: &Path) -> Result<(), FolderError> {
 
 /// Notes a process. Without a note it is only not found after a crash.
 pub(crate) fn note(notes: &Path, id: &str, pid: i32) {
-    if let Some(identity) = identity(pid) {
-        let _ = fs::write(notes.join(format!("{id}.pid")), format!("{pid} {identity}"));
+    if let Some(found) = stat(pid) {
+        let _ = fs::write(notes.join(format!("{id}.pid")), format!("{pid} {}", found.identity()));
     }
 }
 
@@ -83,24 +83,53 @@ pub(crate) fn forget(notes: &Path, id: &str) {
     let _ = fs::remove_file(notes.join(format!("{id}.pid")));
 }
 
-/// The process group of a note, if it may still have members that are ours: its leader lives, or has gone and left them (its
-/// number is not given to others while they live).
+/// The process group of a note, if it still has members that are ours: its leader lives, or has gone and left them (its number
+/// is not given to others while they live). Those that have ended and only wait for their parent are gone.
 fn left_running(note: &str) -> Option<i32> {
     let (pid, noted) = note.split_once(' ')?;
     let pid: i32 = pid.parse().ok()?;
-    let same_boot = noted.split_once(' ').is_some_and(|(boot, _)| boot == boot_id());
-    match identity(pid) {
-        Some(found) => (found == noted).then_some(pid),
-        None => same_boot.then_some(pid),
+    match stat(pid).filter(Stat::is_alive) {
+        Some(found) => (found.identity() == noted).then_some(pid),
+        None => {
+            let same_boot = noted.split_once(' ').is_some_and(|(boot, _)| boot == boot_id());
+            (same_boot && has_living_members(pid)).then_some(pid)
+        }
     }
 }
 
-/// What no two processes with the same number share: boot and time of start.
-fn identity(pid: i32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name and may hold anything; the start time is the 22nd field.
-    let start = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?;
-    Some(format!("{} {start}", boot_id()))
+fn has_living_members(group: i32) -> bool {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.any(|pid| stat(pid).is_some_and(|found| found.group == group && found.is_alive()))
+}
+
+/// What the kernel says of a process.
+struct Stat {
+    state: char,
+    group: i32,
+    /// In ticks since the boot.
+    start: String,
+}
+
+impl Stat {
+    /// Neither a zombie nor dead.
+    fn is_alive(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
+    /// What no two processes with the same number share: boot and time of start.
+    fn identity(&self) -> String {
+        format!("{} {}", boot_id(), self.start)
+    }
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name and may hold anything; state is the 3rd field, group the 5th, start the 22nd.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let group = fields.nth(1)?.parse().ok()?;
+    Some(Stat { state, group, start: fields.nth(16)?.to_owned() })
 }
 
 fn boot_id() -> &'static str {
@@ -133,9 +162,22 @@ mod tests {
     fn a_process_that_took_over_the_number_is_spared() {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert_eq!(left_running(&format!("{pid} {} 1", boot_id())), None);
-        assert_eq!(left_running(&format!("{pid} {}", identity(pid).unwrap())), Some(pid));
+        assert_eq!(left_running(&format!("{pid} {}", stat(pid).unwrap().identity())), Some(pid));
         assert_eq!(left_running("4194304 another-boot 12"), None);
         assert_eq!(left_running("nonsense"), None);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_and_is_not_waited_for_is_gone() {
+        let mut child = Command::new("true").process_group(0).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let note = format!("{pid} {}", stat(pid).unwrap().identity());
+        while stat(pid).unwrap().is_alive() {
+            std::thread::yield_now();
+        }
+        assert_eq!(left_running(&note), None);
+        child.wait().unwrap();
+        assert_eq!(left_running(&note), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::process::{ExitStatus, Stdio};
 
 use causey_protocol::problem::Code;
 use causey_protocol::task::ErrorInfo;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
@@ -89,6 +90,13 @@ pub(crate) fn kill_rest_of_group(pid: i32) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
     }
+}
+
+/// Whether a host or anything in its group is there still.
+pub(crate) fn group_exists(pid: i32) -> bool {
+    let Some(pid) = Pid::from_raw(pid) else { return false };
+    let gone = Err(Errno::SRCH);
+    rustix::process::test_kill_process_group(pid) != gone || rustix::process::test_kill_process(pid) != gone
 }
 
 /// The most memory a live process has used, in bytes.

@@ -3,6 +3,7 @@
 //! be forked, runners are started one by one instead.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::frame::{FromHost, Role, ToHost};
-use crate::host::{Fifos, HostError, Place, READY_TIMEOUT, Runner};
+use crate::host::{HostError, Place, READY_TIMEOUT, Runner, output_pipes};
 use crate::hosts::Shared;
 use crate::leftover;
 use crate::output::Pipes;
@@ -27,6 +28,10 @@ const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Forks under way at once: more would only delay the first.
 const FORKS_MAX: usize = 2;
+
+/// Time without a lease after which the stock is filled up; at once when it is empty. In between a fork would take milliseconds
+/// of a core that the running attempts need.
+const CALM: Duration = Duration::from_millis(5);
 
 /// Times a dying template, or one that cannot fork, is tried again before its waiting attempts fail.
 const FAILURES_MAX: u32 = 3;
@@ -52,7 +57,7 @@ enum Ask {
     GiveBack(Box<Runner>),
     HowEnded(String, oneshot::Sender<Option<End>>),
     /// The place for a runner to be forked is made.
-    Prepared(Result<Box<Forking>, HostError>),
+    Prepared(Result<Box<Place>, HostError>),
     /// A forked runner is ready, or never will be.
     Ready(String, Result<(Connection, i32), HostError>),
     Retire,
@@ -81,6 +86,8 @@ impl Template {
             ends: VecDeque::new(),
             failures: 0,
             stocking: false,
+            refilling: false,
+            leased_at: Instant::now(),
             load_failed: None,
             used_at: Instant::now(),
             retiring: false,
@@ -141,7 +148,7 @@ struct Process {
 #[derive(Debug)]
 struct Forking {
     place: Place,
-    fifos: Fifos,
+    pipes: Pipes,
 }
 
 struct Keeper {
@@ -166,6 +173,9 @@ struct Keeper {
     failures: u32,
     /// Whether to keep fresh children in stock: only while mode `fork` is asked for.
     stocking: bool,
+    /// Forking until the stock is full.
+    refilling: bool,
+    leased_at: Instant,
     load_failed: Option<(Box<ErrorInfo>, Instant)>,
     used_at: Instant,
     retiring: bool,
@@ -180,6 +190,7 @@ enum Waited {
 enum Event {
     Ask(Option<Ask>),
     Line(Option<FromHost>),
+    Calm,
     Idle,
 }
 
@@ -193,6 +204,7 @@ impl Keeper {
                 Event::Ask(Some(ask)) => self.on_ask(ask).await,
                 Event::Line(Some(line)) => self.on_line(line),
                 Event::Line(None) => self.on_death().await,
+                Event::Calm => self.refilling = true,
                 Event::Idle => self.go_to_sleep(),
             }
         }
@@ -202,6 +214,8 @@ impl Keeper {
 
     async fn next_event(&mut self) -> Event {
         let idle_at = self.used_at + IDLE_MAX;
+        let calm_at = self.leased_at + CALM;
+        let may_refill = !self.refilling && matches!(self.life, Life::Running(_)) && self.coming() < self.stock();
         let may_sleep = !matches!(self.life, Life::Asleep) && self.leased.is_empty() && self.waiting.is_empty();
         let line = async {
             match &mut self.life {
@@ -215,6 +229,7 @@ impl Keeper {
         tokio::select! {
             ask = self.asks.recv() => Event::Ask(ask),
             line = line => Event::Line(line),
+            () = tokio::time::sleep_until(calm_at), if may_refill => Event::Calm,
             () = tokio::time::sleep_until(idle_at), if may_sleep => Event::Idle,
         }
     }
@@ -237,7 +252,13 @@ impl Keeper {
                 }
             }
             Ask::HowEnded(host, answer) => self.on_how_ended(host, answer),
-            Ask::Prepared(prepared) => self.on_prepared(prepared).await,
+            Ask::Prepared(prepared) => {
+                self.preparing -= 1;
+                match prepared {
+                    Ok(place) => self.fork(*place).await,
+                    Err(error) => self.count_failure(&error),
+                }
+            }
             Ask::Ready(id, arrived) => self.on_ready(&id, arrived),
             Ask::Retire => self.retiring = true,
         }
@@ -292,11 +313,11 @@ impl Keeper {
     }
 
     fn on_ready(&mut self, id: &str, arrived: Result<(Connection, i32), HostError>) {
-        let Some(Forking { place, fifos }) = self.forking.remove(id) else { return };
+        let Some(Forking { place, pipes }) = self.forking.remove(id) else { return };
         match (arrived, self.handle.upgrade()) {
             (Ok(arrived), Some(handle)) => {
                 self.failures = 0;
-                self.fresh.push_back(Runner::forked(arrived, fifos.into_pipes(), place, Template(handle)));
+                self.fresh.push_back(Runner::forked(arrived, pipes, place, Template(handle)));
             }
             (Err(error), _) => self.count_failure(&error),
             (Ok(_), None) => {}
@@ -348,53 +369,67 @@ impl Keeper {
             }
         }
         self.waiting = still_waiting;
-        self.refill();
+        self.refill().await;
     }
 
     fn lease(&mut self, runner: Runner, answer: Answer) {
         if runner.is_forked() {
             self.leased.insert(runner.id().to_owned());
         }
+        self.leased_at = Instant::now();
         // An attempt that was stopped meanwhile drops the runner, which ends it.
         let _ = answer.send(Ok(runner));
     }
 
-    fn refill(&mut self) {
-        let stock = if self.stocking && !self.retiring { self.shared.stock } else { 0 };
-        let wanted = self.waiting.len() + stock;
-        while matches!(self.life, Life::Running(_)) && self.fresh.len() + self.under_way() < wanted && self.under_way() < FORKS_MAX {
-            self.prepare_fork();
+    async fn refill(&mut self) {
+        let (stock, coming) = (self.stock(), self.coming());
+        self.refilling = coming < stock && (self.refilling || coming == 0);
+        let wanted = self.waiting.len() + if self.refilling { stock } else { 0 };
+        while matches!(self.life, Life::Running(_)) && self.coming() < wanted && self.under_way() < FORKS_MAX {
+            self.prepare_fork().await;
         }
+    }
+
+    /// Fresh children to keep.
+    fn stock(&self) -> usize {
+        if self.stocking && !self.retiring { self.shared.stock } else { 0 }
+    }
+
+    /// Fresh children that are there or soon will be.
+    fn coming(&self) -> usize {
+        self.fresh.len() + self.under_way()
     }
 
     fn under_way(&self) -> usize {
         self.preparing + self.forking.len()
     }
 
-    /// Makes the place of a runner on another thread: folders and FIFOs cost hundreds of microseconds on some disks.
-    fn prepare_fork(&mut self) {
+    /// Finds the place of a runner and asks for the fork. A new folder is made on another thread: that costs hundreds of microseconds
+    /// on some disks.
+    async fn prepare_fork(&mut self) {
+        let (folders, id) = (&self.shared.folders, self.shared.expected.new_id('r'));
+        if let Some(task_folder) = folders.spare.take() {
+            return self.fork(Place::again(folders, id, task_folder)).await;
+        }
         self.preparing += 1;
         let (shared, handle) = (self.shared.clone(), self.handle.clone());
         tokio::task::spawn_blocking(move || {
-            let prepared = Place::make(&shared.folders, shared.expected.new_id('r')).and_then(|place| Ok((place.fifos()?, place)));
+            let made = Place::make(&shared.folders, id);
             if let Some(handle) = handle.upgrade() {
-                let _ = handle.send(Ask::Prepared(prepared.map(|(fifos, place)| Box::new(Forking { place, fifos }))));
+                let _ = handle.send(Ask::Prepared(made.map(Box::new)));
             }
         });
     }
 
-    async fn on_prepared(&mut self, prepared: Result<Box<Forking>, HostError>) {
-        self.preparing -= 1;
+    async fn fork(&mut self, place: Place) {
         let Life::Running(process) = &mut self.life else { return };
-        let Forking { place, fifos } = match prepared {
-            Ok(forking) => *forking,
+        let (pipes, theirs) = match output_pipes() {
+            Ok(pipes) => pipes,
             Err(error) => return self.count_failure(&error),
         };
         let arrival = self.shared.expected.host(&place.id);
-        let (stdout, stderr) = (fifos.stdout_path.to_string_lossy(), fifos.stderr_path.to_string_lossy());
-        let line = ToHost::Fork { host: &place.id, stdout: &stdout, stderr: &stderr };
         // A template that is gone is noticed by its closed connection.
-        let _ = process.connection.send(&line).await;
+        let _ = process.connection.send_with(&ToHost::Fork { host: &place.id }, theirs.each_ref().map(AsFd::as_fd)).await;
         let (handle, told) = (self.handle.clone(), place.id.clone());
         tokio::spawn(async move {
             let arrived = Runner::receive(arrival).await;
@@ -402,7 +437,7 @@ impl Keeper {
                 let _ = handle.send(Ask::Ready(told, arrived));
             }
         });
-        self.forking.insert(place.id.clone(), Forking { place, fifos });
+        self.forking.insert(place.id.clone(), Forking { place, pipes });
     }
 
     /// Starts a runner of its own, in the background.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 # The `socket` module costs 4 ms of every cold start; a stream needs only connect, recv and sendall.
-from _socket import AF_UNIX, SOCK_STREAM, socket
+import _socket
+from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
 from json import JSONEncoder, loads
 
 from causey._errors import CauseyException
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
 
 LINE_BYTES_MAX = 1024 * 1024
+INT_BYTES = 4
+# The kernel sends at most 253 descriptors at once.
+_CONTROL_BYTES = CMSG_SPACE(253 * INT_BYTES)
+_CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 
 _encode = JSONEncoder(separators=(",", ":")).encode
 
@@ -64,9 +69,13 @@ class Channel:
         message: Message = loads(line.decode())
         return message
 
-    def fill(self) -> bool:
-        """Receives once, for a caller who knows that something is there; False when the other side has closed."""
-        chunk = self._stream.recv(65536)
+    def fill(self, descriptors: list[int]) -> bool:
+        """Receives once, for a caller who knows that something is there; False when the other side has closed. Adds the
+        descriptors that came with it: they arrive with the first byte of the line they belong to, or before it."""
+        chunk, control, _, _ = self._stream.recvmsg(65536, _CONTROL_BYTES, _CLOSE_ON_EXEC)
+        for level, kind, content in control:
+            if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
+                descriptors.extend(memoryview(content[: len(content) // INT_BYTES * INT_BYTES]).cast("i"))
         self._received += chunk
         return bool(chunk)
 

@@ -32,17 +32,17 @@ def own_session() -> None:
         pass
 
 
-def open_output(path: str, descriptor: int) -> None:
-    opened = os.open(path, os.O_WRONLY)
-    os.dup2(opened, descriptor)
-    os.close(opened)
+def take_output(stdout: int, stderr: int) -> None:
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
 
 
 def stream_lines() -> None:
     """Output shall be seen line by line while the step runs."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
+        # A forked runner has its template's streams, which do so already.
+        if reconfigure is not None and not stream.line_buffering:
             reconfigure(line_buffering=True)
 
 
@@ -100,8 +100,8 @@ def why_not_fork(sockets_before: set[str]) -> str | None:
 
 
 def reseed() -> None:
-    """Forked runners would all draw the template's random numbers."""
-    for name, reseeding in (("random", "seed"), ("numpy.random", "seed"), ("torch", "seed")):
+    """Forked runners would all draw the template's random numbers. Of `random` Python sees to that by itself."""
+    for name in ("numpy.random", "torch"):
         module = sys.modules.get(name)
         if module is not None:
-            getattr(module, reseeding)()
+            module.seed()

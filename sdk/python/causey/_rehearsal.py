@@ -6,7 +6,6 @@ The first touch of a page after a fork copies it. Done here, before `ready`, tho
 from __future__ import annotations
 
 import os
-import tempfile
 from _socket import socketpair
 from json import dumps
 
@@ -16,7 +15,7 @@ from causey._flow import FlowSpec, step
 from causey._objects import MAGIC, Store
 from causey._runner import Runner
 
-ROUNDS = 2
+ROUNDS = 1
 # So often in the template that the interpreter has specialised the code and every lazy import is done before a fork.
 WARM_UP_ROUNDS = 16
 
@@ -41,12 +40,22 @@ class _OneObject(Store):
         manifest = dumps({"format": 1, "objects": [], "artifacts": {"number": entry}}).encode()
         data = bytes(number.parts[0])
         footer = len(manifest).to_bytes(8, "little") + len(data).to_bytes(8, "little") + MAGIC
-        self._file = tempfile.TemporaryFile(buffering=0)
-        self._file.write(data + manifest + footer)
+        self._file = _nameless_file()
+        os.write(self._file, data + manifest + footer)
 
     def open(self, path: str) -> int:
-        self._file.seek(0)
-        return os.dup(self._file.fileno())
+        os.lseek(self._file, 0, os.SEEK_SET)
+        return os.dup(self._file)
+
+
+def _nameless_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("causey-rehearsal")
+    # Not above: it loads `random`, which is seeded anew in every child.
+    from tempfile import TemporaryFile
+
+    with TemporaryFile(buffering=0) as file:
+        return os.dup(file.fileno())
 
 
 _PARENT = {"step": "start", "path": [], "run": "", "key": "", "digest": ""}

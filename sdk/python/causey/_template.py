@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# Not `signal` in a child: its enumerations touch, and so copy, tens of pages.
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import signal
@@ -9,7 +11,7 @@ import sys
 from _socket import socketpair
 
 from causey._channel import Channel
-from causey._process import leave, open_output, own_session, reseed, stream_lines
+from causey._process import leave, own_session, reseed, stream_lines, take_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Template:
         self._die_with_parent = die_with_parent
         self._hello = hello
         self._hosts: dict[int, str] = {}
+        # Received and not used yet: two for each runner to be forked.
+        self._descriptors: list[int] = []
         self._wakeup_read, self._wakeup_write = socketpair()
 
     def serve(self) -> None:
@@ -55,7 +59,7 @@ class Template:
                 if descriptor == self._wakeup_read.fileno():
                     self._wakeup_read.recv(4096)
                     self._reap()
-                elif not self._channel.fill():
+                elif not self._channel.fill(self._descriptors):
                     return
             while (message := self._channel.take()) is not None:
                 if message["type"] != "fork":
@@ -65,14 +69,20 @@ class Template:
     def _fork(self, message: Message) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        output = self._descriptors[:2]
         try:
+            if len(output) < 2:
+                raise OSError("its two descriptors for output are missing")
             pid = os.fork()
+            if pid == 0:
+                self._become_runner(message["host"], *output)
+            self._hosts[pid] = message["host"]
         except OSError as problem:
             self._channel.send({"type": "fork_failed", "host": message["host"], "message": str(problem)})
-            return
-        if pid == 0:
-            self._become_runner(message)
-        self._hosts[pid] = message["host"]
+        finally:
+            del self._descriptors[:2]
+            for descriptor in output:
+                os.close(descriptor)
 
     def _reap(self) -> None:
         # Each by its own id: processes that the flow file started at import are not ours to wait for.
@@ -82,19 +92,20 @@ class Template:
                 del self._hosts[pid]
                 self._channel.send({"type": "exited", "host": host, "pid": pid, **_how_it_ended(status)})
 
-    def _become_runner(self, message: Message) -> None:
+    def _become_runner(self, host: str, stdout: int, stderr: int) -> None:
         """In the child; never returns."""
         template = os.getppid()
         try:
             self._die_with_parent()
             own_session()
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _signal.set_wakeup_fd(-1)
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
             for stream in (self._channel, self._wakeup_read, self._wakeup_write):
                 stream.close()
-            open_output(message["stdout"], 1)
-            open_output(message["stderr"], 2)
+            take_output(stdout, stderr)
+            for descriptor in self._descriptors:
+                os.close(descriptor)
             stream_lines()
             reseed()
             self._rehearse()
@@ -103,7 +114,7 @@ class Template:
             if os.getppid() != template:
                 return
             channel = Channel.connect(os.environ["CAUSEY_HOST_SOCKET"])
-            channel.send(self._hello(message["host"]))
+            channel.send(self._hello(host))
             channel.send({"type": "ready"})
             self._runner.serve(channel)
             leave()

@@ -52,8 +52,6 @@ def results(title, worker, attempts, reuse):
         if not reuse:
             runner.close()
             worker.connection.receive()
-            os.remove(runner.paths[0])
-            os.remove(runner.paths[1])
             runner = worker.fork()
         run = message(worker.store, "middle", flow="Tiny", inputs=[parent])
         began = time.perf_counter()

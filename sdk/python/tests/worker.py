@@ -86,7 +86,9 @@ class Worker:
         self.forks += 1
         host = f"h{self.forks}"
         runner = Runner(self, host)
-        self.connection.send({"type": "fork", "host": host, "stdout": runner.paths[0], "stderr": runner.paths[1]})
+        socket.send_fds(self.connection.stream, [json.dumps({"type": "fork", "host": host}).encode() + b"\n"], runner.ends)
+        for end in runner.ends:
+            os.close(end)
         runner.connection = self.accept()
         runner.hello = runner.connection.receive()
         assert runner.hello["host"] == host, runner.hello
@@ -114,18 +116,19 @@ class Runner:
     def __init__(self, worker, host):
         self.worker = worker
         self.host = host
-        self.paths = [str(worker.folder / f"{host}.{name}") for name in ("out", "err")]
         self.output = [b"", b""]
         self.connection = None
         self.threads = []
-        for place, path in enumerate(self.paths):
-            os.mkfifo(path)
-            thread = threading.Thread(target=self._read, args=(place, path), daemon=True)
+        self.ends = []
+        for place in range(2):
+            ours, theirs = os.pipe()
+            self.ends.append(theirs)
+            thread = threading.Thread(target=self._read, args=(place, ours), daemon=True)
             thread.start()
             self.threads.append(thread)
 
-    def _read(self, place, path):
-        with open(path, "rb") as file:
+    def _read(self, place, descriptor):
+        with open(descriptor, "rb") as file:
             self.output[place] = file.read()
 
     def run(self, message, answers=None):
