@@ -2,6 +2,8 @@
 //! is unknown is sent again, for ever: a second copy is a counted no-op (I3), a lost result is not. Results are kept in hand
 //! over any outage.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -16,6 +18,7 @@ use causey_protocol::subject;
 use causey_protocol::task::ReportItem;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::worker::Event;
 
@@ -38,9 +41,17 @@ pub(crate) enum Confirm {
     Nobody,
 }
 
+/// While tiny tasks stream through, a message waits for so many reports, or so long. Every message costs leader and server a
+/// wake-up and a turn: 1,000 tasks took 400 to 900 messages without this.
+const GATHER_ITEMS: usize = 32;
+const GATHER_TIME: Duration = Duration::from_millis(2);
+
 /// The handle. What it holds is bounded by the attempts the worker holds: each has at most two reports.
 #[derive(Clone, Debug)]
-pub(crate) struct Reports(mpsc::UnboundedSender<(ReportItem, Confirm)>);
+pub(crate) struct Reports {
+    queue: mpsc::UnboundedSender<(ReportItem, Confirm)>,
+    gather: Arc<AtomicBool>,
+}
 
 /// A `Report` from borrowed items: the same bytes.
 #[derive(Serialize)]
@@ -54,13 +65,19 @@ impl Reports {
     /// Sends in the background until all handles are gone.
     pub(crate) fn open(client: Client, pool: PoolName, worker: WorkerName, events: mpsc::UnboundedSender<Event>) -> Self {
         let (sender, queue) = mpsc::unbounded_channel();
-        let sending = Sending { jetstream: jetstream::new(client.clone()), client, pool, worker };
+        let gather = Arc::new(AtomicBool::new(false));
+        let sending = Sending { jetstream: jetstream::new(client.clone()), client, pool, worker, gather: gather.clone() };
         tokio::spawn(sending.send_all(queue, events));
-        Self(sender)
+        Self { queue: sender, gather }
     }
 
     pub(crate) fn send(&self, item: ReportItem, confirm: Confirm) {
-        let _ = self.0.send((item, confirm));
+        let _ = self.queue.send((item, confirm));
+    }
+
+    /// Whether more reports are about to come, so that a message may wait for them.
+    pub(crate) fn gather(&self, more_to_come: bool) {
+        self.gather.store(more_to_come, Ordering::Relaxed);
     }
 }
 
@@ -69,12 +86,14 @@ struct Sending {
     client: Client,
     pool: PoolName,
     worker: WorkerName,
+    gather: Arc<AtomicBool>,
 }
 
 impl Sending {
     async fn send_all(self, mut queue: mpsc::UnboundedReceiver<(ReportItem, Confirm)>, events: mpsc::UnboundedSender<Event>) {
         let mut pending = Vec::new();
         while !pending.is_empty() || queue.recv_many(&mut pending, ITEMS_MAX).await > 0 {
+            self.gather(&mut pending, &mut queue).await;
             let (count, message) = self.pack(&pending);
             self.publish(message).await;
             let mut attempts = Vec::with_capacity(count);
@@ -86,6 +105,16 @@ impl Sending {
                 }
             }
             let _ = events.send(Event::Reported(attempts));
+        }
+    }
+
+    async fn gather(&self, pending: &mut Vec<(ReportItem, Confirm)>, queue: &mut mpsc::UnboundedReceiver<(ReportItem, Confirm)>) {
+        let until = Instant::now() + GATHER_TIME;
+        while self.gather.load(Ordering::Relaxed) && pending.len() < GATHER_ITEMS {
+            match tokio::time::timeout_at(until, queue.recv_many(pending, ITEMS_MAX)).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return,
+            }
         }
     }
 

@@ -5,6 +5,10 @@ use std::time::Duration;
 /// Below this mean time of a task it pays to hold more than one task ahead: a round trip to the queue takes 0.3–0.5 ms.
 const SHORT_TASK: Duration = Duration::from_millis(10);
 
+/// Tasks below this mean time, with so many queued here, end in a stream: their reports may wait for each other.
+const STREAM_TASK: Duration = Duration::from_millis(1);
+const STREAM_QUEUE_MIN: u32 = 4;
+
 /// Most tasks held ahead. What is held counts against fairness and cancel.
 const PREFETCH_MAX: u32 = 16;
 
@@ -58,6 +62,11 @@ impl Slots {
         self.mean_task_seconds = Some(self.mean_task_seconds.map_or(seconds, |mean| mean + WEIGHT * (seconds - mean)));
     }
 
+    /// Whether tasks are so short, and so many wait, that their ends come in a stream.
+    pub(crate) fn streams(&self, queued: u32) -> bool {
+        queued >= STREAM_QUEUE_MIN && self.mean_task_seconds.is_some_and(|mean| mean < STREAM_TASK.as_secs_f64())
+    }
+
     /// Tasks to hold beyond those that run.
     pub(crate) fn prefetch(&self) -> u32 {
         match self.mean_task_seconds {
@@ -104,6 +113,16 @@ mod tests {
             slots.observe(Duration::from_secs(1));
         }
         assert_eq!(slots.prefetch(), 1);
+    }
+
+    #[test]
+    fn only_many_short_tasks_make_a_stream() {
+        let mut slots = Slots::new(2);
+        assert!(!slots.streams(100), "nothing is known yet");
+        slots.observe(Duration::from_micros(200));
+        assert!(slots.streams(4) && !slots.streams(3));
+        slots.observe(Duration::from_secs(1));
+        assert!(!slots.streams(100));
     }
 
     #[test]

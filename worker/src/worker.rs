@@ -99,6 +99,7 @@ impl Worker {
                 _ = pull.tick() => self.hand_back_misfit(),
             }
             self.start_attempts();
+            self.tools.reports.gather(self.slots.streams(self.held.queued()));
             self.ask_for_tasks().await;
         }
     }
