@@ -246,6 +246,9 @@ impl Runner {
             self.home.clone().give_back(self);
         } else {
             self.finished = true;
+            if self.is_forked() {
+                self.home.clone().done(self);
+            }
         }
     }
 

@@ -29,9 +29,12 @@ const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 /// Forks under way at once: more would only delay the first.
 const FORKS_MAX: usize = 2;
 
-/// Time without a lease after which the stock is filled up; at once when it is empty. In between a fork would take milliseconds
-/// of a core that the running attempts need.
+/// Time without a lease after which the stock is filled up (at once when it is empty) and finished runners end. In between either
+/// would take milliseconds of a core that the running attempts need.
 const CALM: Duration = Duration::from_millis(5);
+
+/// Runners that are over and wait for calm to end; beyond these the oldest ends at once.
+const DONE_MAX: usize = 8;
 
 /// Times a dying template, or one that cannot fork, is tried again before its waiting attempts fail.
 const FAILURES_MAX: u32 = 3;
@@ -55,6 +58,7 @@ enum Ask {
     Prepare(HostMode),
     Runner(HostMode, Answer),
     GiveBack(Box<Runner>),
+    Done(Box<Runner>),
     HowEnded(String, oneshot::Sender<Option<End>>),
     /// The place for a runner to be forked is made.
     Prepared(Result<Box<Place>, HostError>),
@@ -79,6 +83,7 @@ impl Template {
             life: Life::Asleep,
             fresh: VecDeque::new(),
             used: VecDeque::new(),
+            done: VecDeque::new(),
             preparing: 0,
             forking: HashMap::new(),
             waiting: VecDeque::new(),
@@ -114,6 +119,11 @@ impl Template {
     /// Takes back a runner that may run more attempts.
     pub(crate) fn give_back(&self, runner: Runner) {
         let _ = self.0.send(Ask::GiveBack(Box::new(runner)));
+    }
+
+    /// Takes a forked runner whose attempts are over, to let it end when nothing else is in a hurry.
+    pub(crate) fn done(&self, runner: Runner) {
+        let _ = self.0.send(Ask::Done(Box::new(runner)));
     }
 
     /// How the forked runner `host` ended; waits until the template says so.
@@ -162,6 +172,8 @@ struct Keeper {
     fresh: VecDeque<Runner>,
     /// Ready after earlier attempts in mode `reuse`.
     used: VecDeque<Runner>,
+    /// Over, but not told to end yet: the end of a large process takes milliseconds of a core that running attempts need.
+    done: VecDeque<Runner>,
     /// Forks whose places are being made.
     preparing: usize,
     forking: HashMap<String, Forking>,
@@ -204,7 +216,10 @@ impl Keeper {
                 Event::Ask(Some(ask)) => self.on_ask(ask).await,
                 Event::Line(Some(line)) => self.on_line(line),
                 Event::Line(None) => self.on_death().await,
-                Event::Calm => self.refilling = true,
+                Event::Calm => {
+                    self.done.clear();
+                    self.refilling = true;
+                }
                 Event::Idle => self.go_to_sleep(),
             }
         }
@@ -229,7 +244,7 @@ impl Keeper {
         tokio::select! {
             ask = self.asks.recv() => Event::Ask(ask),
             line = line => Event::Line(line),
-            () = tokio::time::sleep_until(calm_at), if may_refill => Event::Calm,
+            () = tokio::time::sleep_until(calm_at), if may_refill || !self.done.is_empty() => Event::Calm,
             () = tokio::time::sleep_until(idle_at), if may_sleep => Event::Idle,
         }
     }
@@ -249,6 +264,12 @@ impl Keeper {
                 // One that is not leased any more died with an earlier template.
                 if self.leased.remove(runner.id()) || !runner.is_forked() {
                     self.used.push_back(*runner);
+                }
+            }
+            Ask::Done(runner) => {
+                self.done.push_back(*runner);
+                if self.done.len() > DONE_MAX {
+                    self.done.pop_front();
                 }
             }
             Ask::HowEnded(host, answer) => self.on_how_ended(host, answer),
@@ -501,6 +522,7 @@ impl Keeper {
         }
         self.fresh.retain(|runner| !runner.is_forked());
         self.used.retain(|runner| !runner.is_forked());
+        self.done.clear();
         self.leased.clear();
         for (_, end_asked) in self.ends.drain(..) {
             if let Waited::Asked(answer) = end_asked {
@@ -513,6 +535,7 @@ impl Keeper {
     fn go_to_sleep(&mut self) {
         self.fresh.clear();
         self.used.clear();
+        self.done.clear();
         for id in self.forking.drain().map(|(id, _)| id) {
             self.shared.expected.forget(&id);
         }

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from causey._channel import Channel
-from causey._process import death_with_parent, leave, open_sockets, own_session, stream_lines, why_not_fork
+from causey._process import death_with_parent, leave, open_sockets, own_group, stream_lines, why_not_fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def main() -> None:
         # A Ctrl-C in the terminal reaches the whole group; how to end is for the worker to say.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     else:
-        own_session()
+        own_group()
     channel = Channel.connect(environment["CAUSEY_HOST_SOCKET"])
     channel.send(_hello(host, role))
     sockets = open_sockets() if role == "template" else set()

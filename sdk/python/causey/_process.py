@@ -23,12 +23,13 @@ def death_with_parent() -> Callable[[], None]:
     return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-def own_session() -> None:
-    """A session and process group of its own, so that the worker can end the step with all its children."""
+def own_group() -> None:
+    """A process group of its own, so that the worker can end the step with all its children. Not a session: the kernel shares
+    the processor out by session first (autogroup), which would leave `leave`'s low priority without effect."""
     try:
-        os.setsid()
+        os.setpgid(0, 0)
     except PermissionError:
-        # Already the leader of one.
+        # The leader of a session has one.
         pass
 
 

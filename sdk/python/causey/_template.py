@@ -11,7 +11,7 @@ import sys
 from _socket import socketpair
 
 from causey._channel import Channel
-from causey._process import leave, own_session, reseed, stream_lines, take_output
+from causey._process import leave, own_group, reseed, stream_lines, take_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Template:
         template = os.getppid()
         try:
             self._die_with_parent()
-            own_session()
+            own_group()
             _signal.set_wakeup_fd(-1)
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             _signal.signal(_signal.SIGINT, _signal.default_int_handler)
