@@ -41,9 +41,6 @@ pub(super) struct Submission {
     #[serde(default)]
     tags: Vec<String>,
     host: Option<HostMode>,
-    /// Read for the contract's sake: this version starts runs in the order of their requests.
-    #[expect(dead_code, reason = "accepted so that clients need not know this version's limits")]
-    priority: Option<Value>,
 }
 
 pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Submission>) -> Result<Reply<Value>, Refusal> {
