@@ -17,7 +17,9 @@ use crate::config::LEADERSHIP_TTL;
 pub enum Error {
     #[error("failed to look at stream {stream}: {reason}")]
     Look { stream: &'static str, reason: String },
-    #[error("failed to create stream {stream}: {reason}\nhint: check the NATS server's free disk and its JetStream limits")]
+    #[error(
+        "failed to create stream {stream}: {reason}\nhint: the server reserves the caps of all streams: give it more disk (max_file_store), or the coordinator a smaller --stream-bytes-max"
+    )]
     Create { stream: String, reason: String },
     #[error(
         "streams {missing} are missing on the NATS server, but {present} exist\nhint: a stream was deleted; restore the server's JetStream folder, or start a new installation with empty folders"

@@ -183,6 +183,8 @@ impl Coordinator {
         std::fs::write(base.join("token"), token).expect("the token can be written");
         let mut command = Command::new(tools::causey());
         command.args(["coordinator", "--unsafe-durability", "--name", &place.name, "--listen", &format!("127.0.0.1:{}", place.port)]);
+        // The server reserves caps; this machine's disk may be small.
+        command.arg("--stream-bytes-max=-1");
         command.arg("--nats-url").arg(nats.url()).arg("--store").arg(&place.store).arg("--projection").arg(&place.projection);
         command.arg("--token-file").arg(base.join("token")).env("NO_COLOR", "1").env_remove("RUST_LOG");
         Self { service: Service::start(command, &base.join(&place.name)), token: token.into() }

@@ -61,7 +61,7 @@ impl Stack {
             command
         };
         let mut coordinator = shared("coordinator");
-        coordinator.args(["--listen", "127.0.0.1:0", "--projection"]).arg(folder.join("projection"));
+        coordinator.args(["--stream-bytes-max=-1", "--listen", "127.0.0.1:0", "--projection"]).arg(folder.join("projection"));
         coordinator.arg("--token-file").arg(folder.join("token"));
         let mut coordinator = spawn(coordinator, &folder.join("coordinator.log"), true)?;
         let mut worker = shared("worker");
