@@ -100,19 +100,13 @@ impl std::fmt::Debug for Api {
     }
 }
 
-/// The routes, taking calls as a server on loopback does: only under its loopback names. Output of running tasks is passed on
-/// only by [`serve`].
-pub fn router(api: Api) -> Router {
-    routes(Arc::new(Shared::new(api, None)))
-}
-
 /// Serves the API on `listener` until shutdown; calls in progress then have five seconds, event streams end at once.
 ///
 /// # Errors
 /// When the listener has no address. A connection that fails concerns only its client.
 pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
     let shutdown = api.shutdown.clone();
-    let shared = Arc::new(Shared::new(api, Some(listener.local_addr()?)));
+    let shared = Arc::new(Shared::new(api, listener.local_addr()?));
     let live = tokio::spawn(live::listen(shared.clone()));
     // Without this, small events wait for the client's delayed acknowledgement (40 ms).
     let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));

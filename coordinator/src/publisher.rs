@@ -109,11 +109,6 @@ impl Publisher {
         }
     }
 
-    /// Forgets a publish that no longer matters.
-    pub fn forget(&mut self, token: Token) {
-        self.waiting.remove(&token);
-    }
-
     /// Sends again what waits longer than [`PUBLISH_TIMEOUT`], or everything after a reconnect.
     pub async fn send_again(&mut self, all: bool) {
         let late: Vec<Token> =
@@ -121,11 +116,6 @@ impl Publisher {
         for token in late {
             self.send(token).await;
         }
-    }
-
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty()
     }
 }
 

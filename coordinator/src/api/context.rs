@@ -22,15 +22,15 @@ pub(super) struct Shared {
     pub(super) api: Api,
     /// Hash of the token: hashes are compared in constant time.
     pub(super) token: blake3::Hash,
-    /// Where we listen; `None` counts as loopback, the stricter case.
-    pub(super) listen: Option<SocketAddr>,
+    /// Where we listen.
+    pub(super) listen: SocketAddr,
     /// Bounds the memory of package uploads.
     pub(super) uploads: Semaphore,
     pub(super) live: Hub,
 }
 
 impl Shared {
-    pub(super) fn new(api: Api, listen: Option<SocketAddr>) -> Self {
+    pub(super) fn new(api: Api, listen: SocketAddr) -> Self {
         let token = blake3::hash(api.token.as_bytes());
         Self { api, token, listen, uploads: Semaphore::new(UPLOADS_MAX), live: Hub::default() }
     }

@@ -19,9 +19,9 @@ pub(super) async fn check(State(context): State<Context>, request: Request, next
     }
 }
 
-fn allowed(token: &blake3::Hash, listen: Option<SocketAddr>, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+fn allowed(token: &blake3::Hash, listen: SocketAddr, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let host = uri.authority().map(|authority| authority.as_str()).or_else(|| text(headers, header::HOST.as_str())).unwrap_or_default();
-    if listen.is_none_or(|listen| listen.ip().is_loopback()) && !is_own(host, listen) {
+    if listen.ip().is_loopback() && !is_own(host, listen) {
         let problem = Problem::new(Code::FOREIGN_ORIGIN, format!("this server is not called {host:?}"));
         return Err(problem.hint("it listens on loopback: call it localhost or 127.0.0.1"));
     }
@@ -44,12 +44,12 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// Whether a `Host` is one of our loopback names. Any port: a tunnel may have another one, and only the name guards.
-fn is_own(host: &str, listen: Option<SocketAddr>) -> bool {
+fn is_own(host: &str, listen: SocketAddr) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    let as_listened = |address: IpAddr| listen.is_some_and(|listen| listen.ip() == address);
+    let as_listened = |address: IpAddr| listen.ip() == address;
     name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1" || name == "::1" || name.parse::<IpAddr>().is_ok_and(as_listened)
 }
 
@@ -71,7 +71,7 @@ mod tests {
 
     fn refused(listen: &str, path: &str, headers: &[(&'static str, &str)]) -> Option<Code> {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        let listen = Some(listen.parse().unwrap());
+        let listen = listen.parse().unwrap();
         allowed(&blake3::hash(b"secret"), listen, &path.parse().unwrap(), &headers).err().map(|problem| problem.code)
     }
 
