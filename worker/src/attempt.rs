@@ -288,6 +288,8 @@ impl Running<'_> {
         if runner.connection.send(&run).await.is_err() {
             return self.died(runner, None).await;
         }
+        // While user code runs there is time for it.
+        self.tools.depot.prepare(self.job.dispatch.run, &self.job.key);
         let ended = self.listen(runner).await;
         if let Some(file) = inputs_file {
             // A file that stays goes with the folder it is in at the next start.

@@ -95,6 +95,11 @@ impl Depot {
         self.root.join(path)
     }
 
+    /// The attempt's object will be stored soon: does ahead what takes longest then.
+    pub(crate) fn prepare(&self, run: RunId, key: &TaskKey) {
+        self.store.prepare(&object_path(run, key));
+    }
+
     /// Stores an attempt's object that is in memory and refers to what is verified. The bytes are as durable as the log when this returns (I8).
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::StoreError;
+use crate::spare::{self, Spares};
 use crate::store::Put;
 
 /// Up to here a write into the page cache is shorter than the way to another thread and back (about 50 µs), in bytes.
@@ -27,6 +28,7 @@ static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Folder {
     root: Arc<Path>,
     durable: bool,
+    spares: Spares,
 }
 
 impl Folder {
@@ -37,7 +39,7 @@ impl Folder {
             let part = root.join(part);
             fs::create_dir_all(&part).map_err(|error| StoreError::file("create folder", &part, error))?;
         }
-        Ok(Self { root: root.into(), durable })
+        Ok(Self { root: root.into(), durable, spares: Spares::default() })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -59,12 +61,26 @@ impl Folder {
 
     pub(crate) async fn put(&self, path: &str, bytes: Bytes) -> Result<Put, StoreError> {
         let target = self.path(path);
+        let spare = self.spares.take();
         self.perform(bytes.len(), move |folder| {
+            if let Some(put) = spare.and_then(|file| folder.put_spare(file, &bytes, &target)) {
+                return Ok(put);
+            }
             let temporary = folder.temporary();
             let written = folder.write(&temporary, &bytes).map_err(|error| StoreError::file("write", &temporary, error));
             folder.settle(&temporary, written.and_then(|()| folder.publish(&temporary, &target)))
         })
         .await
+    }
+
+    /// Makes what [`Folder::put`] of `path` will need.
+    pub(crate) fn prepare(&self, path: &str) {
+        let target = self.path(path);
+        // A durable store has to sync a folder that it makes, which takes too long for this. Whoever writes makes it if this fails.
+        if let Some(parent) = target.parent().filter(|parent| !self.durable && !parent.exists()) {
+            let _ = fs::create_dir_all(parent);
+        }
+        self.spares.add(&self.root.join("tmp"), STORED_MODE);
     }
 
     pub(crate) async fn put_file(&self, path: &str, file: &Path) -> Result<Put, StoreError> {
@@ -129,6 +145,15 @@ impl Folder {
         if self.durable { file.sync_all() } else { Ok(()) }
     }
 
+    /// Stores `bytes` in a file made ahead; `None` when it cannot be done like this.
+    fn put_spare(&self, mut file: File, bytes: &[u8], target: &Path) -> Option<Put> {
+        file.write_all(bytes).ok()?;
+        if self.durable {
+            file.sync_all().ok()?;
+        }
+        self.give_name(target, || spare::name(&file, target)).ok()
+    }
+
     fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut target = OpenOptions::new().write(true).create_new(true).mode(STORED_MODE).open(to)?;
         io::copy(&mut File::open(from)?, &mut target)?;
@@ -146,17 +171,21 @@ impl Folder {
 
     /// Gives a complete file its name, unless the name is taken.
     fn publish(&self, from: &Path, target: &Path) -> Result<Put, StoreError> {
+        self.give_name(target, || rename_without_replacing(from, target))
+    }
+
+    fn give_name(&self, target: &Path, give: impl Fn() -> Result<(), Errno>) -> Result<Put, StoreError> {
         let parent = target.parent().unwrap_or(&self.root);
-        let mut renamed = rename_without_replacing(from, target);
-        if renamed == Err(Errno::NOENT) && from.exists() {
+        let mut given = give();
+        if given == Err(Errno::NOENT) && !parent.exists() {
             fs::create_dir_all(parent).map_err(|error| StoreError::file("create folder", parent, error))?;
             if self.durable {
                 let grandparent = parent.parent().unwrap_or(&self.root);
                 sync_folder(grandparent).map_err(|error| StoreError::file("sync folder", grandparent, error))?;
             }
-            renamed = rename_without_replacing(from, target);
+            given = give();
         }
-        let put = match renamed {
+        let put = match given {
             Ok(()) => Put::Stored,
             Err(Errno::EXIST) => Put::Present,
             Err(error) => return Err(StoreError::file("store", target, error.into())),

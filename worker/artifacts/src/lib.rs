@@ -8,6 +8,7 @@ mod folder;
 mod object;
 mod read;
 mod s3;
+mod spare;
 mod store;
 
 pub use compose::{OutputPlace, compose, tail};

@@ -32,7 +32,25 @@ async fn behaves_like_a_store(store: &Store) {
     assert!(!store.get_to_file("cas/missing", &copy).await.unwrap());
     assert!(matches!(store.get("../etc").await, Err(StoreError::Path { .. })));
 
+    prepares(store).await;
     race(store).await;
+}
+
+/// What is made ahead for a put changes neither what it does nor what is left behind.
+async fn prepares(store: &Store) {
+    for (path, content) in [("runs/ahead/a", b"a"), ("runs/ahead/b", b"b")] {
+        store.prepare(path);
+        assert_eq!(store.get(path).await.unwrap(), None);
+        assert_eq!(store.put_if_absent(path, Bytes::from_static(content)).await.unwrap(), Put::Stored);
+        store.prepare(path);
+        assert_eq!(store.put_if_absent(path, Bytes::from_static(b"late")).await.unwrap(), Put::Present);
+        assert_eq!(store.get(path).await.unwrap().unwrap(), content.as_slice());
+        if let Some(root) = store.root() {
+            let mode = std::fs::metadata(root.join(path)).unwrap().permissions();
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o444);
+            assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+        }
+    }
 }
 
 /// Of concurrent puts of one path exactly one is stored, and it is what everybody reads.
