@@ -29,9 +29,12 @@ const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 /// Forks under way at once: more would only delay the first.
 const FORKS_MAX: usize = 2;
 
-/// Time without a lease after which the stock is filled up (at once when it is empty) and finished runners end. In between either
-/// would take milliseconds of a core that the running attempts need.
+/// Time without a lease after which the stock is filled up and finished runners end. In between either would take milliseconds of a
+/// core that the running attempts need.
 const CALM: Duration = Duration::from_millis(5);
+
+/// The same when the stock is empty: time for the step that got the last child to end, if it is a tiny one.
+const CALM_WITHOUT_STOCK: Duration = Duration::from_millis(1);
 
 /// Runners that are over and wait for calm to end; beyond these the oldest ends at once.
 const DONE_MAX: usize = 8;
@@ -229,7 +232,7 @@ impl Keeper {
 
     async fn next_event(&mut self) -> Event {
         let idle_at = self.used_at + IDLE_MAX;
-        let calm_at = self.leased_at + CALM;
+        let calm_at = self.leased_at + if self.coming() == 0 { CALM_WITHOUT_STOCK } else { CALM };
         let may_refill = !self.refilling && matches!(self.life, Life::Running(_)) && self.coming() < self.stock();
         let may_sleep = !matches!(self.life, Life::Asleep) && self.leased.is_empty() && self.waiting.is_empty();
         let line = async {
@@ -404,7 +407,7 @@ impl Keeper {
 
     async fn refill(&mut self) {
         let (stock, coming) = (self.stock(), self.coming());
-        self.refilling = coming < stock && (self.refilling || coming == 0);
+        self.refilling = coming < stock && (self.refilling || (coming == 0 && !self.waiting.is_empty()));
         let wanted = self.waiting.len() + if self.refilling { stock } else { 0 };
         while matches!(self.life, Life::Running(_)) && self.coming() < wanted && self.under_way() < FORKS_MAX {
             self.prepare_fork().await;

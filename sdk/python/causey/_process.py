@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from _struct import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,24 @@ def death_with_parent() -> Callable[[], None]:
 
     prctl = ctypes.CDLL(None).prctl
     return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def time_slices() -> Callable[[int], None]:
+    """A function that sets for how many nanoseconds this process computes in one go, 0 for the system's default; shorter ones
+    go before longer ones at every wake-up (sched_setattr(2), Linux 6.12; without effect elsewhere)."""
+    number = {"x86_64": 314, "aarch64": 274, "riscv64": 274}.get(os.uname().machine)
+    if sys.platform != "linux" or number is None:
+        return lambda nanoseconds: None
+    import ctypes
+
+    call = ctypes.CDLL(None).syscall
+
+    def set_slice(nanoseconds: int) -> None:
+        # struct sched_attr: size, policy SCHED_OTHER, flags, nice, priority, runtime, deadline, period.
+        attributes = pack("=IIQiIQQQ", 48, 0, 0, os.nice(0), 0, nanoseconds, 0, 0)
+        call(number, 0, attributes, 0)
+
+    return set_slice
 
 
 def own_group() -> None:

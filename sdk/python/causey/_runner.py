@@ -12,6 +12,8 @@ from causey._task import IMMUTABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from causey._channel import Channel, Message
     from causey._flow import FlowSpec
     from causey._objects import Store
@@ -27,13 +29,16 @@ class Runner:
         self._pristine = _pristine_constants(flow_class)
         self._used = False
 
-    def serve(self, channel: Channel) -> None:
+    def serve(self, channel: Channel, after_first: Callable[[], None] | None = None) -> None:
         """Returns when the worker closes. Does not end the process: its teardown would delay the last result."""
         try:
             while (message := channel.receive()) is not None:
                 if message["type"] != "run":
                     return
                 self.serve_one(channel, message)
+                if after_first is not None:
+                    after_first()
+                    after_first = None
         except ConnectionError:
             # The worker went away in the middle of an attempt: nobody is left to be told.
             return

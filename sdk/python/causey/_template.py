@@ -11,7 +11,8 @@ import sys
 from _socket import socketpair
 
 from causey._channel import Channel
-from causey._process import leave, own_group, reseed, stream_lines, take_output
+from causey._pages import learner
+from causey._process import leave, own_group, reseed, stream_lines, take_output, time_slices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from causey._runner import Runner
 
 FAILED_START_STATUS = 70
+PATIENT_SLICE_NANOSECONDS = 100_000_000
 
 
 class Template:
@@ -34,7 +36,9 @@ class Template:
         self._hosts: dict[int, str] = {}
         # Received and not used yet: two for each runner to be forked.
         self._descriptors: list[int] = []
+        self._set_slice = time_slices()
         self._wakeup_read, self._wakeup_write = socketpair()
+        self._pages = learner()
 
     def serve(self) -> None:
         """Returns when the worker closes."""
@@ -44,6 +48,8 @@ class Template:
 
         self._rehearse = rehearse
         rehearse(WARM_UP_ROUNDS)
+        # A fork, and what a child does until it is ready, takes milliseconds: whoever runs a step goes first.
+        self._set_slice(PATIENT_SLICE_NANOSECONDS)
         # A child ends: the signal's number arrives at the wakeup socket, which ends the wait below.
         for stream in (self._wakeup_read, self._wakeup_write):
             stream.setblocking(False)
@@ -54,11 +60,15 @@ class Template:
         poller = poll()
         poller.register(self._channel.fileno(), POLLIN)
         poller.register(self._wakeup_read.fileno(), POLLIN)
+        if self._pages is not None:
+            poller.register(self._pages.fileno(), POLLIN)
         while True:
             for descriptor, _ in poller.poll():
                 if descriptor == self._wakeup_read.fileno():
                     self._wakeup_read.recv(4096)
                     self._reap()
+                elif self._pages is not None and descriptor == self._pages.fileno():
+                    self._pages.learn()
                 elif not self._channel.fill(self._descriptors):
                     return
             while (message := self._channel.take()) is not None:
@@ -109,14 +119,16 @@ class Template:
             stream_lines()
             reseed()
             self._rehearse()
+            after_first = self._pages.copy() if self._pages is not None else None
             gc.enable()
+            self._set_slice(0)
             # The parent may have died before the kernel was asked to tell.
             if os.getppid() != template:
                 return
             channel = Channel.connect(os.environ["CAUSEY_HOST_SOCKET"])
             channel.send(self._hello(host))
             channel.send({"type": "ready"})
-            self._runner.serve(channel)
+            self._runner.serve(channel, after_first)
             leave()
         except BaseException:
             from traceback import print_exc

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import worker as peer
@@ -33,6 +34,20 @@ def value(answer, name):
     entry = answer["artifacts"][name]
     data = base64.b64decode(answer["data"])
     return pickle.loads(data[entry["offset"] : entry["offset"] + entry["bytes"]])
+
+
+def test_a_later_runner_meets_few_page_faults_in_its_step(flow_file, start_worker):
+    text = "from resource import RUSAGE_SELF, getrusage\n" + flow("self.faults = getrusage(RUSAGE_SELF).ru_minflt")
+    worker = start_worker(flow_file(text))
+    for _ in range(6):
+        runner = worker.fork()
+        before = int(Path(f"/proc/{runner.hello['pid']}/stat").read_text().rsplit(")", 1)[1].split()[7])
+        answer = runner.run(peer.message(worker.store, "start"))
+        faults = value(answer, "faults") - before
+        runner.close()
+        assert worker.connection.receive()["type"] == "exited"
+    # Without what the first ones told it is 30 and more.
+    assert faults < 15
 
 
 def test_template_says_hello_and_forks_ready_runners(flow_file, start_worker):
