@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_nats::jetstream::Context;
 use bytes::Bytes;
 use causey_artifacts::Store;
-use causey_engine::State;
+use causey_engine::{Command, State};
 use causey_protocol::codec;
 use causey_protocol::id::{Digest, Timestamp};
 use causey_protocol::input::Input;
@@ -72,6 +72,8 @@ struct InFlight {
     token: u64,
     turn: Turn,
     payload: Bytes,
+    /// What the turn asks for, made ready while it is under way; performed only once it is committed.
+    commands: Vec<Command>,
 }
 
 /// What the turn being filled holds so far.
@@ -368,7 +370,14 @@ impl Leader {
         let turn = Turn { epoch: self.working.epoch, at: self.working.at, inbox, events, announced, previous: self.tail.hash, records };
         let payload = Bytes::from(codec::encode(&turn));
         let token = self.performer.commit(subject::LOG_TURN, self.tail.sequence, payload.clone()).await;
-        self.in_flight = Some(InFlight { token, turn, payload });
+        // Lets the connection send it before anything else is done.
+        tokio::task::yield_now().await;
+        let position = |index: usize| Position { sequence: self.tail.sequence + 1, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        // Nothing of a later turn is in the working state yet.
+        let commands =
+            (0..).zip(&turn.records).filter_map(|(index, record)| causey_engine::commands(&self.working, position(index), record));
+        let commands = commands.collect();
+        self.in_flight = Some(InFlight { token, turn, payload, commands });
     }
 
     async fn answered(&mut self, token: u64, answer: Answer) -> Result<(), Error> {
@@ -395,20 +404,12 @@ impl Leader {
 
     /// The turn holds: readers may see it, and what it asks for is performed.
     async fn committed(&mut self, in_flight: InFlight) {
-        let InFlight { turn, payload, .. } = in_flight;
+        let InFlight { turn, payload, commands, .. } = in_flight;
         self.tail = Tail { sequence: self.tail.sequence + 1, hash: Digest::of(&payload) };
-        let (commands, progress, changes) = {
+        let (progress, changes) = {
             let mut state = self.committed.write();
             state.apply_turn(self.tail.sequence, &turn);
-            let position = |index: usize| Position { sequence: self.tail.sequence, index: u32::try_from(index).unwrap_or(u32::MAX) };
-            let commands: Vec<_> = turn
-                .records
-                .iter()
-                .enumerate()
-                .filter_map(|(index, record)| causey_engine::commands(&state, position(index), record))
-                .collect();
-            let progress = Progress { sequence: state.sequence, inbox: state.inbox, events: state.events, leading: true };
-            (commands, progress, state.changes_len())
+            (Progress { sequence: state.sequence, inbox: state.inbox, events: state.events, leading: true }, state.changes_len())
         };
         metrics::counter!("causey_turns_total").increment(1);
         metrics::counter!("causey_records_total").increment(turn.records.len() as u64);
