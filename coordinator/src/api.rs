@@ -41,6 +41,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::committed::Committed;
 use crate::config::Config;
 use crate::desk::Workers;
+use crate::readers::Writable;
 use context::{Context, Shared};
 use refusal::Refusal;
 
@@ -75,12 +76,13 @@ pub struct Info {
     pub store: String,
     pub started: Timestamp,
     pub workers: Arc<Workers>,
+    pub writable: Writable,
 }
 
 impl Info {
     /// What a coordinator that starts now with this configuration says.
     #[must_use]
-    pub fn new(config: &Config, nats_version: String, workers: Arc<Workers>) -> Self {
+    pub fn new(config: &Config, nats_version: String, workers: Arc<Workers>, writable: Writable) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -89,6 +91,7 @@ impl Info {
             store: config.store.clone(),
             started: Timestamp(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)),
             workers,
+            writable,
         }
     }
 }

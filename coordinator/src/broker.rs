@@ -25,12 +25,34 @@ pub enum Error {
     NoJetStream,
 }
 
-/// A connection and the number of times it has been established.
+/// A connection, how often it has been established and whether it stands.
 #[derive(Clone, Debug)]
 pub struct Broker {
     pub client: Client,
     /// Counts up with every (re)connect; what was in flight before may be lost.
     pub connected: watch::Receiver<u64>,
+    up: watch::Receiver<bool>,
+}
+
+impl Broker {
+    /// Waits until the connection stands, and marks it as seen.
+    ///
+    /// # Errors
+    /// When the client has ended.
+    pub(crate) async fn is_up(&mut self) -> Result<(), watch::error::RecvError> {
+        self.up.wait_for(|up| *up).await?;
+        self.connected.mark_unchanged();
+        Ok(())
+    }
+
+    /// Returns when the connection is lost, or was since [`Broker::is_up`]. Safe to drop at its await.
+    pub(crate) async fn interrupted(&mut self) {
+        // An error of either means that the client has ended, which interrupts as well.
+        tokio::select! {
+            _ = self.connected.changed() => {}
+            _ = self.up.wait_for(|up| !up) => {}
+        }
+    }
 }
 
 /// Connects, retrying until the server is there.
@@ -38,7 +60,8 @@ pub struct Broker {
 /// # Errors
 /// When the address is unusable, or the server is too old or has no JetStream.
 pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<Broker, Error> {
-    let (sender, connected) = watch::channel(0);
+    let (sender, mut connected) = watch::channel(0);
+    let (up_sender, up) = watch::channel(false);
     let address = |source| Error::Address { url: without_password(url), source };
     let server: ServerAddr = url.parse().map_err(|error: std::io::Error| address(error.into()))?;
     let mut options = ConnectOptions::new();
@@ -56,8 +79,15 @@ pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<Broker, 
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
             match &event {
-                Event::Connected => sender.send_modify(|count| *count += 1),
-                Event::Disconnected | Event::LameDuckMode | Event::Draining | Event::Closed => tracing::warn!(%event, "NATS"),
+                Event::Connected => {
+                    sender.send_modify(|count| *count += 1);
+                    up_sender.send_replace(true);
+                }
+                Event::Disconnected => {
+                    up_sender.send_replace(false);
+                    tracing::warn!(%event, "NATS");
+                }
+                Event::LameDuckMode | Event::Draining | Event::Closed => tracing::warn!(%event, "NATS"),
                 Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => tracing::warn!(%event, "NATS"),
             }
             std::future::ready(())
@@ -85,7 +115,9 @@ pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<Broker, 
     if !info.jetstream {
         return Err(Error::NoJetStream);
     }
-    Ok(Broker { client, connected })
+    // The event of the first connect comes by another way than the client; it must not look like a reconnect.
+    let _ = connected.wait_for(|count| *count > 0).await;
+    Ok(Broker { client, connected, up })
 }
 
 fn is_final(error: &async_nats::ConnectError) -> bool {

@@ -27,7 +27,7 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_TOKEN_FILE")]
     pub token_file: PathBuf,
 
-    /// Name of this coordinator; one that comes back under its old name takes over from itself at once
+    /// Name of this coordinator, shown as the leader's; several of an installation should have different ones
     #[arg(long, env = "CAUSEY_COORDINATOR_NAME", default_value = "coordinator")]
     pub name: String,
 
@@ -59,6 +59,9 @@ pub struct Config {
 
 /// Largest pile of unread inputs of each stream in memory, in messages.
 pub(crate) const INPUTS_READ_AHEAD: usize = 1_024;
+
+/// Turns of the log that a standby has received and not folded yet.
+pub(crate) const TURNS_READ_AHEAD: usize = 64;
 
 /// A turn takes no further input once it holds this many records.
 pub(crate) const TURN_RECORDS_MAX: usize = 800;

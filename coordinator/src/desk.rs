@@ -1,5 +1,6 @@
 //! Where workers ask: who they are, which of their attempts are still open, where a model lies. Core NATS, lossy by contract;
-//! whatever goes missing is asked again.
+//! whatever goes missing is asked again. Only the leader answers: a standby's fold may lag, and would call an attempt closed that
+//! has just been opened. A standby keeps its own list of workers from their presence, so that it knows whom to miss when it leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -19,8 +20,11 @@ use causey_protocol::subject;
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::committed::Committed;
+use crate::committed::{Committed, Role};
 use crate::config::WORKER_SILENCE_MAX;
+
+/// How often silence is looked for.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// A worker as last heard of.
 #[derive(Clone, Debug)]
@@ -31,7 +35,7 @@ pub struct Seen {
     at: Instant,
 }
 
-/// The workers that have said hello to this coordinator.
+/// The workers that this coordinator knows: by their questions to it while it leads, by their presence while it stands by.
 #[derive(Debug, Default)]
 pub struct Workers(Mutex<BTreeMap<(PoolName, WorkerName), Seen>>);
 
@@ -54,6 +58,14 @@ impl Workers {
         before.is_some_and(|before| before.offer.started != offer.started)
     }
 
+    /// Notes a presence entry; attempts are known from a hello only.
+    fn present(&self, offer: Offer) {
+        let key = (offer.pool.clone(), offer.worker.clone());
+        let mut all = self.lock();
+        let open = all.get(&key).filter(|seen| seen.offer.started == offer.started).map_or(0, |seen| seen.open);
+        all.insert(key, Seen { offer, open, at: Instant::now() });
+    }
+
     /// Forgets and returns those silent for too long.
     fn silent(&self) -> Vec<(PoolName, WorkerName)> {
         let mut all = self.lock();
@@ -65,7 +77,7 @@ impl Workers {
     }
 }
 
-/// Answers workers while this coordinator leads.
+/// Answers workers while this coordinator leads, and listens to them while it does not.
 #[derive(Clone, Debug)]
 pub(crate) struct Desk {
     pub(crate) client: Client,
@@ -78,15 +90,26 @@ pub(crate) struct Desk {
 impl Desk {
     /// Serves until `shutdown`.
     pub(crate) async fn serve(self, shutdown: CancellationToken) -> Result<(), async_nats::SubscribeError> {
-        // Not before: a question nobody listens to is refused at once and asked again, one that is heard in vain costs a timeout.
-        let mut progress = self.committed.watch();
-        tokio::select! {
-            _ = progress.wait_for(|progress| progress.leading) => {}
-            () = shutdown.cancelled() => return Ok(()),
+        let mut role = self.committed.role();
+        loop {
+            let now = role.borrow_and_update().clone();
+            let changed = role.changed();
+            let served = tokio::select! {
+                served = async { if now == Role::Leader { self.lead().await } else { self.stand_by().await } } => served,
+                // The sender lives in `committed`, which we hold.
+                _ = changed => Ok(()),
+                () = shutdown.cancelled() => return Ok(()),
+            };
+            served?;
         }
+    }
+
+    /// Subscribed no sooner than there is an answer: a question nobody listens to is refused at once and asked again, one that is
+    /// heard in vain costs a timeout.
+    async fn lead(&self) -> Result<(), async_nats::SubscribeError> {
         let mut questions = self.client.subscribe(subject::LIVE_WORKER_ALL).await?;
         let mut pools = BTreeSet::new();
-        let mut sweep = tokio::time::interval(Duration::from_secs(5));
+        let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 Some(message) = questions.next() => self.answer(&message, &mut pools).await,
@@ -96,7 +119,23 @@ impl Desk {
                         self.lost(&pool, &worker).await;
                     }
                 }
-                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// The leader says who is lost; one that dies together with its workers leaves that to its successor.
+    async fn stand_by(&self) -> Result<(), async_nats::SubscribeError> {
+        let mut present = self.client.subscribe(subject::PRESENCE_ALL).await?;
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                Some(message) = present.next() => {
+                    // Entries that are taken back have no body.
+                    if let Ok(offer) = codec::decode::<Offer>(&message.payload, MESSAGE_BYTES_MAX) {
+                        self.workers.present(offer);
+                    }
+                }
+                _ = sweep.tick() => drop(self.workers.silent()),
             }
         }
     }

@@ -1,16 +1,16 @@
 //! The leader's loop: take inputs, decide, commit, apply, perform. One turn is in flight; while it is under way the next one
-//! fills. Runs on a thread of its own with its own connection.
+//! fills. Runs on a thread of its own with its own connection. Whatever makes leading unsafe ends the loop; the committed fold
+//! stays, and the coordinator follows the log again.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use bytes::Bytes;
 use causey_artifacts::Store;
 use causey_engine::{Command, State};
 use causey_protocol::codec;
-use causey_protocol::id::{Digest, Timestamp};
+use causey_protocol::id::Digest;
 use causey_protocol::input::Input;
 use causey_protocol::record::{Position, Record, Turn};
 use causey_protocol::subject;
@@ -19,53 +19,21 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
-use crate::committed::{Committed, Progress};
-use crate::config::{
-    INPUTS_READ_AHEAD, LEADERSHIP_RENEWAL, PROJECTION_CHANGES_MAX, PROJECTION_LAG, TURN_RECORDS_BYTES_MAX, TURN_RECORDS_MAX,
-};
+use crate::clock::now;
+use crate::committed::Role;
+use crate::config::{INPUTS_READ_AHEAD, LEADERSHIP_RENEWAL, TURN_RECORDS_BYTES_MAX, TURN_RECORDS_MAX};
+use crate::coordinator::{Coordinator, Error};
+use crate::fold::Fold;
 use crate::inbox::{self, Raw};
-use crate::leadership::{self, Holder, Leadership};
 use crate::log::{self, Tail};
 use crate::perform::Performer;
-use crate::projection::{Checkpoint, Projection};
 use crate::publisher::{Answer, Publisher};
-use crate::streams::{self, Tails};
+use crate::readers::Writable;
+use crate::standby::sleep_until;
+use crate::takeover;
 
 /// Name of the mark that the artifact store carries once a log belongs to it.
 pub(crate) const LOG_MARK: &str = "log.json";
-
-/// Why this process cannot lead, or must not go on leading.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Streams(#[from] streams::Error),
-    #[error(transparent)]
-    Log(#[from] log::Error),
-    #[error(transparent)]
-    Leadership(#[from] leadership::Error),
-    #[error("the broker connection is closed: {0}")]
-    Broker(String),
-    #[error("another coordinator took over at log sequence {sequence}; this one has stopped without writing")]
-    Fenced { sequence: u64 },
-    #[error(
-        "the log belongs to artifact store {expected}, but the configured store is {found}\nhint: start with the store that was used before"
-    )]
-    WrongStore { expected: uuid::Uuid, found: uuid::Uuid },
-    #[error("failed to mark the artifact store: {0}")]
-    Mark(#[source] causey_artifacts::StoreError),
-}
-
-/// What the leader works with.
-#[derive(Debug)]
-pub(crate) struct Setup {
-    pub(crate) broker: Broker,
-    pub(crate) committed: Arc<Committed>,
-    pub(crate) store: Arc<Store>,
-    pub(crate) projection: Projection,
-    pub(crate) tail: Tail,
-    pub(crate) holder: Holder,
-    pub(crate) shutdown: CancellationToken,
-}
 
 /// A turn that was sent and not answered.
 struct InFlight {
@@ -81,6 +49,8 @@ struct InFlight {
 struct Filling {
     records: Vec<Record>,
     bytes: usize,
+    /// Highest generation of its records.
+    generation: u32,
     inbox: u64,
     events: u64,
 }
@@ -91,213 +61,106 @@ impl Filling {
     }
 }
 
-struct Leader {
+struct Leader<'a> {
     context: Context,
-    committed: Arc<Committed>,
+    fold: &'a mut Fold,
     working: State,
-    tail: Tail,
     filling: Filling,
     /// Inputs of a message that did not all fit the turn; its sequence is covered once they are decided.
     pending: VecDeque<Input>,
     pending_sequence: u64,
     in_flight: Option<InFlight>,
     performer: Performer,
-    projection: Projection,
-    projection_due: Option<Instant>,
+    writable: Writable,
+    /// Whether the turn waits for a coordinator that could not read it.
+    held: bool,
 }
 
-/// The wall clock.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
-}
-
-/// Waits for the leadership, catches up and leads until `shutdown` or until leading is no longer safe.
+/// Takes over and leads until shutdown; `lost` says that the leadership key is gone.
 ///
 /// # Errors
-/// [`Error`] says why; whatever was accepted is in the streams, and another coordinator may go on.
-pub(crate) async fn lead(setup: Setup) -> Result<(), Error> {
-    let context = async_nats::jetstream::new(setup.broker.client.clone());
-    let shutdown = setup.shutdown.clone();
-    let leadership = tokio::select! {
-        leadership = leadership::acquire(&context, &setup.holder) => leadership?,
-        () = shutdown.cancelled() => return Ok(()),
-    };
-    let result = take_over(&setup.holder.name.clone(), context, setup, leadership.clone()).await;
-    if result.is_ok() {
-        leadership.release().await;
-    }
-    result
-}
-
-async fn take_over(name: &str, context: Context, setup: Setup, leadership: Leadership) -> Result<(), Error> {
-    let Setup { broker, committed, store, projection, tail, shutdown, .. } = setup;
-    let tail = catch_up(&context, &committed, tail).await?;
-    check_store(&committed, &store)?;
-    let tail = fence(name, &context, &committed, &store, tail).await?;
+/// [`Error`] says why leading is no longer safe. The fold is then at the last turn known to be committed; one that was in flight is
+/// in the log or is not.
+pub(crate) async fn lead(this: &mut Coordinator, lost: CancellationToken) -> Result<(), Error> {
+    takeover::take_over(this, &lost).await?;
     let working = {
-        let mut working = committed.read().clone();
+        let mut working = this.fold.committed.read().clone();
         working.forget_changes();
         working
     };
-    let publisher = Publisher::new(broker.client.clone()).await.map_err(|error| Error::Broker(error.to_string()))?;
+    let client = this.broker.client.clone();
+    let publisher = Publisher::new(client.clone()).await.map_err(|error| Error::Broker(error.to_string()))?;
     let (stored_sender, stored) = mpsc::channel(INPUTS_READ_AHEAD);
-    let performer = Performer::new(publisher, broker.client.clone(), context.clone(), store.clone(), stored_sender);
     let filling = Filling { inbox: working.inbox, events: working.events, ..Filling::default() };
     let mut leader = Leader {
-        context,
-        committed,
+        context: this.context.clone(),
+        fold: &mut this.fold,
         working,
-        tail,
         filling,
         pending: VecDeque::new(),
         pending_sequence: 0,
         in_flight: None,
-        performer,
-        projection,
-        projection_due: None,
+        performer: Performer::new(publisher, client, this.context.clone(), this.store.clone(), stored_sender),
+        writable: this.writable.clone(),
+        held: false,
     };
-    leader.start(&store).await?;
-    let result = leader.run(&broker, leadership, stored, &shutdown).await;
-    leader.committed.announce(Progress { leading: false, ..leader.progress() });
-    leader.checkpoint();
-    leader.projection.close();
-    result
+    leader.start(&this.store).await?;
+    leader.run(&mut this.broker, &lost, stored, &this.shutdown).await
 }
 
-/// Folds what the log holds behind the projection into the committed state.
-async fn catch_up(context: &Context, committed: &Committed, tail: Tail) -> Result<Tail, Error> {
-    let seen = {
-        let state = committed.read();
-        Tails { inbox: state.inbox, events: state.events, log: tail.sequence, notify: 0 }
-    };
-    let tails = streams::verify(context, seen).await?;
-    if tail.sequence > 0 {
-        let found = Digest::of(&log::message_at(context, tail.sequence).await?);
-        if found != tail.hash {
-            return Err(log::Error::BrokenChain { sequence: tail.sequence, expected: tail.hash, found }.into());
-        }
-    }
-    let tail = log::replay(context, tail, tails.log, |read| committed.write().apply_turn(read.tail.sequence, &read.turn)).await?;
-    // The watermarks may have moved past what the projection knew.
-    let seen = {
-        let state = committed.read();
-        Tails { inbox: state.inbox, events: state.events, log: tail.sequence, notify: 0 }
-    };
-    streams::verify(context, seen).await?;
-    Ok(tail)
-}
-
-fn check_store(committed: &Committed, store: &Store) -> Result<(), Error> {
-    match committed.read().store {
-        Some(expected) if expected != store.id() => Err(Error::WrongStore { expected, found: store.id() }),
-        _ => Ok(()),
-    }
-}
-
-/// Appends the first turn of a new epoch: from here on nothing of an older leader can be written.
-async fn fence(name: &str, context: &Context, committed: &Committed, store: &Store, tail: Tail) -> Result<Tail, Error> {
-    let mut records = vec![Record::LeaderChanged { leader: name.into() }];
-    let (payload, turn) = {
-        let state = committed.read();
-        if tail.sequence == 0 {
-            records.insert(0, Record::LogOpened { store: store.id() });
-        }
-        let turn = Turn {
-            epoch: state.epoch + 1,
-            at: now().max(state.at),
-            inbox: state.inbox,
-            events: state.events,
-            announced: state.announced,
-            previous: tail.hash,
-            records,
-        };
-        (Bytes::from(codec::encode(&turn)), turn)
-    };
-    let sequence = tail.sequence + 1;
-    let headers = {
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, tail.sequence.to_string());
-        headers
-    };
-    let sent = async { context.publish_with_headers(subject::LOG_FENCE, headers, payload.clone()).await?.await }.await;
-    if let Err(error) = sent {
-        // Unknown or refused: what stands at this sequence decides.
-        let found = log::message_at(context, sequence).await.map_err(|_| Error::Broker(error.to_string()))?;
-        if found != payload {
-            return Err(Error::Fenced { sequence });
-        }
-    }
-    committed.write().apply_turn(sequence, &turn);
-    Ok(Tail { sequence, hash: Digest::of(&payload) })
-}
-
-impl Leader {
+impl Leader<'_> {
     /// Performs what is outstanding and tells readers that there is a leader.
     async fn start(&mut self, store: &Store) -> Result<(), Error> {
         let mark = serde_json::json!({"log": self.working.store});
         store.put_if_absent(LOG_MARK, mark.to_string().into()).await.map_err(Error::Mark)?;
         let announced = self.working.announced;
         self.performer.read_announced(announced).await.map_err(|error| Error::Broker(error.to_string()))?;
-        let outstanding = causey_engine::outstanding(&self.committed.read());
-        tracing::info!(epoch = self.working.epoch, sequence = self.tail.sequence, outstanding = outstanding.len(), "leading");
+        let outstanding = causey_engine::outstanding(&self.fold.committed.read());
+        tracing::info!(epoch = self.working.epoch, sequence = self.fold.tail.sequence, outstanding = outstanding.len(), "leading");
         for command in outstanding {
             self.performer.perform(command).await;
         }
-        self.committed.announce(self.progress());
-        self.projection_due = Some(Instant::now() + PROJECTION_LAG);
+        self.fold.committed.set_role(Role::Leader);
         Ok(())
-    }
-
-    fn progress(&self) -> Progress {
-        let state = self.committed.read();
-        Progress { sequence: state.sequence, inbox: state.inbox, events: state.events, leading: true }
     }
 
     async fn run(
         &mut self,
-        broker: &Broker,
-        leadership: Leadership,
+        broker: &mut Broker,
+        lost: &CancellationToken,
         mut stored: mpsc::Receiver<Digest>,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
-        let mut connected = broker.connected.clone();
-        connected.mark_unchanged();
         let (inbox_sender, mut inbox) = mpsc::channel(INPUTS_READ_AHEAD);
         let (event_sender, mut events) = mpsc::channel(INPUTS_READ_AHEAD);
         let (context, watch) = (&self.context, &broker.connected);
         tokio::spawn(inbox::read(context.clone(), subject::INBOX_STREAM, self.working.inbox, inbox_sender, watch.clone()));
         tokio::spawn(inbox::read(context.clone(), subject::EVENT_STREAM, self.working.events, event_sender, watch.clone()));
-        let deposed = keep(leadership, shutdown.clone());
         let mut tick = tokio::time::interval(LEADERSHIP_RENEWAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let (room, timer, projection_due) = (self.has_room(), self.timer(), self.projection_due);
+            let (room, timer, projection_due) = (self.has_room(), self.timer(), self.fold.due);
             tokio::select! {
                 biased;
+                // First, so that no load hides them.
+                () = shutdown.cancelled() => return Ok(()),
+                () = lost.cancelled() => return Err(Error::KeyLost),
+                // Nothing in flight can be trusted to have arrived, the streams may have moved back, and another one may lead: the
+                // log tells.
+                () = broker.interrupted() => return Err(Error::Disconnected),
                 (token, answer) = self.performer.publisher.answer() => self.answered(token, answer).await?,
                 Some(raw) = inbox.recv(), if room => self.take_inbox(&raw),
                 Some(raw) = events.recv(), if room => self.take_event(&raw),
                 Some(digest) = stored.recv(), if room => self.take(Input::BlobStored { digest }),
                 () = sleep_until(timer), if room => self.take(Input::TimersDue),
-                () = sleep_until(projection_due) => self.checkpoint(),
-                changed = connected.changed() => {
-                    changed.map_err(|_| Error::Broker("NATS client ended".into()))?;
-                    self.reconnected().await?;
-                }
-                _ = tick.tick() => self.performer.publisher.send_again(false).await,
-                () = deposed.cancelled() => return self.deposed(),
-                () = shutdown.cancelled() => return Ok(()),
+                () = sleep_until(projection_due) => self.fold.checkpoint(),
+                () = self.writable.changed() => {}
+                _ = tick.tick() => self.performer.publisher.send_again().await,
             }
             self.take_ready(&mut inbox, &mut events);
             self.commit().await;
             self.take_pending();
         }
-    }
-
-    /// Another coordinator holds the key; the fence keeps us out at the next write anyway.
-    fn deposed(&self) -> Result<(), Error> {
-        Err(Error::Fenced { sequence: self.tail.sequence + 1 })
     }
 
     /// Takes whatever has arrived: the inbox before the events.
@@ -352,14 +215,31 @@ impl Leader {
                 metrics::counter!("causey_inputs_ignored_total").increment(1);
             }
             self.filling.bytes += codec::encode(record).len();
+            self.filling.generation = self.filling.generation.max(record.generation());
         }
         metrics::counter!("causey_inputs_total").increment(1);
         self.filling.records.extend(records);
     }
 
+    /// Whether all living coordinators could read the turn. One that they could not waits until the last of them is replaced.
+    fn is_readable(&mut self) -> bool {
+        let writes = self.writable.now();
+        let held = self.filling.generation > writes.generation;
+        if held && !self.held {
+            let reader = writes.reader.unwrap_or_default();
+            tracing::warn!(
+                "a turn has records of generation {}, and coordinator `{reader}` reads up to {}: nothing is decided until it is upgraded or stopped",
+                self.filling.generation,
+                writes.generation
+            );
+        }
+        self.held = held;
+        !held
+    }
+
     /// Sends the filled turn if none is in flight.
     async fn commit(&mut self) {
-        if self.in_flight.is_some() || self.filling.records.is_empty() {
+        if self.in_flight.is_some() || self.filling.records.is_empty() || !self.is_readable() {
             return;
         }
         let announced = self.performer.announced();
@@ -367,23 +247,23 @@ impl Leader {
         self.filling = Filling { inbox, events, ..Filling::default() };
         self.working.cover(inbox, events, announced);
         self.working.forget_changes();
-        let turn = Turn { epoch: self.working.epoch, at: self.working.at, inbox, events, announced, previous: self.tail.hash, records };
+        let turn =
+            Turn { epoch: self.working.epoch, at: self.working.at, inbox, events, announced, previous: self.fold.tail.hash, records };
         let payload = Bytes::from(codec::encode(&turn));
-        let token = self.performer.commit(subject::LOG_TURN, self.tail.sequence, payload.clone()).await;
+        let token = self.performer.commit(subject::LOG_TURN, self.fold.tail.sequence, payload.clone()).await;
         // Lets the connection send it before anything else is done.
         tokio::task::yield_now().await;
-        let position = |index: usize| Position { sequence: self.tail.sequence + 1, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        let sequence = self.fold.tail.sequence + 1;
         // Nothing of a later turn is in the working state yet.
-        let commands =
-            (0..).zip(&turn.records).filter_map(|(index, record)| causey_engine::commands(&self.working, position(index), record));
-        let commands = commands.collect();
+        let command = |(index, record)| causey_engine::commands(&self.working, Position { sequence, index }, record);
+        let commands = (0..).zip(&turn.records).filter_map(command).collect();
         self.in_flight = Some(InFlight { token, turn, payload, commands });
     }
 
     async fn answered(&mut self, token: u64, answer: Answer) -> Result<(), Error> {
         let Some(answer) = self.performer.answered(token, answer).await else { return Ok(()) };
         let Some(in_flight) = self.in_flight.take_if(|in_flight| in_flight.token == token) else { return Ok(()) };
-        let expected = self.tail.sequence + 1;
+        let expected = self.fold.tail.sequence + 1;
         match answer {
             Answer::Stored { sequence } if sequence == expected => self.committed(in_flight).await,
             Answer::Stored { sequence } => return Err(Error::Fenced { sequence }),
@@ -405,51 +285,14 @@ impl Leader {
     /// The turn holds: readers may see it, and what it asks for is performed.
     async fn committed(&mut self, in_flight: InFlight) {
         let InFlight { turn, payload, commands, .. } = in_flight;
-        self.tail = Tail { sequence: self.tail.sequence + 1, hash: Digest::of(&payload) };
-        let (progress, changes) = {
-            let mut state = self.committed.write();
-            state.apply_turn(self.tail.sequence, &turn);
-            (Progress { sequence: state.sequence, inbox: state.inbox, events: state.events, leading: true }, state.changes_len())
-        };
+        let sequence = self.fold.tail.sequence + 1;
+        self.fold.apply(Tail { sequence, hash: Digest::of(&payload) }, &turn);
         metrics::counter!("causey_turns_total").increment(1);
         metrics::counter!("causey_records_total").increment(turn.records.len() as u64);
         for command in commands {
             self.performer.perform(command).await;
         }
-        self.committed.announce(progress);
-        if changes >= PROJECTION_CHANGES_MAX {
-            self.checkpoint();
-        } else {
-            self.projection_due.get_or_insert_with(|| Instant::now() + PROJECTION_LAG);
-        }
-    }
-
-    /// Hands the projection what changed since it was last told.
-    fn checkpoint(&mut self) {
-        self.projection_due = None;
-        let (header, changes) = {
-            let mut state = self.committed.write();
-            (state.header(), state.take_changes())
-        };
-        self.projection.store(Checkpoint { tail: self.tail, header, changes });
-    }
-
-    /// After a reconnect nothing in flight can be trusted to have arrived, and the streams may have moved back.
-    async fn reconnected(&mut self) -> Result<(), Error> {
-        let seen = Tails { inbox: self.filling.inbox, events: self.filling.events, log: self.tail.sequence, notify: 0 };
-        let mut delays = causey_protocol::backoff::Delays::new(Duration::from_millis(10), Duration::from_secs(1));
-        loop {
-            match streams::verify(&self.context, seen).await {
-                Ok(_) => break,
-                Err(streams::Error::Look { stream, reason }) => {
-                    tracing::warn!(stream, reason, "the streams cannot be checked after a reconnect; trying again");
-                    tokio::time::sleep(delays.next_delay()).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.performer.publisher.send_again(true).await;
-        Ok(())
+        self.fold.announce();
     }
 
     /// When the next timer of the working state is due.
@@ -457,28 +300,4 @@ impl Leader {
         let due = self.working.next_timer()?;
         Some(Instant::now() + Duration::from_micros(due.micros_since(now())))
     }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Renews the key in the background; the returned token is cancelled when somebody else holds it.
-fn keep(mut leadership: Leadership, shutdown: CancellationToken) -> CancellationToken {
-    let deposed = CancellationToken::new();
-    let signal = deposed.clone();
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(LEADERSHIP_RENEWAL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => if !leadership.renew().await { return signal.cancel() },
-                () = shutdown.cancelled() => return,
-            }
-        }
-    });
-    deposed
 }

@@ -1,5 +1,5 @@
 //! Who leads: a key with a time limit. It is for liveness only; what fences is the compare-and-set on every turn, so two leaders
-//! at once are harmless.
+//! at once are harmless. A standby waits for the key to go; a leader keeps it fresh.
 
 use std::time::Duration;
 
@@ -7,14 +7,26 @@ use async_nats::jetstream::{Context, kv};
 use bytes::Bytes;
 use causey_protocol::subject;
 use futures_util::StreamExt as _;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use tokio::net::unix::pipe::Receiver as Death;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::LEADERSHIP_RENEWAL;
+use crate::config::{LEADERSHIP_RENEWAL, LEADERSHIP_TTL};
+
+/// Longest wait for the answer to a renewal; a second one fits before the key expires.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest wait for the key to be given up; it expires by itself.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who holds the key, and how to tell on the same machine whether it still lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     pub name: String,
+    /// Boot and pid namespace in which `pid` means something.
     boot: String,
     pid: u32,
     /// Start time of the process in clock ticks since boot; tells a re-used pid apart.
@@ -25,32 +37,45 @@ impl Holder {
     #[must_use]
     pub fn this_process(name: &str) -> Self {
         let pid = std::process::id();
-        Self { name: name.into(), boot: boot_id(), pid, ticks: start_ticks(pid).unwrap_or_default() }
+        Self { name: name.into(), boot: boot(), pid, ticks: start_ticks(pid).unwrap_or_default() }
     }
 
-    /// Whether the holder is certainly dead: it ran on this machine since its last boot, and its process is gone.
+    /// Whether the holder is certainly dead: it ran where we run, and its process is gone.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        !self.boot.is_empty() && self.boot == boot_id() && start_ticks(self.pid) != Some(self.ticks)
+        self.is_near() && start_ticks(self.pid) != Some(self.ticks)
+    }
+
+    fn is_near(&self) -> bool {
+        !self.boot.is_empty() && self.boot == boot()
+    }
+
+    /// Becomes readable when the holder's process ends; `None` for one that cannot be seen from here. A pidfd is no pipe, but of
+    /// tokio's types that wait for a descriptor without unsafe code this one asks least of it: it is never read.
+    fn death(&self) -> Option<Death> {
+        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?).filter(|_| self.is_near())?;
+        Death::from_owned_fd_unchecked(pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?).ok()
     }
 }
 
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+/// Containers of one machine share its boot but not its process ids. Empty where the system does not say.
+fn boot() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    if boot.is_empty() || namespace.as_os_str().is_empty() {
+        return String::new();
+    }
+    format!("{} {}", boot.trim(), namespace.display())
 }
 
-/// Field 22 of `/proc/<pid>/stat` (proc(5)); the second field may hold spaces and ends at the last parenthesis.
+/// Field 22 of `/proc/<pid>/stat` (proc(5)); the second field may hold spaces and ends at the last parenthesis. None for a zombie.
 fn start_ticks(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
-/// The held key.
-#[derive(Debug, Clone)]
-pub struct Leadership {
-    bucket: kv::Store,
-    value: Bytes,
-    revision: u64,
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 /// Why the leadership cannot be had or kept.
@@ -60,85 +85,255 @@ pub enum Error {
     Bucket(String),
 }
 
-/// Waits until this process holds the key.
-///
-/// # Errors
-/// When the bucket cannot be reached.
-pub async fn acquire(context: &Context, holder: &Holder) -> Result<Leadership, Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Bucket(error.to_string());
-    let bucket = context.get_key_value(subject::LEADER_BUCKET).await.map_err(|error| failed(&error))?;
-    let value = Bytes::from(serde_json::to_vec(holder).expect("a holder serializes"));
-    let mut told = false;
-    loop {
-        if let Ok(revision) = bucket.create(subject::LEADER_KEY, value.clone()).await {
-            return Ok(Leadership { bucket, value, revision });
-        }
-        let Some(entry) = bucket.entry(subject::LEADER_KEY).await.map_err(|error| failed(&error))? else { continue };
-        let other: Option<Holder> = serde_json::from_slice(&entry.value).ok();
-        if other.as_ref().is_some_and(Holder::is_dead)
-            && let Ok(revision) = bucket.update(subject::LEADER_KEY, value.clone(), entry.revision).await
-        {
-            return Ok(Leadership { bucket, value, revision });
-        }
-        if !told {
-            told = true;
-            let name =
-                other.map_or_else(|| "another coordinator".into(), |other| format!("coordinator `{}` (pid {})", other.name, other.pid));
-            tracing::warn!("{name} leads on these streams; standing by until it stops");
-        }
-        wait_for_change(&bucket).await;
+fn bucket_error(error: impl std::fmt::Display) -> Error {
+    Error::Bucket(error.to_string())
+}
+
+/// When a standby tries to take the key. The server tells of a key that is deleted or expires; should that get lost, the key is
+/// tried once it must have expired.
+#[derive(Clone, Copy, Debug)]
+struct Vacancy {
+    due: Instant,
+}
+
+impl Vacancy {
+    /// The holder has given a sign of life.
+    fn renewed(&mut self, now: Instant) {
+        self.due = now + LEADERSHIP_TTL;
+    }
+
+    /// The key is gone, or its holder is.
+    fn gone(&mut self, now: Instant) {
+        self.due = now;
+    }
+
+    /// An attempt failed although the key seemed to be free.
+    fn failed(&mut self, now: Instant) {
+        self.due = now + LEADERSHIP_RENEWAL;
     }
 }
 
-/// Returns when the key changes, at the latest after one renewal: an expired key tells nobody.
-async fn wait_for_change(bucket: &kv::Store) {
-    let Ok(mut watch) = bucket.watch(subject::LEADER_KEY).await else { return tokio::time::sleep(LEADERSHIP_RENEWAL).await };
-    let gone = async {
-        while let Some(entry) = watch.next().await {
-            if entry.is_ok_and(|entry| entry.operation != kv::Operation::Put) {
-                return;
+/// The key as a standby sees it.
+pub(crate) struct Seat {
+    bucket: kv::Store,
+    value: Bytes,
+    other: Option<Holder>,
+    watch: Option<kv::Watch>,
+    death: Option<Death>,
+    vacancy: Vacancy,
+}
+
+impl Seat {
+    /// # Errors
+    /// When the bucket cannot be reached.
+    pub(crate) async fn open(context: &Context, holder: &Holder) -> Result<Self, Error> {
+        let bucket = context.get_key_value(subject::LEADER_BUCKET).await.map_err(bucket_error)?;
+        let value = Bytes::from(serde_json::to_vec(holder).expect("a holder serializes"));
+        Ok(Self { bucket, value, other: None, watch: None, death: None, vacancy: Vacancy { due: Instant::now() } })
+    }
+
+    /// Subscribes to the key, from its present value on.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(crate) async fn watch(&mut self) -> Result<(), Error> {
+        self.watch = Some(self.bucket.watch_with_history(subject::LEADER_KEY).await.map_err(bucket_error)?);
+        Ok(())
+    }
+
+    /// Name of who holds the key.
+    pub(crate) fn leader(&self) -> Option<String> {
+        self.other.as_ref().map(|other| other.name.clone())
+    }
+
+    /// When to attempt next.
+    pub(crate) fn due(&self) -> Instant {
+        self.vacancy.due
+    }
+
+    /// Returns when something about the key or its holder has changed. Safe to drop at its await.
+    ///
+    /// # Errors
+    /// When the subscription has failed.
+    pub(crate) async fn changed(&mut self) -> Result<(), Error> {
+        let seen = tokio::select! {
+            entry = next(&mut self.watch) => Some(entry?),
+            () = ended(self.death.as_ref()) => None,
+        };
+        let now = Instant::now();
+        match seen {
+            Some(entry) if entry.operation == kv::Operation::Put => self.held(&entry.value, now),
+            Some(_) => {
+                (self.other, self.death) = (None, None);
+                self.vacancy.gone(now);
+            }
+            None => {
+                self.death = None;
+                self.vacancy.gone(now);
             }
         }
-    };
-    let _ = tokio::time::timeout(LEADERSHIP_RENEWAL, gone).await;
+        Ok(())
+    }
+
+    /// Somebody holds the key.
+    fn held(&mut self, value: &[u8], now: Instant) {
+        let Ok(holder) = serde_json::from_slice::<Holder>(value) else { return self.vacancy.renewed(now) };
+        if self.other.as_ref() != Some(&holder) {
+            tracing::warn!("coordinator `{}` (pid {}) leads on these streams; standing by until it stops", holder.name, holder.pid);
+            // Opened before it is asked whether the process lives, so that its end cannot fall in between.
+            self.death = holder.death();
+        }
+        if holder.is_dead() {
+            self.vacancy.gone(now);
+        } else {
+            self.vacancy.renewed(now);
+        }
+        self.other = Some(holder);
+    }
+
+    /// Tries to take the key: when there is none, when its holder is dead, or when it is still ours.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(crate) async fn attempt(&mut self) -> Result<Option<Keeper>, Error> {
+        if let Ok(revision) = self.bucket.create(subject::LEADER_KEY, self.value.clone()).await {
+            return Ok(Some(self.taken(revision)));
+        }
+        let entry = self.bucket.entry(subject::LEADER_KEY).await.map_err(bucket_error)?;
+        let now = Instant::now();
+        let Some(entry) = entry.filter(|entry| entry.operation == kv::Operation::Put) else {
+            self.vacancy.failed(now);
+            return Ok(None);
+        };
+        let dead = serde_json::from_slice::<Holder>(&entry.value).is_ok_and(|holder| holder.is_dead());
+        let free = dead || entry.value == self.value;
+        if free && let Ok(revision) = self.bucket.update(subject::LEADER_KEY, self.value.clone(), entry.revision).await {
+            return Ok(Some(self.taken(revision)));
+        }
+        self.held(&entry.value, now);
+        if free {
+            self.vacancy.failed(now);
+        }
+        Ok(None)
+    }
+
+    fn taken(&self, revision: u64) -> Keeper {
+        Keeper::start(Leadership { bucket: self.bucket.clone(), value: self.value.clone(), revision })
+    }
+}
+
+async fn next(watch: &mut Option<kv::Watch>) -> Result<kv::Entry, Error> {
+    let Some(watch) = watch else { return std::future::pending().await };
+    watch.next().await.ok_or_else(|| Error::Bucket("the subscription to the leadership key ended".into()))?.map_err(bucket_error)
+}
+
+async fn ended(process: Option<&Death>) {
+    match process {
+        Some(process) => drop(process.readable().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Keeps the key fresh in the background until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    lost: CancellationToken,
+    stop: DropGuard,
+    renewing: JoinHandle<Leadership>,
+}
+
+impl Keeper {
+    fn start(leadership: Leadership) -> Self {
+        let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
+        let renewing = tokio::spawn(keep(leadership, lost.clone(), stop.clone()));
+        Self { lost, stop: stop.drop_guard(), renewing }
+    }
+
+    /// Cancelled when somebody else holds the key, or when it cannot be said that we do.
+    pub(crate) fn lost(&self) -> CancellationToken {
+        self.lost.clone()
+    }
+
+    /// Gives the key up, so that a standby takes over at once.
+    pub(crate) async fn release(self) {
+        drop(self.stop);
+        if let Ok(leadership) = self.renewing.await {
+            leadership.release().await;
+        }
+    }
+}
+
+async fn keep(mut leadership: Leadership, lost: CancellationToken, stop: CancellationToken) -> Leadership {
+    let mut tick = tokio::time::interval(LEADERSHIP_RENEWAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut renewed = Instant::now();
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return leadership,
+        }
+        let asked = Instant::now();
+        match leadership.renew().await {
+            Renewal::Held => renewed = asked,
+            Renewal::Unknown if renewed.elapsed() < LEADERSHIP_TTL => {}
+            Renewal::Unknown | Renewal::Taken => {
+                lost.cancel();
+                return leadership;
+            }
+        }
+    }
+}
+
+/// What came of a renewal.
+enum Renewal {
+    Held,
+    Taken,
+    /// The server did not answer.
+    Unknown,
+}
+
+/// The held key.
+#[derive(Debug)]
+struct Leadership {
+    bucket: kv::Store,
+    value: Bytes,
+    revision: u64,
 }
 
 impl Leadership {
-    /// Renews the key. `false`: somebody else holds it; an unreachable server is no such answer.
-    pub async fn renew(&mut self) -> bool {
+    async fn renew(&mut self) -> Renewal {
         let update = self.bucket.update(subject::LEADER_KEY, self.value.clone(), self.revision);
-        match tokio::time::timeout(Duration::from_secs(2), update).await {
+        match tokio::time::timeout(RENEWAL_TIMEOUT, update).await {
             Ok(Ok(revision)) => {
                 self.revision = revision;
-                true
+                Renewal::Held
             }
             Ok(Err(error)) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => self.recover().await,
-            Ok(Err(_)) | Err(_) => true,
+            Ok(Err(_)) | Err(_) => Renewal::Unknown,
         }
     }
 
-    /// After an outage the key may have expired unseen; it is ours again if nobody else has taken it.
-    async fn recover(&mut self) -> bool {
+    /// The key may have expired unseen, or an unanswered renewal arrived; it is ours if nobody else has taken it.
+    async fn recover(&mut self) -> Renewal {
         match self.bucket.entry(subject::LEADER_KEY).await {
             Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
                 self.revision = entry.revision;
-                entry.value == self.value
+                if entry.value == self.value { Renewal::Held } else { Renewal::Taken }
             }
             Ok(_) => match self.bucket.create(subject::LEADER_KEY, self.value.clone()).await {
                 Ok(revision) => {
                     self.revision = revision;
-                    true
+                    Renewal::Held
                 }
-                Err(_) => false,
+                Err(_) => Renewal::Taken,
             },
-            Err(_) => true,
+            Err(_) => Renewal::Unknown,
         }
     }
 
-    /// Gives the key up, so that a standby takes over at once.
-    pub async fn release(self) {
+    async fn release(self) {
         let release = self.bucket.delete_expect_revision(subject::LEADER_KEY, Some(self.revision));
-        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), release).await {
+        if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT, release).await {
             tracing::debug!(%error, "leadership key not released; it expires by itself");
         }
     }
@@ -154,5 +349,41 @@ mod tests {
         assert!(!this.is_dead());
         assert!(Holder { ticks: this.ticks + 1, ..this.clone() }.is_dead());
         assert!(!Holder { boot: "another machine".into(), ticks: 0, ..this }.is_dead());
+    }
+
+    #[test]
+    fn a_process_that_nobody_has_reaped_is_dead() {
+        let mut child = std::process::Command::new("true").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let ended = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap().contains(") Z ");
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !ended() {
+            assert!(std::time::Instant::now() < deadline, "the child lives on");
+            std::thread::yield_now();
+        }
+        assert_eq!(start_ticks(child.id()), None);
+        child.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_on_this_machine_is_seen_at_once() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let holder = Holder { pid: child.id(), ticks: start_ticks(child.id()).unwrap(), ..Holder::this_process("c") };
+        let death = holder.death();
+        child.kill().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), ended(death.as_ref())).await.expect("the end is seen");
+        assert!(holder.is_dead());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_key_is_tried_when_it_is_gone_or_must_have_expired() {
+        let now = Instant::now();
+        let mut vacancy = Vacancy { due: now };
+        vacancy.renewed(now);
+        assert_eq!(vacancy.due, now + LEADERSHIP_TTL);
+        vacancy.gone(now + LEADERSHIP_RENEWAL);
+        assert_eq!(vacancy.due, now + LEADERSHIP_RENEWAL);
+        vacancy.failed(now);
+        assert_eq!(vacancy.due, now + LEADERSHIP_RENEWAL);
     }
 }

@@ -2,18 +2,24 @@
 
 pub mod api;
 pub mod broker;
+mod clock;
 pub mod committed;
 pub mod config;
+pub mod coordinator;
 pub mod desk;
 pub mod durability;
+mod fold;
 pub mod inbox;
-pub mod leader;
+mod leader;
 pub mod leadership;
 pub mod log;
 mod perform;
 pub mod projection;
 pub mod publisher;
+pub mod readers;
+mod standby;
 pub mod streams;
+mod takeover;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -27,9 +33,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::committed::Committed;
 use crate::config::Config;
+use crate::coordinator::Coordinator;
 use crate::desk::{Desk, Workers};
+use crate::fold::Fold;
 use crate::leadership::Holder;
 use crate::projection::Projection;
+use crate::readers::Announcer;
 
 /// Runs a coordinator until `shutdown` or until it cannot go on.
 ///
@@ -68,42 +77,48 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         ack_wait: Duration::from_secs(config.ack_wait_seconds.max(1).into()),
     };
     let stop = shutdown.child_token();
-    let setup = leader::Setup {
+    // Nothing else is unique to this process wherever it runs.
+    let inbox = front.client.new_inbox();
+    let id = inbox.rsplit('.').next().unwrap_or_default();
+    let (announcer, writable) = Announcer::new(context.clone(), id, &config.name);
+    let coordinator = Coordinator {
+        context: async_nats::jetstream::new(hot.client.clone()),
         broker: hot,
-        committed: committed.clone(),
+        fold: Fold::new(committed.clone(), tail, projection),
         store: store.clone(),
-        projection,
-        tail,
         holder: Holder::this_process(&config.name),
+        writable: writable.clone(),
         shutdown: stop.clone(),
     };
-    let led = spawn_leader(setup)?;
+    let ended = spawn(coordinator)?;
+    let announced = tokio::spawn(announcer.run(stop.clone()));
     let api = api::Api {
         committed,
         jetstream: context,
         client: front.client.clone(),
         store,
         token,
-        info: api::Info::new(&config, front.client.server_info().version, workers),
+        info: api::Info::new(&config, front.client.server_info().version, workers, writable),
         metrics: install_metrics(),
         shutdown: stop.clone(),
     };
     let served = tokio::spawn(api::serve(listener, api));
     let asked = tokio::spawn(desk.serve(stop.clone()));
-    let result = led.await.context("the leader's thread ended without a word")?;
+    let result = ended.await.context("the leader's thread ended without a word")?;
     stop.cancel();
+    announced.await.context("the announcement to other coordinators failed")?;
     served.await?.context("the HTTP API failed")?;
     asked.await?.context("workers cannot be answered")?;
     Ok(result?)
 }
 
-/// Runs the leader on a thread of its own: a current-thread runtime saves a fifth of a step's latency, and nothing the API does
+/// Leads and follows on a thread of its own: a current-thread runtime saves a fifth of a step's latency, and nothing the API does
 /// can delay it.
-fn spawn_leader(setup: leader::Setup) -> anyhow::Result<tokio::sync::oneshot::Receiver<Result<(), leader::Error>>> {
+fn spawn(coordinator: Coordinator) -> anyhow::Result<tokio::sync::oneshot::Receiver<Result<(), coordinator::Error>>> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("leader".into()).spawn(move || {
-        let _ = sender.send(runtime.block_on(leader::lead(setup)));
+        let _ = sender.send(runtime.block_on(coordinator.run()));
     })?;
     Ok(receiver)
 }

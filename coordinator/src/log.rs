@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::{Context, ErrorCode};
 use bytes::Bytes;
 use causey_protocol::codec::{self, DecodeError, TURN_BYTES_MAX};
 use causey_protocol::id::Digest;
@@ -30,6 +31,10 @@ pub enum Error {
         "the log is broken at sequence {sequence}: its turn follows {expected}, but the message before it is {found}\nhint: messages were lost or changed; restore the JetStream folder of the NATS server from a backup"
     )]
     BrokenChain { sequence: u64, expected: Digest, found: Digest },
+    #[error(
+        "the log no longer holds message {sequence}, which this coordinator has folded\nhint: it was trimmed or lost; if the other coordinators go on, delete this one's projection and start it again"
+    )]
+    Missing { sequence: u64 },
     #[error("the log ended at sequence {reached}, but the server says it reaches {expected}")]
     Short { reached: u64, expected: u64 },
 }
@@ -102,8 +107,16 @@ pub async fn replay(context: &Context, mut tail: Tail, to: u64, mut each: impl F
 pub async fn message_at(context: &Context, sequence: u64) -> Result<Bytes, Error> {
     let read = |error: &dyn std::fmt::Display| Error::Read(format!("message {sequence}: {error}"));
     let stream = context.get_stream_no_info(subject::LOG_STREAM).await.map_err(|error| read(&error))?;
-    let message = stream.get_raw_message(sequence).await.map_err(|error| read(&error))?;
-    Ok(message.payload)
+    match stream.get_raw_message(sequence).await {
+        Ok(message) => Ok(message.payload),
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Err(Error::Missing { sequence }),
+            LastRawMessageErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
+                Err(Error::Missing { sequence })
+            }
+            _ => Err(read(&error)),
+        },
+    }
 }
 
 #[cfg(test)]

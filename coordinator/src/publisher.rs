@@ -87,7 +87,7 @@ impl Publisher {
         sent.at = Instant::now();
         let reply = format!("{}.{token}", self.inbox);
         let (subject, headers, payload) = (sent.subject.clone(), sent.headers.clone(), sent.payload.clone());
-        // An error means that the connection is gone; the message stays waiting and is sent again after the reconnect.
+        // An error means that the client has ended; whatever waits is outstanding for the next leader.
         if let Err(error) = self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await {
             tracing::debug!(%error, token, "publish not sent");
         }
@@ -109,10 +109,10 @@ impl Publisher {
         }
     }
 
-    /// Sends again what waits longer than [`PUBLISH_TIMEOUT`], or everything after a reconnect.
-    pub async fn send_again(&mut self, all: bool) {
+    /// Sends again what waits longer than [`PUBLISH_TIMEOUT`].
+    pub async fn send_again(&mut self) {
         let late: Vec<Token> =
-            self.waiting.iter().filter(|(_, sent)| all || sent.at.elapsed() > PUBLISH_TIMEOUT).map(|(token, _)| *token).collect();
+            self.waiting.iter().filter(|(_, sent)| sent.at.elapsed() > PUBLISH_TIMEOUT).map(|(token, _)| *token).collect();
         for token in late {
             self.send(token).await;
         }

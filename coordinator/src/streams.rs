@@ -47,6 +47,9 @@ const NOTIFICATIONS_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// How long a worker's presence outlives its last sign.
 const PRESENCE_TTL: Duration = Duration::from_secs(15);
 
+/// How long the mark of an expired entry stays; the server takes no less.
+const EXPIRY_MARKER_TTL: Duration = Duration::from_secs(1);
+
 /// A stream that refuses when it has reached its cap, instead of dropping what is old.
 fn config(name: &str, subjects: &[&str], bytes_max: i64) -> Config {
     Config {
@@ -83,7 +86,14 @@ fn configs(bytes_max: i64) -> Vec<Config> {
 }
 
 fn buckets() -> [kv::Config; 2] {
-    let bucket = |name: &str, max_age| kv::Config { bucket: name.into(), max_age, history: 1, ..kv::Config::default() };
+    // With markers the server tells of an entry that has expired.
+    let bucket = |name: &str, max_age| kv::Config {
+        bucket: name.into(),
+        max_age,
+        history: 1,
+        limit_markers: Some(EXPIRY_MARKER_TTL),
+        ..kv::Config::default()
+    };
     [bucket(subject::LEADER_BUCKET, LEADERSHIP_TTL), bucket(subject::PRESENCE_BUCKET, PRESENCE_TTL)]
 }
 
@@ -126,11 +136,15 @@ pub async fn ensure(context: &Context, bytes_max: i64, witness: Option<String>) 
     buckets
 }
 
-/// Buckets hold nothing that must last, so a missing one is simply made.
+/// Buckets hold nothing that must last, so a missing one is simply made. One that another version made serves as it is.
 async fn ensure_buckets(context: &Context) -> Result<(), Error> {
     let create = buckets().map(|config| async move {
         let stream = config.bucket.clone();
-        context.create_key_value(config).await.map(drop).map_err(|error| Error::Create { stream, reason: error.to_string() })
+        match context.create_key_value(config).await {
+            Ok(_) => Ok(()),
+            Err(_) if context.get_key_value(&stream).await.is_ok() => Ok(()),
+            Err(error) => Err(Error::Create { stream, reason: error.to_string() }),
+        }
     });
     try_join_all(create).await.map(drop)
 }

@@ -54,6 +54,10 @@ impl std::str::FromStr for Position {
     }
 }
 
+/// Generation of records that this version reads and writes. A release that adds a kind, or a field that an older reader must not
+/// skip, raises it by one.
+pub const GENERATION: u32 = 1;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Record {
     /// The first record of a log: the artifact store it belongs to.
@@ -183,6 +187,36 @@ pub enum Record {
     Ignored {
         because: String,
     },
+}
+
+impl Record {
+    /// The generation in which this kind was added. A leader writes a record only while every living coordinator reads its
+    /// generation.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        match self {
+            Self::LogOpened { .. }
+            | Self::LeaderChanged { .. }
+            | Self::RequestAnswered { .. }
+            | Self::FlowRegistered { .. }
+            | Self::FlowDeployed { .. }
+            | Self::EventTaken { .. }
+            | Self::EventHeld { .. }
+            | Self::RunStarted(_)
+            | Self::AttemptsOpened { .. }
+            | Self::AttemptStarted { .. }
+            | Self::AttemptSucceeded { .. }
+            | Self::AttemptFailed { .. }
+            | Self::RetryScheduled { .. }
+            | Self::ForeachOpened { .. }
+            | Self::InputsGathered { .. }
+            | Self::InputsStored { .. }
+            | Self::ModelPublished(_)
+            | Self::Notified { .. }
+            | Self::RunFinished { .. }
+            | Self::Ignored { .. } => 1,
+        }
+    }
 }
 
 /// A run and everything it is pinned to.

@@ -15,6 +15,12 @@ pub const PRESENCE_BUCKET: &str = "causey_presence";
 /// The key of the leadership in its bucket.
 pub const LEADER_KEY: &str = "leader";
 
+/// Presence entries of workers as they are put.
+pub const PRESENCE_ALL: &str = "$KV.causey_presence.*.*";
+
+/// What coordinators can read: one key each, beside the leadership's.
+pub const COORDINATOR_KEYS: &str = "coordinator.*";
+
 /// Header of a notification: its record's place in the log.
 pub const SEQUENCE_HEADER: &str = "Causey-Sequence";
 
@@ -87,6 +93,12 @@ pub fn live_worker(pool: &PoolName, worker: &WorkerName) -> String {
 #[must_use]
 pub fn presence_key(pool: &PoolName, worker: &WorkerName) -> String {
     format!("{pool}.{worker}")
+}
+
+/// Where a coordinator announces itself; `id` is letters and digits and tells processes apart.
+#[must_use]
+pub fn coordinator_key(id: &str) -> String {
+    format!("coordinator.{id}")
 }
 
 /// One subject token for any text: names as they are, anything else as a hash.

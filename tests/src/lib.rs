@@ -2,6 +2,7 @@
 //! and judges the streams and the store from outside. It stops what it started and nothing else.
 
 pub mod api;
+pub mod cable;
 pub mod history;
 pub mod process;
 pub mod project;
@@ -11,6 +12,7 @@ pub mod tools;
 pub mod wait;
 
 pub use api::Api;
+pub use cable::Cable;
 pub use history::History;
 pub use project::{Output, Project};
 pub use service::{Coordinator, Nats, Service};

@@ -178,6 +178,15 @@ impl Coordinator {
     /// When it cannot be started.
     #[must_use]
     pub fn start(nats: &Nats, base: &Path, place: &Place) -> Self {
+        Self::start_at(&nats.url(), base, place)
+    }
+
+    /// Starts one that reaches the server under another address.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_at(nats_url: &str, base: &Path, place: &Place) -> Self {
         let token = "0123456789abcdef0123456789abcdef";
         std::fs::create_dir_all(base).expect("a folder");
         std::fs::write(base.join("token"), token).expect("the token can be written");
@@ -185,7 +194,7 @@ impl Coordinator {
         command.args(["coordinator", "--unsafe-durability", "--name", &place.name, "--listen", &format!("127.0.0.1:{}", place.port)]);
         // The server reserves caps; this machine's disk may be small.
         command.arg("--stream-bytes-max=-1");
-        command.arg("--nats-url").arg(nats.url()).arg("--store").arg(&place.store).arg("--projection").arg(&place.projection);
+        command.arg("--nats-url").arg(nats_url).arg("--store").arg(&place.store).arg("--projection").arg(&place.projection);
         command.arg("--token-file").arg(base.join("token")).env("NO_COLOR", "1").env_remove("RUST_LOG");
         Self { service: Service::start(command, &base.join(&place.name)), token: token.into() }
     }
@@ -196,12 +205,7 @@ impl Coordinator {
     /// When it does not come to lead.
     pub async fn leading(nats: &Nats, base: &Path, place: &Place) -> (Self, Api) {
         let mut coordinator = Self::start(nats, base, place);
-        let api = coordinator.api().await;
-        until("the coordinator leads", 30, async || {
-            assert_eq!(coordinator.service.ended(), None, "the coordinator ended: {}", coordinator.service.stderr());
-            api.try_get("/v1/status").await.filter(|status| status["leader"].is_string())
-        })
-        .await;
+        let api = coordinator.with_role("leader").await;
         (coordinator, api)
     }
 
@@ -219,6 +223,20 @@ impl Coordinator {
         Api::new(&url, &self.token)
     }
 
+    /// Its API, once it says that it has this role.
+    ///
+    /// # Panics
+    /// When it does not come to it.
+    pub async fn with_role(&mut self, role: &str) -> Api {
+        let api = self.api().await;
+        until(&format!("a coordinator is {role}"), 30, async || {
+            assert_eq!(self.service.ended(), None, "the coordinator ended: {}", self.service.stderr());
+            api.try_get("/v1/status").await.filter(|status| status["role"] == role)
+        })
+        .await;
+        api
+    }
+
     /// Waits for its end and gives its last words.
     ///
     /// # Panics
@@ -227,4 +245,17 @@ impl Coordinator {
         let status = self.service.wait(30).await;
         (status.code(), self.service.stderr())
     }
+}
+
+/// Starts a worker of two slots in the pool `default`; it may still be on its way up.
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn worker(nats: &Nats, base: &Path, store: &Path, name: &str) -> Service {
+    let mut command = Command::new(tools::causey());
+    command.args(["worker", "--unsafe-durability", "--slots", "2", "--name", name, "--nats-url", &nats.url()]);
+    command.arg("--store").arg(store).arg("--folder").arg(base.join(format!("worker-{name}")));
+    command.arg("--python").arg(tools::python()).arg("--sdk").arg(tools::sdk()).env("NO_COLOR", "1").env_remove("RUST_LOG");
+    Service::start(command, &base.join(name))
 }

@@ -8,22 +8,24 @@ use causey_protocol::problem::{Code, Problem};
 
 use super::context::Context;
 use super::refusal::Refusal;
-use super::wait::not_leading;
+use super::wait::starting;
+use crate::committed::Role;
 
 pub(super) async fn livez() -> &'static str {
     "live\n"
 }
 
-/// Ready is who leads and reaches the broker.
+/// Ready is who has read the log and reaches the broker; leader and standby serve alike.
 pub(super) async fn readyz(State(context): State<Context>) -> Result<&'static str, Refusal> {
     if context.api.client.connection_state() != Connection::Connected {
         let problem = Problem::new(Code::BROKER, "the NATS server is not connected");
         return Err(problem.hint("check that it runs and that CAUSEY_NATS_URL is right").into());
     }
-    if !context.api.committed.watch().borrow().leading {
-        return Err(not_leading("this coordinator does not lead"));
+    match *context.api.committed.role().borrow() {
+        Role::Starting => Err(starting()),
+        Role::Standby { .. } => Ok("ready, standby\n"),
+        Role::Leader => Ok("ready, leader\n"),
     }
-    Ok("ready\n")
 }
 
 pub(super) async fn metrics(State(context): State<Context>) -> impl IntoResponse {

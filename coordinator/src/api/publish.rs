@@ -47,8 +47,8 @@ pub(super) async fn request(shared: &Shared, id: Option<RequestId>, user: &str, 
         return Err(Problem::new(Code::TOO_LARGE, what).hint("put large data into a file or bucket and pass its address").into());
     }
     let sequence = send(shared, kind, bytes).await?;
-    wait::until(&shared.api.committed, |progress| progress.inbox >= sequence).await.map_err(|progress| {
-        wait::undecided("the request", progress).member("request_id", id.as_str()).member("inbox_sequence", sequence)
+    wait::until(&shared.api.committed, |progress| progress.inbox >= sequence).await.map_err(|_| {
+        wait::undecided(&shared.api.committed, "the request").member("request_id", id.as_str()).member("inbox_sequence", sequence)
     })?;
     let answer = shared.read().requests.get(&id).map(|(_, answer)| answer.clone());
     let answer =

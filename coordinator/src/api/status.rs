@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use causey_engine::State as Committed;
 use causey_protocol::id::{PoolName, RequestId, WorkerName};
 use causey_protocol::input::Request;
-use causey_protocol::record::Answer;
+use causey_protocol::record::{Answer, GENERATION};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ use super::context::Context;
 use super::extract::{Body, Named, Reply};
 use super::publish::{self, other_request};
 use super::refusal::Refusal;
+use crate::committed::Role;
 use crate::desk::Seen;
 
 type Running = BTreeMap<(PoolName, WorkerName), u64>;
@@ -23,14 +24,20 @@ type Running = BTreeMap<(PoolName, WorkerName), u64>;
 pub(super) async fn show(State(context): State<Context>) -> Reply<Value> {
     let info = &context.api.info;
     let connected = context.api.client.connection_state() == Connection::Connected;
-    let leading = context.api.committed.watch().borrow().leading;
+    let role = context.api.committed.role().borrow().clone();
+    let leader = match &role {
+        Role::Leader => Some(&info.name),
+        Role::Standby { leader } => leader.as_ref(),
+        Role::Starting => None,
+    };
+    let writes = info.writable.now();
     let seen = info.workers.list();
     let state = context.read();
     let running = running(&state);
     let workers: Vec<Value> = seen.iter().map(|seen| worker(seen, &running)).collect();
     let body = json!({
-        "version": info.version, "name": info.name, "started": info.started, "epoch": state.epoch, "leader": leading.then_some(&info.name),
-        "sequence": state.sequence, "store": {"id": state.store, "location": info.store},
+        "version": info.version, "name": info.name, "started": info.started, "role": role.as_str(), "leader": leader,
+        "epoch": state.epoch, "records": {"reads": GENERATION, "writes": writes.generation, "for": writes.reader}, "sequence": state.sequence, "store": {"id": state.store, "location": info.store},
         "nats": {"version": info.nats_version, "connected": connected}, "runs_live": state.live_runs().count(), "workers": workers,
     });
     Reply::ok(state.sequence, body)

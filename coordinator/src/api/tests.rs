@@ -16,7 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Api, Info, serve};
-use crate::committed::{Committed, Progress};
+use crate::committed::{Committed, Progress, Role};
+use crate::readers::Announcer;
 
 /// A served API and what stands behind it.
 struct Server {
@@ -50,7 +51,8 @@ async fn server(state: State) -> Server {
     let client = async_nats::ConnectOptions::new().retry_on_initial_connect().connect("nats://127.0.0.1:1").await.unwrap();
     let shutdown = CancellationToken::new();
     let committed = Arc::new(Committed::new(state));
-    committed.announce(Progress { leading: true, ..Progress::default() });
+    committed.set_role(Role::Leader);
+    let jetstream = async_nats::jetstream::new(client.clone());
     let info = Info {
         version: "0.1.0".into(),
         name: "c-1".into(),
@@ -58,10 +60,11 @@ async fn server(state: State) -> Server {
         store: folder.path().display().to_string(),
         started: Timestamp(1),
         workers: Arc::default(),
+        writable: Announcer::new(jetstream.clone(), "1", "c-1").1,
     };
     let api = Api {
         committed: committed.clone(),
-        jetstream: async_nats::jetstream::new(client.clone()),
+        jetstream,
         client,
         store: store.clone(),
         token: "secret".into(),
@@ -271,7 +274,7 @@ async fn a_read_waits_until_the_state_has_come_far_enough() {
     let (answer, ()) = tokio::join!(server.call_with("GET /v1/runs", &waiting, b""), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         *server.committed.write() = scene.state;
-        server.committed.announce(Progress { sequence: wanted, leading: true, ..Progress::default() });
+        server.committed.announce(Progress { sequence: wanted, ..Progress::default() });
     });
     assert_eq!(answer.json()["runs"].as_array().unwrap().len(), 1);
     let nonsense = server.call_with("GET /v1/runs", "authorization: Bearer secret\r\ncausey-sequence: x\r\n", b"").await;
@@ -279,14 +282,28 @@ async fn a_read_waits_until_the_state_has_come_far_enough() {
 }
 
 #[tokio::test]
-async fn a_call_that_comes_early_waits_for_the_leader() {
+async fn a_call_that_comes_early_waits_until_the_log_is_read() {
     let server = server(State::default()).await;
-    server.committed.announce(Progress::default());
+    server.committed.set_role(Role::Starting);
     let (answer, ()) = tokio::join!(server.get("/v1/runs"), async {
         tokio::task::yield_now().await;
-        server.committed.announce(Progress { leading: true, ..Progress::default() });
+        server.committed.set_role(Role::Standby { leader: None });
     });
     assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn status_tells_the_role_and_who_leads() {
+    let server = server(State::default()).await;
+    let told = async || {
+        let status = server.get("/v1/status").await.json();
+        (status["role"].as_str().unwrap().to_owned(), status["leader"].clone())
+    };
+    assert_eq!(told().await, ("leader".into(), json!("c-1")));
+    server.committed.set_role(Role::Standby { leader: Some("c-2".into()) });
+    assert_eq!(told().await, ("standby".into(), json!("c-2")));
+    server.committed.set_role(Role::Standby { leader: None });
+    assert_eq!(told().await, ("standby".into(), json!(null)));
 }
 
 #[tokio::test]

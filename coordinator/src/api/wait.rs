@@ -12,7 +12,7 @@ use causey_protocol::record::Position;
 use super::context::Context;
 use super::extract::SEQUENCE;
 use super::refusal::Refusal;
-use crate::committed::{Committed, Progress};
+use crate::committed::{Committed, Progress, Role};
 
 /// How long a call waits for the committed state.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,17 +25,23 @@ pub(super) async fn until(committed: &Committed, enough: impl Fn(&Progress) -> b
     if reached { Ok(()) } else { Err(*progress.borrow()) }
 }
 
-/// Why an accepted message has no outcome yet: nobody decides, or not fast enough.
-pub(super) fn undecided(what: &str, progress: Progress) -> Refusal {
-    if progress.leading {
-        let problem = Problem::new(Code::BROKER, format!("{what} was accepted, but not decided within {} seconds", PATIENCE.as_secs()));
-        return problem.hint("it will be; ask again with the same request_id or event id, it is not done twice").into();
-    }
-    not_leading(&format!("{what} was accepted, but this coordinator does not lead"))
+/// Whether the committed state has come to where the log was when this coordinator started: before that it answers nobody.
+async fn is_serving(committed: &Committed) -> bool {
+    let mut role = committed.role();
+    tokio::time::timeout(PATIENCE, role.wait_for(|role| *role != Role::Starting)).await.is_ok()
 }
 
-pub(super) fn not_leading(what: &str) -> Refusal {
-    Problem::new(Code::NOT_LEADER, what).hint("it may be starting; try again in a moment, or ask the coordinator that leads").into()
+/// Why an accepted message has no outcome yet: nobody decides, or not fast enough.
+pub(super) fn undecided(committed: &Committed, what: &str) -> Refusal {
+    let led = matches!(*committed.role().borrow(), Role::Leader | Role::Standby { leader: Some(_) });
+    let (code, why) = if led { (Code::BROKER, "") } else { (Code::NOT_LEADER, "; no coordinator leads") };
+    let problem = Problem::new(code, format!("{what} was accepted, but not decided within {} seconds{why}", PATIENCE.as_secs()));
+    problem.hint("it will be; ask again with the same request_id or event id, it is not done twice").into()
+}
+
+pub(super) fn starting() -> Refusal {
+    let problem = Problem::new(Code::NOT_LEADER, "this coordinator has not yet read the log to its end");
+    problem.hint("it is starting; try again in a moment, or ask another coordinator").into()
 }
 
 /// Honours `Causey-Sequence` of the call and puts one on every answer. What a handler does not stamp itself gets the sequence from
@@ -44,8 +50,8 @@ pub(super) async fn stamp(State(context): State<Context>, request: Request, next
     // A coordinator that has just started knows only what its projection held; a call that comes early waits for the rest.
     let path = request.uri().path();
     let needs_state = path.starts_with("/v1/") && !path.starts_with("/v1/packages/") && path != "/v1/status";
-    if needs_state && until(&context.api.committed, |progress| progress.leading).await.is_err() {
-        return not_leading("this coordinator does not lead").into_response();
+    if needs_state && !is_serving(&context.api.committed).await {
+        return starting().into_response();
     }
     if let Some(wanted) = request.headers().get(SEQUENCE)
         && let Err(refusal) = reach(&context.api.committed, wanted).await
@@ -72,6 +78,6 @@ async fn reach(committed: &Committed, wanted: &HeaderValue) -> Result<(), Refusa
     }
     until(committed, |progress| progress.sequence >= sequence).await.map_err(|progress| {
         let what = format!("this coordinator has come to log sequence {}, not yet to {sequence}", progress.sequence);
-        if progress.leading { Problem::new(Code::BROKER, what).hint("try again in a moment").into() } else { not_leading(&what) }
+        Problem::new(Code::BROKER, what).hint("try again in a moment").into()
     })
 }

@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use causey_coordinator::projection::Projection;
-use causey_protocol::record::Record;
 use causey_tests::service::Place;
-use causey_tests::wait::until_true;
-use causey_tests::{Coordinator, History, Nats, Project, Stack, process, tools, until};
+use causey_tests::{Coordinator, History, Nats, Project, Stack, tools};
 use serde_json::{Value, json};
 
 use crate::flows::SMALL;
@@ -96,7 +94,7 @@ async fn a_projection_damaged_at_any_place_is_rebuilt() {
 }
 
 /// Deploys a flow that has one step and whose code nobody will run.
-async fn deploy(api: &causey_tests::Api, name: &str) -> Value {
+pub(crate) async fn deploy(api: &causey_tests::Api, name: &str) -> Value {
     let package = b"no tar";
     let digest = blake3::hash(package).to_hex().to_string();
     let put = api.call(reqwest::Method::PUT, &format!("/v1/packages/{digest}")).body(&package[..]);
@@ -107,65 +105,6 @@ async fn deploy(api: &causey_tests::Api, name: &str) -> Value {
     let reply = api.post("/v1/flows", &json!({"request_id": format!("deploy-{name}"), "definition": definition})).await;
     assert_eq!(reply.status.as_u16(), 201, "{reply:?}");
     reply.body
-}
-
-#[tokio::test]
-async fn a_second_coordinator_stands_by_and_takes_over_when_the_first_is_killed() {
-    let project = Project::new();
-    let base = project.path();
-    let nats = Nats::start(&project.file("jetstream")).await;
-    let (mut first, api) = Coordinator::leading(&nats, base, &Place::new(base, "one")).await;
-    deploy(&api, "a").await;
-    let mut second = Coordinator::start(&nats, base, &Place::new(base, "two"));
-    let standby = second.api().await;
-    until_true("the second says that it stands by", 20, || second.service.stderr().contains("coordinator `one`")).await;
-    assert!(second.service.stderr().contains("standing by"), "{}", second.service.stderr());
-    let refused = standby.post("/v1/runs", &json!({"flow": "Flowa"})).await;
-    refused.refused(503, "CSY-5002", &["does not lead"]);
-    assert_eq!(api.get("/v1/status").await["leader"], "one");
-
-    first.service.kill();
-    let status =
-        until("the second leads", 15, async || standby.try_get("/v1/status").await.filter(|status| status["leader"] == "two")).await;
-    assert_eq!(status["epoch"], 2);
-    assert_eq!(standby.get("/v1/flows").await["flows"].as_array().map(Vec::len), Some(1));
-    deploy(&standby, "b").await;
-
-    // The first one comes back and has to wait.
-    let mut back = Coordinator::start(&nats, base, &Place::new(base, "one"));
-    let _ = back.api().await;
-    until_true("the first one stands by", 20, || back.service.stderr().contains("standing by")).await;
-    assert!(second.service.stop(20).await.success());
-    let api = back.api().await;
-    until("the first one leads again", 15, async || api.try_get("/v1/status").await.filter(|status| status["leader"] == "one")).await;
-    assert_eq!(api.get("/v1/flows").await["flows"].as_array().map(Vec::len), Some(2));
-    let history = History::read(&nats.client().await).await;
-    assert_eq!(history.violations(), Vec::<String>::new());
-    let leaders: Vec<&str> = history
-        .records()
-        .filter_map(|(_, record)| if let Record::LeaderChanged { leader } = record { Some(leader.as_str()) } else { None })
-        .collect();
-    assert_eq!(leaders, ["one", "two", "one"]);
-}
-
-#[tokio::test]
-async fn a_leader_that_slept_through_a_takeover_stops_without_writing() {
-    let project = Project::new();
-    let base = project.path();
-    let nats = Nats::start(&project.file("jetstream")).await;
-    let (mut first, api) = Coordinator::leading(&nats, base, &Place::new(base, "one")).await;
-    deploy(&api, "a").await;
-    let mut second = Coordinator::start(&nats, base, &Place::new(base, "two"));
-    let standby = second.api().await;
-    process::signal(first.service.pid(), process::Signal::STOP);
-    until("the second leads", 20, async || standby.try_get("/v1/status").await.filter(|status| status["leader"] == "two")).await;
-    deploy(&standby, "b").await;
-    process::signal(first.service.pid(), process::Signal::CONT);
-    let (status, words) = first.last_words().await;
-    assert_eq!(status, Some(1), "{words}");
-    assert!(words.contains("another coordinator took over"), "{words}");
-    deploy(&standby, "c").await;
-    assert_eq!(History::read(&nats.client().await).await.violations(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -9,3 +9,4 @@ mod flows;
 mod log;
 mod main_road;
 mod output;
+mod standby;

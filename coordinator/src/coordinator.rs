@@ -1,0 +1,129 @@
+//! The life of a coordinator: it follows the log until it gets the leadership, leads until it loses it, and follows again. It ends
+//! when it is asked to, or when the log, a stream or the store forbids to go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use causey_artifacts::Store;
+use causey_protocol::backoff::Delays;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Broker;
+use crate::committed::Role;
+use crate::config::LEADERSHIP_TTL;
+use crate::fold::Fold;
+use crate::leadership::{self, Holder};
+use crate::log;
+use crate::readers::Writable;
+use crate::streams::{self, Tails};
+use crate::{leader, standby};
+
+/// Why a coordinator stops leading or following.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Streams(#[from] streams::Error),
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    #[error(transparent)]
+    Leadership(#[from] leadership::Error),
+    #[error("the NATS client failed: {0}")]
+    Broker(String),
+    #[error("the connection to the NATS server is lost")]
+    Disconnected,
+    #[error("another coordinator took over at log sequence {sequence}")]
+    Fenced { sequence: u64 },
+    #[error("the leadership key is lost: another coordinator took it, or it could not be renewed within 3 seconds")]
+    KeyLost,
+    #[error(
+        "the log belongs to artifact store {expected}, but the configured store is {found}\nhint: start with the store that was used before"
+    )]
+    WrongStore { expected: uuid::Uuid, found: uuid::Uuid },
+    #[error("failed to mark the artifact store: {0}")]
+    Mark(#[source] causey_artifacts::StoreError),
+}
+
+impl Error {
+    /// Whether the process must not go on. Everything else is mended by following the log again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Streams(error) => !matches!(error, streams::Error::Look { .. }),
+            Self::Log(error) => !matches!(error, log::Error::Read(_) | log::Error::Short { .. }),
+            Self::WrongStore { .. } | Self::Mark(_) => true,
+            Self::Leadership(_) | Self::Broker(_) | Self::Disconnected | Self::Fenced { .. } | Self::KeyLost => false,
+        }
+    }
+}
+
+/// What a coordinator works with in either role.
+#[derive(Debug)]
+pub(crate) struct Coordinator {
+    pub(crate) broker: Broker,
+    pub(crate) context: Context,
+    pub(crate) fold: Fold,
+    pub(crate) store: Arc<Store>,
+    pub(crate) holder: Holder,
+    /// Which records all coordinators can read.
+    pub(crate) writable: Writable,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Coordinator {
+    /// Follows and leads until shutdown.
+    ///
+    /// # Errors
+    /// A final [`Error`]; whatever was accepted is in the streams, and another coordinator may go on.
+    pub(crate) async fn run(mut self) -> Result<(), Error> {
+        let result = self.alternate().await;
+        self.fold.close();
+        result
+    }
+
+    async fn alternate(&mut self) -> Result<(), Error> {
+        let mut delays = Delays::new(Duration::from_millis(10), Duration::from_secs(1));
+        loop {
+            let Some(keeper) = standby::follow(self).await? else { return Ok(()) };
+            let begun = Instant::now();
+            let led = leader::lead(self, keeper.lost()).await;
+            self.fold.committed.set_role(Role::Standby { leader: None });
+            match led {
+                Ok(()) => {
+                    keeper.release().await;
+                    return Ok(());
+                }
+                Err(error) if error.is_final() => {
+                    keeper.release().await;
+                    return Err(error);
+                }
+                // The key is left as it is: it is somebody else's, expires, or is found to be still ours.
+                Err(error) => {
+                    metrics::counter!("causey_depositions_total").increment(1);
+                    tracing::warn!(%error, sequence = self.fold.tail.sequence, "no longer leading; following the log");
+                    drop(keeper);
+                    if begun.elapsed() > LEADERSHIP_TTL {
+                        delays.reset();
+                    }
+                    tokio::time::sleep(delays.next_delay()).await;
+                }
+            }
+        }
+    }
+
+    /// How far the streams have been read, by the committed state.
+    pub(crate) fn seen(&self) -> Tails {
+        let state = self.fold.committed.read();
+        Tails { inbox: state.inbox, events: state.events, log: self.fold.tail.sequence, notify: 0 }
+    }
+
+    /// # Errors
+    /// [`Error::WrongStore`] when the log belongs to another artifact store.
+    pub(crate) fn check_store(&self) -> Result<(), Error> {
+        match self.fold.committed.read().store {
+            Some(expected) if expected != self.store.id() => Err(Error::WrongStore { expected, found: self.store.id() }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Following the log: a standby folds every turn as it is written, performs nothing, and takes the leadership once the key is free.
+//! It trusts the log no more than a leader does: after every (re)connect the streams are checked before anything is read (I11).
+
+use std::time::Duration;
+
+use causey_protocol::backoff::Delays;
+use causey_protocol::id::Digest;
+use causey_protocol::subject;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::committed::Role;
+use crate::config::TURNS_READ_AHEAD;
+use crate::coordinator::{Coordinator, Error};
+use crate::inbox::{self, Raw};
+use crate::leadership::{Keeper, Seat};
+use crate::{log, streams};
+
+/// Follows the log until this coordinator holds the leadership key; `None` at shutdown. Trouble with the broker is waited out.
+///
+/// # Errors
+/// A final [`Error`]: the log is broken, a stream moved back, or the store is another one.
+pub(crate) async fn follow(this: &mut Coordinator) -> Result<Option<Keeper>, Error> {
+    let shutdown = this.shutdown.clone();
+    let mut delays = Delays::new(Duration::from_millis(10), Duration::from_secs(1));
+    loop {
+        // Cutting it loses nothing: a turn is folded without an await, and a key taken in vain expires or is found to be ours.
+        let Some(elected) = shutdown.run_until_cancelled(until_elected(this)).await else { return Ok(None) };
+        match elected {
+            Ok(keeper) => return Ok(Some(keeper)),
+            Err(error) if error.is_final() => return Err(error),
+            Err(error) => tracing::warn!(%error, "the log cannot be followed; trying again"),
+        }
+        if shutdown.run_until_cancelled(tokio::time::sleep(delays.next_delay())).await.is_none() {
+            return Ok(None);
+        }
+    }
+}
+
+async fn until_elected(this: &mut Coordinator) -> Result<Keeper, Error> {
+    // What is asked while the connection is down waits for nothing but a timeout.
+    this.broker.is_up().await.map_err(|error| Error::Broker(error.to_string()))?;
+    let end = check(this).await?;
+    let mut seat = Seat::open(&this.context, &this.holder).await?;
+    let mut current = this.fold.tail.sequence >= end;
+    if current {
+        serve(this)?;
+        // Before anything is subscribed: whoever starts alone leads at once.
+        if let Some(keeper) = attempt(this, &mut seat).await? {
+            return Ok(keeper);
+        }
+        seat.watch().await?;
+    }
+    let mut turns = read_turns(this);
+    loop {
+        let due = current.then(|| seat.due());
+        tokio::select! {
+            biased;
+            turn = turns.recv() => {
+                fold(this, turn)?;
+                if !current && this.fold.tail.sequence >= end {
+                    // The watermarks have moved past what was known when the streams were checked.
+                    streams::verify(&this.context, this.seen()).await?;
+                    current = true;
+                    serve(this)?;
+                    seat.watch().await?;
+                }
+            }
+            () = sleep_until(this.fold.due) => this.fold.checkpoint(),
+            seen = seat.changed(), if current => {
+                seen?;
+                this.fold.committed.set_role(Role::Standby { leader: seat.leader() });
+            }
+            () = sleep_until(due) => {
+                if let Some(keeper) = attempt(this, &mut seat).await? {
+                    return Ok(keeper);
+                }
+            }
+            () = this.broker.interrupted() => return Err(Error::Disconnected),
+        }
+    }
+}
+
+/// Checks that no stream moved back and that the log still holds what was folded last; gives the log's end (I11).
+async fn check(this: &mut Coordinator) -> Result<u64, Error> {
+    let end = streams::verify(&this.context, this.seen()).await?.log;
+    let tail = this.fold.tail;
+    if tail.sequence > 0 {
+        let found = Digest::of(&log::message_at(&this.context, tail.sequence).await?);
+        if found != tail.hash {
+            return Err(log::Error::BrokenChain { sequence: tail.sequence, expected: tail.hash, found }.into());
+        }
+    }
+    Ok(end)
+}
+
+/// The fold has reached the end that the log had when it was looked at: from here on this coordinator answers readers.
+fn serve(this: &mut Coordinator) -> Result<(), Error> {
+    this.check_store()?;
+    this.fold.announce();
+    let starting = *this.fold.committed.role().borrow() == Role::Starting;
+    if starting {
+        this.fold.committed.set_role(Role::Standby { leader: None });
+    }
+    Ok(())
+}
+
+fn read_turns(this: &Coordinator) -> mpsc::Receiver<Raw> {
+    let (sender, turns) = mpsc::channel(TURNS_READ_AHEAD);
+    let (context, connected) = (this.context.clone(), this.broker.connected.clone());
+    tokio::spawn(inbox::read(context, subject::LOG_STREAM, this.fold.tail.sequence, sender, connected));
+    turns
+}
+
+fn fold(this: &mut Coordinator, turn: Option<Raw>) -> Result<(), Error> {
+    let Raw { sequence, payload, .. } = turn.ok_or_else(|| Error::Broker("the reader of the log ended".into()))?;
+    let read = log::follow(this.fold.tail, sequence, &payload)?;
+    this.fold.apply(read.tail, &read.turn);
+    this.fold.announce();
+    Ok(())
+}
+
+async fn attempt(this: &mut Coordinator, seat: &mut Seat) -> Result<Option<Keeper>, Error> {
+    let keeper = seat.attempt().await?;
+    if keeper.is_none() {
+        this.fold.committed.set_role(Role::Standby { leader: seat.leader() });
+    }
+    Ok(keeper)
+}
+
+pub(crate) async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
