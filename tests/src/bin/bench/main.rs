@@ -16,6 +16,7 @@ mod session;
 mod stack;
 mod stats;
 mod table;
+mod takeover;
 mod trace;
 
 use std::path::{Path, PathBuf};
@@ -31,11 +32,11 @@ use crate::stack::Stack;
 use crate::table::Row;
 
 const USAGE: &str = "usage: bench [NAME]... [--json FILE] [--trace]
-  NAME     memory, floor, chain, foreach, event, cold, import; all of them without a name
+  NAME     memory, floor, chain, foreach, event, cold, import, takeover; all of them without a name
   --json   write machine and rows to FILE as well
   --trace  print where the time of a step goes";
 
-const NAMES: [&str; 7] = ["memory", "floor", "chain", "foreach", "event", "cold", "import"];
+const NAMES: [&str; 8] = ["memory", "floor", "chain", "foreach", "event", "cold", "import", "takeover"];
 
 /// A step loop that stands still for longer has a fault, however good its median is.
 const GAP_MAX_MILLIS: f64 = 250.0;
@@ -88,6 +89,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     if arguments.wants("import") {
         eprintln!("measuring import …");
         rows.extend(import::measure(&programs)?);
+    }
+    if arguments.wants("takeover") {
+        eprintln!("measuring takeover …");
+        rows.extend(takeover::measure(&folder.path().join("takeover")).await?);
     }
     println!("{}", table::render(&rows));
     if let Some(file) = &arguments.json {
