@@ -1,4 +1,4 @@
-//! What the machine allows: raw JetStream round trips by async-nats in this process, a JSON line to a warm Python and back, a small file
+//! What the machine allows: raw JetStream round trips and deliveries by async-nats, a JSON line to a warm Python and back, a small file
 //! written. Their sum is the floor of one durable step.
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -16,6 +16,7 @@ use async_nats::jetstream::consumer::pull::{Config as PullConfig, Stream as Mess
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use futures_util::StreamExt as _;
 
+use crate::peer::{self, Peer};
 use crate::programs::Programs;
 use crate::session::Session;
 use crate::stats::Samples;
@@ -89,10 +90,13 @@ impl Floor {
         let last = inbox.get_info().await?.state.last_sequence;
         self.commit.join(publishes(jetstream, Some(last)).await?);
         drain(&mut done, WARM_UP + SAMPLES).await?;
-        self.delivery.join(deliveries(jetstream, TASKS, &mut queued, true).await?);
-        self.report.join(deliveries(jetstream, DONE, &mut done, false).await?);
         self.pair.join(pairs(jetstream, &mut queued, &mut done).await?);
         drop((queued, done));
+        queue.delete_consumer("bench").await?;
+        queue.purge().await?;
+        inbox.purge().await?;
+        self.delivery.join(deliveries(session, TASKS, true).await?);
+        self.report.join(deliveries(session, DONE, false).await?);
         jetstream.delete_stream(TASKS).await?;
         jetstream.delete_stream(DONE).await?;
         self.python.join(echoes(programs)?);
@@ -132,18 +136,18 @@ async fn drain(messages: &mut Messages, count: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn deliveries(jetstream: &JetStream, stream: &str, messages: &mut Messages, acked: bool) -> anyhow::Result<Samples> {
+/// From one process to another.
+async fn deliveries(session: &Session<'_>, stream: &str, acked: bool) -> anyhow::Result<Samples> {
+    let mut peer = Peer::start(session, stream, acked).await?;
     let mut times = Vec::new();
     for _ in 0..WARM_UP + SAMPLES {
-        let begun = Instant::now();
-        let accepted = jetstream.publish(format!("bench.{stream}.x"), PAYLOAD.as_slice().into()).await?;
-        let message = messages.next().await.context("the stream ended")??;
-        times.push(begun.elapsed());
+        let begun = peer::now();
+        let accepted = session.jetstream.publish(format!("bench.{stream}.x"), PAYLOAD.as_slice().into()).await?;
+        let arrived = peer.arrived().await?;
+        times.push(Duration::from_nanos(u64::try_from(arrived.saturating_sub(begun))?));
         accepted.await?;
-        if acked {
-            message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
-        }
     }
+    peer.stop()?;
     Ok(after_warm_up(&times).collect())
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct Session<'a> {
     pub(crate) stack: &'a Stack,
     pub(crate) programs: &'a Programs,
     pub(crate) http: reqwest::Client,
+    pub(crate) nats: async_nats::Client,
     pub(crate) jetstream: JetStream,
     ends: Subscriber,
 }
@@ -39,8 +40,8 @@ impl<'a> Session<'a> {
         let (user, password) = stack.credentials();
         let nats = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into()).connect(&stack.nats_address).await?;
         let ends = nats.subscribe("causey.notify.run-finished.*").await?;
-        let jetstream = async_nats::jetstream::new(nats);
-        Ok(Self { stack, programs, http: reqwest::Client::new(), jetstream, ends })
+        let jetstream = async_nats::jetstream::new(nats.clone());
+        Ok(Self { stack, programs, http: reqwest::Client::new(), nats, jetstream, ends })
     }
 
     /// Deploys a flow file, by the program people use for it.
