@@ -245,7 +245,7 @@ impl History {
         let state = self.state();
         for (position, record) in self.records() {
             let Record::AttemptSucceeded { run, step, path, visit, attempt, digest, bytes, .. } = record else { continue };
-            let Some(flow) = state.runs.get(run).and_then(|run| state.flow_of(run)) else { continue };
+            let Some(flow) = state.run(*run).and_then(|run| state.flow_of(run)) else { continue };
             let task = TaskId { step: flow.step(*step).name.clone(), path: path.clone(), visit: *visit };
             let place = object_path(*run, &task.key(*attempt));
             match std::fs::read(store.join(&place)) {

@@ -30,18 +30,18 @@ pub enum Command {
 pub fn commands(state: &State, position: Position, record: &Record) -> Option<Command> {
     match record {
         Record::AttemptsOpened { run, step, tasks, .. } => {
-            let run = state.runs.get(run)?;
+            let run = state.run(*run)?;
             let (path, visit) = tasks.iter().next()?;
             dispatch_command(state, run, &TaskRef::new(*step, path, visit), false)
         }
         Record::AttemptFailed { run, step, path, visit, attempt, cause: FailureCause::Lost, .. } => {
-            let run = state.runs.get(run)?;
+            let run = state.run(*run)?;
             let flow = state.flow_of(run)?;
             let pool = pool_of(&flow, *step)?;
             let key = TaskRef::new(*step, path.clone(), *visit).id(&flow).key(*attempt);
             Some(Command::Withdraw { pool, run: run.id(), key })
         }
-        Record::InputsGathered { run, step, path, .. } => store_command(state, state.runs.get(run)?, *step, path),
+        Record::InputsGathered { run, step, path, .. } => store_command(state, state.run(*run)?, *step, path),
         Record::Notified { .. } => {
             let notification = state.notifications.get(&position)?.clone();
             Some(Command::Announce { position, notification })

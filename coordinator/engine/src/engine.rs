@@ -70,7 +70,7 @@ impl Decider<'_> {
     }
 
     pub(crate) fn run_and_flow(&self, run: RunId) -> Option<(&Run, Arc<Flow>)> {
-        let run = self.state.runs.get(&run)?;
+        let run = self.state.run(run)?;
         Some((run, self.state.flow_of(run)?))
     }
 
@@ -104,7 +104,7 @@ impl Decider<'_> {
         host: Option<HostMode>,
     ) -> Result<Answer, Problem> {
         if let Some((_, run)) = self.state.origins.get(&origin)
-            && let Some(known) = self.state.runs.get(run)
+            && let Some(known) = self.state.run(*run)
         {
             return Ok(Answer::RunStarted { run: *run, name: known.start.name.clone() });
         }
@@ -115,7 +115,7 @@ impl Decider<'_> {
         let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
         let definition = flow.digest();
         let run = self.start_run(NewRun { origin, joined: Vec::new(), flow, definition, version, parameters, cause, user, tags, host });
-        let name = self.state.runs.get(&run).map(|run| run.start.name.clone());
+        let name = self.state.run(run).map(|run| run.start.name.clone());
         name.map(|name| Answer::RunStarted { run, name }).ok_or_else(|| Problem::new(Code::NOT_FOUND, "the run did not start"))
     }
 
@@ -169,7 +169,7 @@ impl Decider<'_> {
     }
 
     fn cancel(&mut self, run: RunId, because: &str) -> Answer {
-        match self.state.runs.get(&run).map(|run| run.state) {
+        match self.state.run(run).map(|run| run.state) {
             None => Answer::Refused(Problem::new(Code::NOT_FOUND, format!("no run {run}"))),
             Some(state) if state.is_terminal() => Answer::Cancelling { run },
             Some(_) => {
@@ -194,7 +194,7 @@ impl Decider<'_> {
             .map(|(run, task, _)| (run.id(), task.clone()))
             .collect();
         for (run, task) in held {
-            let Some(found) = self.state.runs.get(&run).and_then(|run| run.tasks.get(&task)).filter(|task| task.state.is_open()) else {
+            let Some(found) = self.state.run(run).and_then(|run| run.tasks.get(&task)).filter(|task| task.state.is_open()) else {
                 continue;
             };
             let (attempt, started) = (found.attempt, found.started.unwrap_or(found.opened));
@@ -354,7 +354,7 @@ impl Decider<'_> {
         let version = self.state.models.get(&publication.model).map_or(1, |versions| versions.last().map_or(1, |last| last.version + 1));
         let id = task.id(flow);
         let object = json!({"run": run, "key": id.key(attempt), "digest": digest, "bytes": bytes});
-        let run_name = self.state.runs.get(&run).map(|run| run.start.name.to_string());
+        let run_name = self.state.run(run).map(|run| run.start.name.to_string());
         let data = json!({
             "name": publication.model, "version": version, "format": publication.format, "run": run, "run_name": run_name,
             "flow": flow.definition().name, "step": id.step, "metrics": publication.metrics, "tags": publication.tags,

@@ -42,7 +42,7 @@ pub fn violations(state: &State) -> Vec<String> {
         }
     }
     for (origin, (_, run)) in state.origins.iter() {
-        if state.runs.get(run).is_some_and(|run| run.start.origin != *origin && !run.start.joined.contains(origin)) {
+        if state.run(*run).is_some_and(|run| run.start.origin != *origin && !run.start.joined.contains(origin)) {
             found.push(format!("origin {origin} names run {run}, which stems from another"));
         }
     }

@@ -78,7 +78,7 @@ impl Decider<'_> {
     /// Opens the attempts whose delay is over.
     pub(crate) fn timers_due(&mut self) {
         for (run, task) in self.state.due_timers(self.now()) {
-            let Some(state) = self.state.runs.get(&run).and_then(|run| run.tasks.get(&task)) else { continue };
+            let Some(state) = self.state.run(run).and_then(|run| run.tasks.get(&task)) else { continue };
             let (attempt, retry) = (state.attempt + 1, state.retry);
             self.open(run, task.step, TaskSet::One { path: task.path, visit: task.visit }, attempt, retry);
         }

@@ -90,7 +90,8 @@ pub struct State {
     pub origins: Table<Origin, (Timestamp, RunId)>,
     pub events_taken: Table<u64, EventOutcome>,
     pub held: Table<(FlowName, u16), Held>,
-    pub runs: Table<RunId, Run>,
+    /// Shared between copies of the state: a copy costs one reference per run, and a run is copied when either changes it.
+    pub runs: Table<RunId, Arc<Run>>,
     pub models: Table<ModelName, Vec<ModelVersion>>,
     pub notifications: Table<Position, Notification>,
     index_by: Indices,
@@ -136,7 +137,12 @@ macro_rules! each_table {
 impl State {
     /// Runs that have not ended, oldest first.
     pub fn live_runs(&self) -> impl Iterator<Item = &Run> {
-        self.index_by.live.iter().filter_map(|run| self.runs.get(run))
+        self.index_by.live.iter().filter_map(|run| self.run(*run))
+    }
+
+    #[must_use]
+    pub fn run(&self, run: RunId) -> Option<&Run> {
+        self.runs.get(&run).map(Arc::as_ref)
     }
 
     #[must_use]
@@ -277,7 +283,7 @@ impl State {
     }
 
     fn run_and_flow(&self, run: RunId) -> Option<(&Run, Arc<Flow>)> {
-        let run = self.runs.get(&run)?;
+        let run = self.run(run)?;
         Some((run, self.flow_of(run)?))
     }
 
@@ -292,13 +298,13 @@ impl State {
             self.index_by.origins.insert((self.at, *origin));
             self.origins.insert(*origin, (self.at, start.run));
         }
-        self.runs.insert(start.run, Run::new(start.clone(), &flow, self.at));
+        self.runs.insert(start.run, Arc::new(Run::new(start.clone(), &flow, self.at)));
     }
 
     fn apply_to_run(&mut self, id: RunId, record: &Record) {
         let Some((_, flow)) = self.run_and_flow(id) else { return };
         let at = self.at;
-        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Some(run) = self.runs.get_mut(&id).map(Arc::make_mut) else { return };
         match record {
             Record::AttemptsOpened { step, pool, tasks, attempt, retry, .. } => {
                 for (path, visit) in tasks.iter() {

@@ -51,7 +51,7 @@ pub(super) fn find_run(state: &State, text: &str) -> Result<RunId, Refusal> {
 
 /// A run and the flow it is pinned to.
 pub(super) fn run_and_flow(state: &State, run: RunId) -> Result<(&Run, Arc<Flow>), Refusal> {
-    let found = state.runs.get(&run).and_then(|found| Some((found, state.flow_of(found)?)));
+    let found = state.run(run).and_then(|found| Some((found, state.flow_of(found)?)));
     found.ok_or_else(|| not_found(format!("no run {run}"), "list the runs: causey runs"))
 }
 

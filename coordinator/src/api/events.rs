@@ -150,7 +150,7 @@ async fn publish(shared: &Shared, messages: Vec<Bytes>) -> Result<Vec<u64>, Refu
 fn outcome(state: &Committed, sequence: u64, event: &CloudEvent) -> Outcome {
     let taken = state.events_taken.get(&sequence);
     let started = |run: &RunId| {
-        let run = state.runs.get(run)?;
+        let run = state.run(*run)?;
         let flow = state.flow_of(run)?.definition().name.clone();
         Some(Started { flow, run: run.id(), name: run.start.name.clone() })
     };

@@ -51,7 +51,7 @@ pub(super) struct Versions {
 }
 
 fn view(state: &Committed, found: &ModelVersion) -> ModelView {
-    let run = state.runs.get(&found.run);
+    let run = state.run(found.run);
     let Publication { model, artifact, format, metrics, tags, description, allow_pickle: _ } = found.publication.clone();
     ModelView {
         name: model,

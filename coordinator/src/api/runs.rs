@@ -59,7 +59,7 @@ pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Sub
     let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
     let Answer::RunStarted { run, name } = answered.answer else { return Err(other_request()) };
     let state = context.read();
-    let older = state.runs.get(&run).is_some_and(|run| run.created < answered.asked);
+    let older = state.run(run).is_some_and(|run| run.created < answered.asked);
     let status = if answered.repeated || older { StatusCode::OK } else { StatusCode::CREATED };
     Ok(Reply::ok(state.sequence, json!({"run": run, "name": name, "sequence": state.sequence})).status(status))
 }

@@ -60,7 +60,7 @@ fn success(world: &mut World, choice: usize) -> Option<ReportItem> {
     let queued = world.queued();
     let name = queued.get(choice.checked_rem(queued.len())?)?.clone();
     let (dispatch, task) = world.take(&name);
-    let run = world.state.runs.get(&dispatch.run)?;
+    let run = world.state.run(dispatch.run)?;
     let flow = world.state.flow_of(run)?;
     let step = flow.step(flow.find(&dispatch.step)?);
     let foreach = matches!(step.next, causey_protocol::flow::Transition::Foreach { .. }).then_some(3);

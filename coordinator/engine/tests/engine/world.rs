@@ -226,7 +226,7 @@ impl World {
         foreach: Option<u32>,
         publications: Vec<Publication>,
     ) -> ReportItem {
-        let run = self.state.runs.get(&dispatch.run).unwrap();
+        let run = self.state.run(dispatch.run).unwrap();
         let flow = self.state.flow_of(run).unwrap();
         let step = flow.step(flow.find(&dispatch.step).unwrap());
         let success = Success {
@@ -242,11 +242,11 @@ impl World {
     }
 
     pub(crate) fn run_state(&self, run: RunId) -> RunState {
-        self.state.runs.get(&run).unwrap().state
+        self.state.run(run).unwrap().state
     }
 
     pub(crate) fn problem(&self, run: RunId) -> String {
-        self.state.runs.get(&run).unwrap().problem.as_ref().map(|problem| problem.message.clone()).unwrap_or_default()
+        self.state.run(run).unwrap().problem.as_ref().map(|problem| problem.message.clone()).unwrap_or_default()
     }
 
     /// Lets the next timer come due.

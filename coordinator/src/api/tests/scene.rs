@@ -86,7 +86,7 @@ fn start(retries: u32) -> Scene {
 
 impl Scene {
     pub(in crate::api) fn run(&self) -> (&Run, Arc<Flow>) {
-        let run = self.state.runs.get(&self.run).unwrap();
+        let run = self.state.run(self.run).unwrap();
         (run, self.state.flow_of(run).unwrap())
     }
 
