@@ -19,6 +19,7 @@ mod run_view;
 mod runs;
 mod status;
 mod step_view;
+mod stored;
 mod tasks;
 mod wait;
 

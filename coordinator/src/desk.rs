@@ -225,7 +225,7 @@ fn closed(state: &State, open: Vec<OpenAttempt>) -> Vec<OpenAttempt> {
 fn open_keys(state: &State, run: RunId) -> BTreeSet<TaskKey> {
     let Some(run) = state.run(run) else { return BTreeSet::new() };
     let Some(flow) = state.flow_of(run) else { return BTreeSet::new() };
-    let open = run.tasks.iter().filter(|(_, task)| task.state.is_open());
+    let open = run.unfinished().filter(|(_, task)| task.state.is_open());
     open.map(|(task, found)| task.id(&flow).key(found.attempt)).collect()
 }
 

@@ -87,7 +87,7 @@ fn headers(map: &async_nats::HeaderMap) -> BTreeMap<String, String> {
     map.iter().filter_map(first).collect()
 }
 
-/// What a message of the inbox means: one input for a request, one per item of a report. Whatever cannot be read is an input too.
+/// What a message of the inbox means: one input for a request, one per piece of a report. Whatever cannot be read is an input too.
 #[must_use]
 pub fn decode_inbox(raw: &Raw) -> Vec<Input> {
     let malformed = |because: String| vec![Input::Malformed { subject: raw.subject.clone(), sequence: raw.sequence, because }];
@@ -99,7 +99,7 @@ pub fn decode_inbox(raw: &Raw) -> Vec<Input> {
         },
         Some(InboxSubject::Report { pool, worker }) => match codec::decode::<Report>(&raw.payload, MESSAGE_BYTES_MAX) {
             Ok(report) if report.pool == pool && report.worker == worker => {
-                report.items.into_iter().map(|item| Input::Report { pool: pool.clone(), worker: worker.clone(), item }).collect()
+                report.pieces().map(|items| Input::Report { pool: pool.clone(), worker: worker.clone(), items }).collect()
             }
             Ok(report) => malformed(format!("the report names worker {}.{}", report.pool, report.worker)),
             Err(error) => malformed(words(&error)),

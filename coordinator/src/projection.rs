@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::log::Tail;
 
 /// Names the encoding of everything stored here; another number means another format, and a rebuild.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Where sled lies inside the projection's folder.
 const FOLDER: &str = "sled";

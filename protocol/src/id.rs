@@ -268,6 +268,15 @@ impl Path {
         Self(indices)
     }
 
+    /// Whether both are items of the same foreach.
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        match (self.0.split_last(), other.0.split_last()) {
+            (Some((_, outer)), Some((_, other))) => outer == other,
+            _ => false,
+        }
+    }
+
     /// This path without its innermost level, and that level's index; `None` outside any foreach.
     #[must_use]
     pub fn split_last(&self) -> Option<(Self, u32)> {

@@ -67,11 +67,11 @@ pub enum FlowChoice {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     Request(RequestMessage),
-    /// One item of a worker's report; the shell has checked that the subject names this pool and worker.
+    /// A piece of a worker's report ([`crate::task::Report::pieces`]); the shell has checked that the subject names this pool and worker.
     Report {
         pool: PoolName,
         worker: WorkerName,
-        item: ReportItem,
+        items: Vec<ReportItem>,
     },
     Event {
         sequence: u64,

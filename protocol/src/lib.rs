@@ -4,6 +4,7 @@
 pub mod artifact;
 #[cfg(feature = "backoff")]
 pub mod backoff;
+pub mod chunk;
 pub mod codec;
 pub mod event;
 pub mod flow;

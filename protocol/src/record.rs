@@ -56,7 +56,7 @@ impl std::str::FromStr for Position {
 
 /// Generation of records that this version reads and writes. A release that adds a kind, or a field that an older reader must not
 /// skip, raises it by one.
-pub const GENERATION: u32 = 1;
+pub const GENERATION: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Record {
@@ -131,6 +131,19 @@ pub enum Record {
         started: Timestamp,
         ended: Timestamp,
     },
+    /// Attempts of one number at items of one foreach that one report told about: as many [`Record::AttemptSucceeded`].
+    AttemptsSucceeded {
+        run: RunId,
+        step: StepIndex,
+        /// The path of the foreach; the items' indices come below it.
+        outer: Path,
+        visit: u32,
+        attempt: u32,
+        worker: WorkerName,
+        /// The items' times count from here.
+        since: Timestamp,
+        items: Vec<ItemSucceeded>,
+    },
     AttemptFailed {
         run: RunId,
         step: StepIndex,
@@ -156,6 +169,24 @@ pub enum Record {
         step: StepIndex,
         path: Path,
         count: u32,
+        /// Items in a chunk; `None`: their results are not gathered in chunks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chunk: Option<u32>,
+    },
+    /// All items of a chunk have reached the join: the chunk shall be stored.
+    ChunkGathered {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        chunk: u32,
+        digest: Digest,
+    },
+    /// The chunk is in the artifact store; the state forgets its tasks.
+    ChunkStored {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        chunk: u32,
     },
     /// All inputs of a join have arrived and are more than fit a dispatch: their manifest shall be stored.
     InputsGathered {
@@ -208,16 +239,26 @@ impl Record {
             | Self::AttemptSucceeded { .. }
             | Self::AttemptFailed { .. }
             | Self::RetryScheduled { .. }
-            | Self::ForeachOpened { .. }
+            | Self::ForeachOpened { chunk: None, .. }
             | Self::InputsGathered { .. }
             | Self::InputsStored { .. }
             | Self::ModelPublished(_)
             | Self::Notified { .. }
             | Self::RunFinished { .. }
             | Self::Ignored { .. } => 1,
+            // A reader that does not know chunks would fold such a foreach to another state.
+            Self::ForeachOpened { chunk: Some(_), .. }
+            | Self::AttemptsSucceeded { .. }
+            | Self::ChunkGathered { .. }
+            | Self::ChunkStored { .. } => 2,
         }
     }
 }
+
+/// An item of [`Record::AttemptsSucceeded`] as a compact tuple: index, digest and size of the object, microseconds of start and end
+/// behind the record's `since`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemSucceeded(pub u32, pub Digest, pub u64, pub u64, pub u64);
 
 /// A run and everything it is pinned to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

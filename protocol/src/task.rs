@@ -92,6 +92,11 @@ pub enum Inputs {
         digest: Digest,
         count: u32,
     },
+    /// A blob in the artifact store that holds a [`crate::chunk::ChunkList`].
+    Chunks {
+        digest: Digest,
+        count: u32,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +114,21 @@ pub struct Report {
     pub items: Vec<ReportItem>,
 }
 
+impl Report {
+    /// The report in pieces that are decided one by one: neighbours that succeeded at items of one foreach, published nothing
+    /// and split nothing stay together, everything else is alone, so that what is decided of a piece has a bound.
+    pub fn pieces(self) -> impl Iterator<Item = Vec<ReportItem>> {
+        let mut items = self.items.into_iter().peekable();
+        std::iter::from_fn(move || {
+            let mut piece = vec![items.next()?];
+            while let Some(next) = items.next_if(|next| piece[0].is_packed_with(next)) {
+                piece.push(next);
+            }
+            Some(piece)
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportItem {
     pub run: RunId,
@@ -117,6 +137,24 @@ pub struct ReportItem {
     pub visit: u32,
     pub attempt: u32,
     pub outcome: Outcome,
+}
+
+impl ReportItem {
+    /// Whether both may become one record.
+    #[must_use]
+    pub fn is_packed_with(&self, other: &Self) -> bool {
+        // What follows from one item must be little, or a piece could fill more than a turn.
+        let packable = |item: &Self| {
+            let Outcome::Succeeded(success) = &item.outcome else { return false };
+            success.publications.is_empty() && success.foreach.is_none() && success.next.len() <= 1
+        };
+        packable(self)
+            && packable(other)
+            && self.run == other.run
+            && (self.visit, self.attempt) == (other.visit, other.attempt)
+            && self.path.is_beside(&other.path)
+            && self.step == other.step
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use causey_protocol::artifact::ObjectRef;
+use causey_protocol::chunk::{Chunk, ChunkList, ChunkStep, ChunkTask, ChunkedForeach};
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::flow::{Definition, Flow, StepIndex};
 use causey_protocol::id::{Digest, NotificationId, Origin, Path, RunId, TaskKey, Timestamp};
@@ -13,7 +14,9 @@ use causey_protocol::input::{FlowChoice, Request, RequestMessage};
 use causey_protocol::live::{Ask, LiveOutput, Offer, OpenAttempt, OutputStream, Told};
 use causey_protocol::policy::HostMode;
 use causey_protocol::problem::{Code, Problem};
-use causey_protocol::record::{Answer, Cause, FailureCause, ModelPublished, Position, Record, RunStarted, RunState, TaskSet, Topic, Turn};
+use causey_protocol::record::{
+    Answer, Cause, FailureCause, ItemSucceeded, ModelPublished, Position, Record, RunStarted, RunState, TaskSet, Topic, Turn,
+};
 use causey_protocol::task::{
     Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem, SplitLevel,
     Success,
@@ -250,7 +253,7 @@ fn turns() {
         failed(FailureCause::Lost),
         failed(FailureCause::Released { because: "draining".into() }),
         Record::RetryScheduled { run, step, path: path.clone(), visit: 0, attempt: 2, retry: 2, not_before: Timestamp(99) },
-        Record::ForeachOpened { run, step, path: path.clone(), count: 3_000 },
+        Record::ForeachOpened { run, step, path: path.clone(), count: 3_000, chunk: None },
         Record::InputsGathered { run, step, path: path.clone(), digest, count: 3_000 },
         Record::InputsStored { run, step, path },
         Record::ModelPublished(Box::new(published)),
@@ -275,4 +278,38 @@ fn turns() {
         records,
     };
     check("turn", &turn);
+}
+
+#[test]
+fn turns_of_wide_foreaches() {
+    let (run, step, path, digest) = (run(), StepIndex(1), Path(vec![2]), Digest::of(b"object"));
+    let items = vec![ItemSucceeded(7, digest, 321, 0, 9), ItemSucceeded(70_000, digest, 5_000_000_000, 1_000, 2_000_000)];
+    let (outer, worker, since) = (path.clone(), "w1".parse().unwrap(), Timestamp(1_700_000_000_000_000));
+    let records = vec![
+        Record::ForeachOpened { run, step, path: path.clone(), count: 1_000_000, chunk: Some(1_000) },
+        Record::AttemptsSucceeded { run, step, outer, visit: 0, attempt: 1, worker, since, items },
+        Record::ChunkGathered { run, step, path: path.clone(), chunk: 3, digest },
+        Record::ChunkStored { run, step, path, chunk: 3 },
+    ];
+    let announced = Position { sequence: 12, index: 3 };
+    check("turn-wide-foreach", &Turn { epoch: 3, at: since, inbox: 41, events: 7, announced, previous: Digest::of(b"before"), records });
+    check("inputs-chunks", &Inputs::Chunks { digest, count: 1_000_000 });
+}
+
+#[test]
+fn chunks_of_a_foreach() {
+    let digest = Digest::of(b"object");
+    let tasks = vec![ChunkTask(vec![1_000], 0, 0, 0, 0, digest, 321, 0, 9), ChunkTask(vec![1_001, 4], 1, 2, 1, 0, digest, 5, 10, 20)];
+    let nested = ChunkedForeach { split: "outer".parse().unwrap(), path: Path(vec![1_002]), count: 65, chunks: vec![digest] };
+    let chunk = Chunk {
+        run: run(),
+        split: "start".parse().unwrap(),
+        path: Path::default(),
+        from: 1_000,
+        to: 2_000,
+        steps: vec![ChunkStep { step: "work".parse().unwrap(), workers: vec!["w1".parse().unwrap()], since: Timestamp(5), tasks }],
+        nested: vec![nested.clone()],
+    };
+    check("chunk", &chunk);
+    check("chunk-list", &ChunkList { run: run(), step: "work".parse().unwrap(), foreach: nested });
 }

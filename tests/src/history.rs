@@ -8,10 +8,11 @@ use async_nats::Client;
 use bytes::Bytes;
 use causey_engine::State;
 use causey_protocol::artifact::{blob_path, object_path};
+use causey_protocol::chunk::CHUNK_ITEMS;
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::flow::{Flow, StepIndex, Transition};
 use causey_protocol::id::{Digest, ModelName, NotificationId, Origin, Path, RunId, TaskId};
-use causey_protocol::record::{Position, Record, Topic, Turn};
+use causey_protocol::record::{ItemSucceeded, Position, Record, Topic, Turn};
 use causey_protocol::subject;
 use serde_json::Value;
 
@@ -244,16 +245,24 @@ impl History {
         let mut found = Vec::new();
         let state = self.state();
         for (position, record) in self.records() {
-            let Record::AttemptSucceeded { run, step, path, visit, attempt, digest, bytes, .. } = record else { continue };
-            let Some(flow) = state.run(*run).and_then(|run| state.flow_of(run)) else { continue };
-            let task = TaskId { step: flow.step(*step).name.clone(), path: path.clone(), visit: *visit };
-            let place = object_path(*run, &task.key(*attempt));
-            match std::fs::read(store.join(&place)) {
-                Ok(content) if Digest::of(&content) == *digest && content.len() as u64 == *bytes => {}
-                Ok(content) => {
-                    found.push(format!("I8: {place} of {position} has {} bytes and digest {}", content.len(), Digest::of(&content)))
+            for (run, step, path, visit, attempt, digest, bytes) in accepted(record) {
+                let Some(flow) = state.run(run).and_then(|run| state.flow_of(run)) else { continue };
+                let task = TaskId { step: flow.step(step).name.clone(), path, visit };
+                let place = object_path(run, &task.key(attempt));
+                match std::fs::read(store.join(&place)) {
+                    Ok(content) if Digest::of(&content) == digest && content.len() as u64 == bytes => {}
+                    Ok(content) => {
+                        found.push(format!("I8: {place} of {position} has {} bytes and digest {}", content.len(), Digest::of(&content)))
+                    }
+                    Err(error) => found.push(format!("I8: {place} of {position}: {error}")),
                 }
-                Err(error) => found.push(format!("I8: {place} of {position}: {error}")),
+            }
+            if let Record::ChunkStored { run, step, path, chunk } = record {
+                let digest = state.run(*run).and_then(|run| run.foreach(*step, path)?.chunks.get(chunk)?.digest);
+                // A chunk of a foreach inside another is named by the outer chunk once that is stored.
+                if digest.is_some_and(|digest| !store.join(blob_path(&digest)).is_file()) {
+                    found.push(format!("I8: chunk {chunk} of {position} is missing"));
+                }
             }
         }
         for flow in state.definitions.values() {
@@ -269,6 +278,23 @@ impl History {
             }
         }
         Ok(found)
+    }
+}
+
+/// The results that a record accepts: run, step, path, visit, attempt, digest and size of the object.
+#[must_use]
+pub fn accepted(record: &Record) -> Vec<(RunId, StepIndex, Path, u32, u32, Digest, u64)> {
+    match record {
+        Record::AttemptSucceeded { run, step, path, visit, attempt, digest, bytes, .. } => {
+            vec![(*run, *step, path.clone(), *visit, *attempt, *digest, *bytes)]
+        }
+        Record::AttemptsSucceeded { run, step, outer, visit, attempt, items, .. } => {
+            let item = |ItemSucceeded(item, digest, bytes, ..): &ItemSucceeded| {
+                (*run, *step, outer.child(*item), *visit, *attempt, *digest, *bytes)
+            };
+            items.iter().map(item).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -297,6 +323,7 @@ struct Judge {
     attempts: BTreeMap<Task, u32>,
     accepted: BTreeSet<Task>,
     foreaches: BTreeMap<(RunId, StepIndex, Path), u32>,
+    gathered: BTreeSet<(RunId, StepIndex, Path, u32)>,
     ended: BTreeSet<RunId>,
     models: BTreeMap<ModelName, u32>,
     published: BTreeSet<(Task, ModelName)>,
@@ -325,16 +352,30 @@ impl Judge {
                 }
             }
             Record::AttemptSucceeded { run, step, path, visit, attempt, .. } => {
-                let task = (*run, *step, path.clone(), *visit);
-                self.closed(&task, *attempt, found);
-                if !self.accepted.insert(task.clone()) {
-                    found.push(format!("I3: {task:?} has two accepted results"));
+                self.succeeded((*run, *step, path.clone(), *visit), *attempt, found);
+            }
+            Record::AttemptsSucceeded { run, step, outer, visit, attempt, items, .. } => {
+                for ItemSucceeded(item, ..) in items {
+                    self.succeeded((*run, *step, outer.child(*item), *visit), *attempt, found);
+                }
+            }
+            Record::ChunkGathered { run, step, path, chunk, .. } => {
+                let count = self.foreaches.get(&(*run, *step, path.clone())).copied().unwrap_or_default();
+                let missing = self.missing_of_chunk(state, (*run, *step, path), count, *chunk);
+                found.extend(missing.map(|task| format!("I4: chunk {chunk} was gathered before {task:?} was accepted")));
+                if !self.gathered.insert((*run, *step, path.clone(), *chunk)) {
+                    found.push(format!("I3: chunk {chunk} of a foreach of run {run} was gathered twice"));
+                }
+            }
+            Record::ChunkStored { run, step, path, chunk } => {
+                if !self.gathered.contains(&(*run, *step, path.clone(), *chunk)) {
+                    found.push(format!("I8: chunk {chunk} of a foreach of run {run} was stored before it was gathered"));
                 }
             }
             Record::AttemptFailed { run, step, path, visit, attempt, .. } => {
                 self.closed(&(*run, *step, path.clone(), *visit), *attempt, found);
             }
-            Record::ForeachOpened { run, step, path, count } => {
+            Record::ForeachOpened { run, step, path, count, .. } => {
                 if self.foreaches.insert((*run, *step, path.clone()), *count).is_some() {
                     found.push(format!("I3: a foreach of run {run} was opened twice"));
                 }
@@ -407,6 +448,31 @@ impl Judge {
             Some(_) => parents.iter().map(|parent| at(*parent, path.clone())).collect(),
             None => parents.iter().filter_map(|parent| Some(at(*parent, parent_path(flow, *parent, path)?))).collect(),
         }
+    }
+
+    fn succeeded(&mut self, task: Task, attempt: u32, found: &mut Vec<String>) {
+        self.closed(&task, attempt, found);
+        if let Some(task) = self.accepted.replace(task) {
+            found.push(format!("I3: {task:?} has two accepted results"));
+        }
+    }
+
+    /// Items of a chunk whose last step has no accepted result.
+    fn missing_of_chunk(
+        &self,
+        state: &State,
+        (run, split, path): (RunId, StepIndex, &Path),
+        count: u32,
+        chunk: u32,
+    ) -> impl Iterator<Item = Task> {
+        let flow = state.run(run).and_then(|run| state.flow_of(run));
+        let join = flow
+            .as_ref()
+            .and_then(|flow| flow.indices().find(|step| flow.closes(*step).is_some_and(|closed| closed.foreach && closed.step == split)));
+        let last = flow.zip(join).and_then(|(flow, join)| flow.parents(join).first().copied());
+        let items = chunk.saturating_mul(CHUNK_ITEMS)..chunk.saturating_add(1).saturating_mul(CHUNK_ITEMS).min(count);
+        let tasks = last.into_iter().flat_map(move |last| items.clone().map(move |item| (run, last, path.child(item), 0)));
+        tasks.filter(|task| !self.accepted.contains(task)).collect::<Vec<_>>().into_iter()
     }
 
     fn closed(&mut self, task: &Task, attempt: u32, found: &mut Vec<String>) {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causey_artifacts::{ObjectLink, TaskNote};
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::codec;
-use causey_protocol::id::{ModelName, TaskKey, Timestamp};
+use causey_protocol::id::{Digest, ModelName, TaskKey, Timestamp};
 use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
 use causey_protocol::policy::HostMode;
 use causey_protocol::problem::Code;
@@ -22,6 +22,7 @@ use crate::depot::Depot;
 use crate::frame::{FromHost, Input, Run, ToHost, Trigger};
 use crate::host::{HostError, Runner};
 use crate::hosts::Hosts;
+use crate::inputs::{self, Table};
 use crate::leader::Leader;
 use crate::live::Live;
 use crate::output::{LiveChunk, Output};
@@ -35,6 +36,9 @@ const STARTED_AFTER: Duration = Duration::from_secs(1);
 
 /// Largest list of inputs, in bytes: a million of them.
 const INPUTS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Inputs of a wide join whose references the step may still fetch: those touched last.
+const LINKS_KEPT_MAX: usize = 4_096;
 
 /// The language this worker's hosts run.
 pub(crate) const LANGUAGE: &str = "python";
@@ -196,7 +200,8 @@ async fn run_step(tools: &Tools, job: &Job) -> Result<Ran, Fault> {
         let _ = heard.await;
     }
     let mut runner = tools.hosts.runner(&code, job.mode()).await.map_err(|error| host_fault(job, error))?;
-    let mut running = Running { tools, job, inputs: &inputs, output: Output::default(), links: links(&inputs), started: now() };
+    let links = links(&inputs.listed);
+    let mut running = Running { tools, job, inputs: &inputs, table: None, output: Output::default(), links, started: now() };
     if job.mode() == HostMode::Reuse {
         runner.pipes.discard();
     }
@@ -221,19 +226,26 @@ async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
     }
 }
 
-/// The task's inputs, each of them and all they refer to verified.
-async fn inputs(tools: &Tools, job: &Job) -> Result<Vec<InputRef>, Fault> {
+/// The task's inputs: a list, each of them and all they refer to verified, or the digest of a list of chunks.
+#[derive(Debug, Default)]
+struct Given {
+    listed: Vec<InputRef>,
+    chunks: Option<Digest>,
+}
+
+async fn inputs(tools: &Tools, job: &Job) -> Result<Given, Fault> {
     let step = &job.dispatch.step;
     let fault = |error: &dyn std::error::Error| (FailureKind::Infrastructure, result::infrastructure(step, error));
-    let inputs = match &job.task().inputs {
+    let listed: Vec<InputRef> = match &job.task().inputs {
         Inputs::Listed(inputs) => inputs.clone(),
         Inputs::Manifest { digest, .. } => {
             let bytes = tools.depot.blob(digest).await.map_err(|error| fault(&error))?;
             codec::decode(&bytes, INPUTS_BYTES_MAX).map_err(|error| fault(&error))?
         }
+        Inputs::Chunks { digest, .. } => return Ok(Given { chunks: Some(*digest), ..Given::default() }),
     };
-    tools.depot.verify(inputs.iter().map(link)).await.map_err(|error| fault(&error))?;
-    Ok(inputs)
+    tools.depot.verify(listed.iter().map(link)).await.map_err(|error| fault(&error))?;
+    Ok(Given { listed, chunks: None })
 }
 
 fn link(input: &InputRef) -> ObjectLink {
@@ -266,9 +278,11 @@ fn host_fault(job: &Job, error: HostError) -> Fault {
 struct Running<'a> {
     tools: &'a Tools,
     job: &'a Job,
-    inputs: &'a [InputRef],
+    inputs: &'a Given,
+    /// The inputs of a wide join.
+    table: Option<Table>,
     output: Output,
-    /// Objects that the step may fetch: its inputs, and models it found.
+    /// Objects that the step may fetch: its inputs, of a wide join those touched last, and models it found.
     links: Vec<ObjectLink>,
     started: Timestamp,
 }
@@ -277,13 +291,20 @@ impl Running<'_> {
     /// Sends the attempt to the runner and listens until it ends.
     async fn drive(&mut self, runner: &mut Runner) -> Ended {
         let folder = runner.task_folder().to_string_lossy().into_owned();
+        let infrastructure = |error: &dyn std::error::Error| {
+            let error = result::infrastructure(&self.job.dispatch.step, error);
+            Ended::Broken { kind: FailureKind::Infrastructure, error: Box::new(error) }
+        };
         let inputs_file = match self.write_inputs_file(runner.task_folder()) {
             Ok(file) => file,
-            Err(error) => {
-                let error = result::infrastructure(&self.job.dispatch.step, &error);
-                return Ended::Broken { kind: FailureKind::Infrastructure, error: Box::new(error) };
-            }
+            Err(error) => return infrastructure(&error),
         };
+        if let Some(list) = &self.inputs.chunks {
+            match Table::write(&self.tools.depot, list, inputs::place_beside(runner.task_folder())).await {
+                Ok(table) => self.table = Some(table),
+                Err(error) => return infrastructure(&error),
+            }
+        }
         let run = ToHost::Run(Box::new(self.run_line(&folder, inputs_file.clone())));
         if runner.connection.send(&run).await.is_err() {
             return self.died(runner, None).await;
@@ -311,6 +332,7 @@ impl Running<'_> {
                     Ok(Some(FromHost::Finished(finished))) if finished.key == self.job.key => return Ended::Finished(finished),
                     Ok(Some(FromHost::Failed(failed))) if failed.key == self.job.key => return Ended::Failed(failed),
                     Ok(Some(FromHost::Fetch { path })) => self.fetch(runner, &path).await,
+                    Ok(Some(FromHost::Inputs { from, count })) => self.ready_inputs(runner, from, count).await,
                     Ok(Some(FromHost::Model { name, version })) => self.find_model(runner, &name, version).await,
                     Ok(Some(other)) => return self.misunderstood(runner, &format!("{other:?}")),
                     Ok(None) => return self.died(runner, peak).await,
@@ -349,14 +371,15 @@ impl Running<'_> {
             trigger: (!events.is_empty()).then_some(Trigger { events }),
             store: self.tools.depot.root(),
             folder,
-            inputs: inputs_file.is_none().then(|| self.input_list()),
+            inputs: (inputs_file.is_none() && self.table.is_none()).then(|| self.input_list()),
             inputs_file,
+            inputs_table: self.table.as_ref().map(Table::line),
             splits,
         }
     }
 
     fn input_list(&self) -> Vec<Input<'_>> {
-        let listed = self.inputs.iter().map(|InputRef { step, path, object }| {
+        let listed = self.inputs.listed.iter().map(|InputRef { step, path, object }| {
             let ObjectRef { run, key, digest, .. } = *object;
             Input { step, path, run, key, digest }
         });
@@ -365,7 +388,7 @@ impl Running<'_> {
 
     /// Many inputs go by a file beside the task folder, which must be empty.
     fn write_inputs_file(&self, task_folder: &Path) -> Result<Option<String>, std::io::Error> {
-        if self.inputs.len() <= INLINE_INPUTS_MAX {
+        if self.inputs.listed.len() <= INLINE_INPUTS_MAX {
             return Ok(None);
         }
         let file = task_folder.with_extension("inputs.json");
@@ -383,6 +406,24 @@ impl Running<'_> {
             Err(message) => ToHost::FetchFailed { path, message },
         };
         // A host that is gone is noticed by its closed connection.
+        let _ = runner.connection.send(&answer).await;
+    }
+
+    /// The host is about to touch these inputs of a wide join.
+    async fn ready_inputs(&mut self, runner: &mut Runner, from: u32, count: u32) {
+        let ready = match &self.table {
+            Some(table) => table.ready(&self.tools.depot, from, count).await.map_err(|error| causes(&error)),
+            None => Err("this task has no table of inputs".into()),
+        };
+        let answer = match ready {
+            Ok(links) => {
+                self.links.extend(links);
+                let surplus = self.links.len().saturating_sub(LINKS_KEPT_MAX);
+                self.links.drain(..surplus);
+                ToHost::InputsReady { from, count }
+            }
+            Err(message) => ToHost::InputsFailed { from, message },
+        };
         let _ = runner.connection.send(&answer).await;
     }
 
@@ -434,4 +475,10 @@ impl Running<'_> {
         let error = ErrorInfo { kind: Code::HOST_DIED.to_string(), message, step: Some(step.to_string()), ..ErrorInfo::default() };
         Ended::Broken { kind: FailureKind::User, error: Box::new(error) }
     }
+}
+
+/// An error with its causes, in one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

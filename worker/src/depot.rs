@@ -14,6 +14,7 @@ use causey_artifacts::{Manifest, Object, ObjectLink, Put, Store, StoreError, has
 use causey_protocol::artifact::{blob_path, object_path};
 use causey_protocol::backoff::Delays;
 use causey_protocol::id::{Digest, RunId, TaskKey};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::cache::{Cache, Stamp};
 
@@ -25,6 +26,9 @@ const NOTED_BYTES_MIN: u64 = 64 * 1024;
 
 /// Up to here a file is hashed in place: that takes less time than another thread would, in bytes.
 const INLINE_HASH_BYTES_MAX: u64 = 64 * 1024;
+
+/// Objects fetched at the same time when a host asks for several.
+const FETCHES_AT_ONCE: usize = 16;
 
 /// Tries of a store call that may work later, within one attempt.
 const TRIES_MAX: u32 = 8;
@@ -198,6 +202,18 @@ impl Depot {
             self.verify_one(&link, &mut seen).await?;
         }
         Ok(())
+    }
+
+    /// Brings objects under [`Depot::root`], several at a time; they are there already with a folder store.
+    ///
+    /// # Errors
+    /// [`DepotError`] naming the first that fails.
+    pub(crate) async fn bring(&self, links: Vec<ObjectLink>) -> Result<(), DepotError> {
+        if self.fetched.is_none() {
+            return Ok(());
+        }
+        let fetches = stream::iter(links).map(|link| async move { self.fetch(&link.path(), &link.digest).await });
+        fetches.buffer_unordered(FETCHES_AT_ONCE).try_collect().await
     }
 
     async fn verify_one(&self, link: &ObjectLink, seen: &mut HashSet<(String, Digest)>) -> Result<(), DepotError> {

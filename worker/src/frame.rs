@@ -1,6 +1,7 @@
 //! The lines of the host protocol (`docs/protocol.md` §1) as types. One JSON object per line; unknown fields are skipped, an
 //! unknown `type` is an error.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use causey_artifacts::ObjectLink;
@@ -26,6 +27,7 @@ pub(crate) enum FromHost {
     Finished(Box<Finished>),
     Failed(Box<Failed>),
     Fetch { path: String },
+    Inputs { from: u32, count: u32 },
     Model { name: String, version: Option<u32> },
 }
 
@@ -128,6 +130,14 @@ pub(crate) enum ToHost<'a> {
         path: &'a str,
         message: String,
     },
+    InputsReady {
+        from: u32,
+        count: u32,
+    },
+    InputsFailed {
+        from: u32,
+        message: String,
+    },
     ModelFound {
         name: &'a ModelName,
         version: u32,
@@ -166,7 +176,19 @@ pub(crate) struct Run<'a> {
     pub(crate) inputs: Option<Vec<Input<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) inputs_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) inputs_table: Option<InputTable<'a>>,
     pub(crate) splits: &'a [SplitLevel],
+}
+
+/// A file with 48 bytes per input, key and digest of its object; input `n` is that of item `n` of the foreach on `path`.
+#[derive(Debug, Serialize)]
+pub(crate) struct InputTable<'a> {
+    pub(crate) file: Cow<'a, str>,
+    pub(crate) run: RunId,
+    pub(crate) step: &'a StepName,
+    pub(crate) path: &'a Path,
+    pub(crate) count: u32,
 }
 
 #[derive(Debug, Serialize)]

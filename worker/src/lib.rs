@@ -14,6 +14,7 @@ mod frame;
 mod held;
 mod host;
 mod hosts;
+mod inputs;
 mod leader;
 mod lease;
 mod leftover;

@@ -6,6 +6,8 @@ use causey_protocol::id::{Digest, Path, PoolName, RunId, TaskKey};
 use causey_protocol::record::{Cause, FailureCause, Position, Record};
 use causey_protocol::task::{Dispatch, DispatchedTask, InputRef, Inputs, SplitLevel};
 
+use crate::chunk::{self, BlobUse};
+use crate::engine::pool_of;
 use crate::join;
 use crate::retry::retries_max;
 use crate::run::{Run, TaskRef};
@@ -29,19 +31,24 @@ pub enum Command {
 #[must_use]
 pub fn commands(state: &State, position: Position, record: &Record) -> Option<Command> {
     match record {
-        Record::AttemptsOpened { run, step, tasks, .. } => {
+        Record::AttemptsOpened { run, step, tasks, attempt, .. } => {
             let run = state.run(*run)?;
             let (path, visit) = tasks.iter().next()?;
-            dispatch_command(state, run, &TaskRef::new(*step, path, visit), false)
+            dispatch_command(state, run, &TaskRef::new(*step, path, visit), *attempt, false)
         }
         Record::AttemptFailed { run, step, path, visit, attempt, cause: FailureCause::Lost, .. } => {
             let run = state.run(*run)?;
             let flow = state.flow_of(run)?;
-            let pool = pool_of(&flow, *step)?;
-            let key = TaskRef::new(*step, path.clone(), *visit).id(&flow).key(*attempt);
-            Some(Command::Withdraw { pool, run: run.id(), key })
+            let pool = pool_of(&flow, *step);
+            let task = TaskRef::new(*step, path.clone(), *visit);
+            // A message that the rest of its list still needs stays.
+            let over = run.dispatch(&task, *attempt).is_none();
+            over.then(|| Command::Withdraw { pool, run: run.id(), key: task.id(&flow).key(*attempt) })
         }
-        Record::InputsGathered { run, step, path, .. } => store_command(state, state.run(*run)?, *step, path),
+        Record::InputsGathered { run, step, path, .. } => store_command(state, *run, &BlobUse::Join { step: *step, path: path.clone() }),
+        Record::ChunkGathered { run, step, path, chunk, .. } => {
+            store_command(state, *run, &BlobUse::Chunk { split: *step, path: path.clone(), chunk: *chunk })
+        }
         Record::Notified { .. } => {
             let notification = state.notifications.get(&position)?.clone();
             Some(Command::Announce { position, notification })
@@ -59,10 +66,9 @@ pub fn commands(state: &State, position: Position, record: &Record) -> Option<Co
 pub fn outstanding(state: &State) -> Vec<Command> {
     let mut commands = Vec::new();
     for run in state.live_runs() {
-        commands.extend(run.dispatches.keys().filter_map(|first| dispatch_command(state, run, first, true)));
-        let gathered = run.joins.iter().filter(|(_, join)| join.manifest.is_some() && !join.stored);
-        commands.extend(gathered.filter_map(|((step, path), _)| store_command(state, run, *step, path)));
+        commands.extend(run.dispatches().filter_map(|(first, open)| dispatch_command(state, run, &first, open.attempt, true)));
     }
+    commands.extend(state.blobs_wanted().filter_map(|(run, used)| store_command(state, run, used)));
     let announce = |(position, notification): (&Position, &Notification)| Command::Announce {
         position: *position,
         notification: notification.clone(),
@@ -71,30 +77,34 @@ pub fn outstanding(state: &State) -> Vec<Command> {
     commands
 }
 
-fn pool_of(flow: &Flow, step: StepIndex) -> Option<PoolName> {
-    let wanted = flow.step(step).resources.as_ref().and_then(|resources| resources.pool.clone());
-    wanted.or_else(|| PoolName::new("default").ok())
-}
-
-fn store_command(state: &State, run: &Run, step: StepIndex, path: &Path) -> Option<Command> {
+fn store_command(state: &State, run: RunId, used: &BlobUse) -> Option<Command> {
+    let run = state.run(run)?;
     let flow = state.flow_of(run)?;
-    let bytes = join::manifest(&join::inputs(run, &flow, step, path));
+    let bytes = match used {
+        BlobUse::Chunk { split, path, chunk } => chunk::bytes(run, &flow, *split, path, *chunk)?,
+        BlobUse::Join { step, path } => join_bytes(run, &flow, *step, path),
+    };
     Some(Command::StoreBlob { digest: Digest::of(&bytes), bytes })
 }
 
-fn dispatch_command(state: &State, run: &Run, first: &TaskRef, again: bool) -> Option<Command> {
+/// The blob that stands for a join's inputs.
+fn join_bytes(run: &Run, flow: &Flow, step: StepIndex, path: &Path) -> Vec<u8> {
+    chunk::list(run, flow, step, path).unwrap_or_else(|| join::manifest(&join::inputs(run, flow, step, path)))
+}
+
+fn dispatch_command(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: bool) -> Option<Command> {
     let flow = state.flow_of(run)?;
-    let open = run.dispatches.get(first)?;
-    let key = first.id(&flow).key(open.attempt);
-    let dispatch = dispatch(state, run, first, again)?;
+    let open = run.dispatch(first, attempt)?;
+    let key = first.id(&flow).key(attempt);
+    let dispatch = dispatch(state, run, first, attempt, again)?;
     Some(Command::Dispatch { pool: open.pool.clone(), key, dispatch: Box::new(dispatch) })
 }
 
-/// The message for the open dispatch whose first task is `first`.
+/// The message for the open dispatch that this attempt at `first` leads.
 #[must_use]
-pub fn dispatch(state: &State, run: &Run, first: &TaskRef, again: bool) -> Option<Dispatch> {
+pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: bool) -> Option<Dispatch> {
     let flow = state.flow_of(run)?;
-    let open = run.dispatches.get(first)?;
+    let open = run.dispatch(first, attempt)?;
     let (definition, step) = (flow.definition(), flow.step(first.step));
     let tasks = open.tasks.iter().map(|(path, visit)| {
         let inputs = inputs(run, &flow, first.step, &path);
@@ -132,7 +142,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, again: bool) -> Optio
 fn splits(run: &Run, flow: &Flow, task: &TaskRef) -> Vec<SplitLevel> {
     let level = |(depth, split): (usize, StepIndex)| {
         let path = Path(task.path.0.get(..depth)?.to_vec());
-        let foreach = run.foreaches.get(&(split, path))?;
+        let foreach = run.foreach(split, &path)?;
         Some(SplitLevel { step: flow.step(split).name.clone(), count: foreach.count })
     };
     flow.foreach_levels(task.step).enumerate().filter_map(level).collect()
@@ -141,6 +151,10 @@ fn splits(run: &Run, flow: &Flow, task: &TaskRef) -> Vec<SplitLevel> {
 /// What a task receives: the objects of its siblings for a join, else the one of its parent.
 fn inputs(run: &Run, flow: &Flow, step: StepIndex, path: &Path) -> Inputs {
     if flow.step(step).join {
+        if let Some(list) = chunk::list(run, flow, step, path) {
+            let count = join::expected(run, flow, step, path).unwrap_or_default();
+            return Inputs::Chunks { digest: Digest::of(&list), count };
+        }
         let inputs = join::inputs(run, flow, step, path);
         if inputs.len() <= causey_protocol::task::INLINE_INPUTS_MAX {
             return Inputs::Listed(inputs);

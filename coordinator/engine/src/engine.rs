@@ -1,24 +1,23 @@
 //! `decide`: one input against the working state gives records, each applied as soon as it is decided, so that the rules
 //! always look at what already holds. Total: any input in any state has an answer, if only `Ignored`.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use causey_protocol::flow::{Flow, StepIndex, Transition};
-use causey_protocol::id::{Digest, FlowName, Origin, PoolName, RunId, StepName, Timestamp, WorkerName, hash_fields};
+use causey_protocol::id::{Digest, FlowName, Origin, Path, PoolName, RunId, StepName, Timestamp, WorkerName, hash_fields};
 use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
 use causey_protocol::parameter::{self, Values};
 use causey_protocol::policy::HostMode;
 use causey_protocol::problem::{Code, Problem};
-use causey_protocol::record::{Answer, Cause, FailureCause, ModelPublished, Record, RunStarted, RunState, TaskSet, Topic};
+use causey_protocol::record::{Answer, Cause, FailureCause, ItemSucceeded, ModelPublished, Record, RunStarted, RunState, TaskSet, Topic};
 use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Publication, ReportItem, Success};
 use serde_json::json;
 
+use crate::foreach::tasks_per_dispatch;
 use crate::name::run_name;
-use crate::run::{Run, TaskRef, TaskState, join_of};
+use crate::run::{Run, TaskRef, join_after};
 use crate::state::State;
-
-/// The pool of steps that ask for none.
-const DEFAULT_POOL: &str = "default";
 
 /// Decides about one input. The records have been applied to `state` when this returns; `state` must be in a turn
 /// ([`State::open_turn`]), whose time is the input's.
@@ -26,7 +25,7 @@ pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
     let mut decider = Decider { state, records: Vec::new() };
     match input {
         Input::Request(message) => decider.request(message),
-        Input::Report { pool, worker, item } => decider.report(&pool, &worker, item),
+        Input::Report { pool, worker, items } => decider.report(&pool, &worker, items),
         Input::Event { sequence, source, event } => decider.event(sequence, &source, &event),
         Input::Malformed { subject, sequence, because } => decider.ignore(format!("message {sequence} on {subject}: {because}")),
         Input::TimersDue => decider.timers_due(),
@@ -181,20 +180,14 @@ impl Decider<'_> {
     }
 
     fn worker_lost(&mut self, pool: &PoolName, worker: &WorkerName) -> Answer {
-        let held: Vec<(RunId, TaskRef)> = self
-            .state
-            .live_runs()
-            .flat_map(|run| run.tasks.iter().map(move |(task, found)| (run, task, found)))
-            .filter(|(run, _, found)| {
-                let dispatch = found.dispatch.as_ref().and_then(|first| run.dispatches.get(first));
-                found.state == TaskState::Running
-                    && found.worker.as_ref() == Some(worker)
-                    && dispatch.is_some_and(|open| open.pool == *pool)
-            })
-            .map(|(run, task, _)| (run.id(), task.clone()))
-            .collect();
+        let is_of_pool = |run: &Run, task: &TaskRef| {
+            let dispatch = run.task(task).and_then(|found| run.dispatch_of(task, found));
+            dispatch.is_some_and(|open| open.pool == *pool)
+        };
+        let held = self.state.held_by(worker).into_iter();
+        let held: Vec<_> = held.filter(|(run, task)| self.state.run(*run).is_some_and(|run| is_of_pool(run, task))).collect();
         for (run, task) in held {
-            let Some(found) = self.state.run(run).and_then(|run| run.tasks.get(&task)).filter(|task| task.state.is_open()) else {
+            let Some(found) = self.state.run(run).and_then(|run| run.task(&task)).filter(|task| task.state.is_open()) else {
                 continue;
             };
             let (attempt, started) = (found.attempt, found.started.unwrap_or(found.opened));
@@ -221,12 +214,70 @@ impl Decider<'_> {
     /// Opens attempts of one step as one dispatch.
     pub(crate) fn open(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
         let Some((_, flow)) = self.run_and_flow(run) else { return };
-        let wanted = flow.step(step).resources.as_ref().and_then(|resources| resources.pool.clone());
-        let pool = wanted.unwrap_or_else(|| PoolName::new(DEFAULT_POOL).expect("a name"));
-        self.emit(Record::AttemptsOpened { run, step, pool, tasks, attempt, retry });
+        self.emit(Record::AttemptsOpened { run, step, pool: pool_of(&flow, step), tasks, attempt, retry });
     }
 
-    fn report(&mut self, pool: &PoolName, worker: &WorkerName, item: ReportItem) {
+    /// Opens first attempts at items of one foreach, `items` in order: as lists where the step takes lists, else one by one.
+    pub(crate) fn open_items(&mut self, run: RunId, step: StepIndex, outer: &Path, visit: u32, items: &[u32]) {
+        let Some((found, flow)) = self.run_and_flow(run) else { return };
+        let list = if visit == 0 { tasks_per_dispatch(found, &flow, step, u32::MAX) as usize } else { 1 };
+        for neighbours in items.chunk_by(|one, next| one + 1 == *next).flat_map(|neighbours| neighbours.chunks(list)) {
+            let tasks = match neighbours {
+                [item] => TaskSet::One { path: outer.child(*item), visit },
+                [from, .., last] => TaskSet::Range { path: outer.clone(), from: *from, to: last + 1 },
+                [] => continue,
+            };
+            self.open(run, step, tasks, 0, 0);
+        }
+    }
+
+    /// Decides about a piece of a report: several items are packed ones.
+    fn report(&mut self, pool: &PoolName, worker: &WorkerName, items: Vec<ReportItem>) {
+        if items.len() > 1 && items.iter().all(|item| items[0].is_packed_with(item)) {
+            return self.report_pack(pool, worker, items);
+        }
+        items.into_iter().for_each(|item| self.report_one(pool, worker, item));
+    }
+
+    /// Attempts of one number at items of one foreach that all succeeded: what is accepted of them becomes one record.
+    fn report_pack(&mut self, pool: &PoolName, worker: &WorkerName, items: Vec<ReportItem>) {
+        let ReportItem { run, ref step, visit, attempt, ref path, .. } = items[0];
+        let (many, outer) = (items.len(), path.split_last().map(|(outer, _)| outer).unwrap_or_default());
+        let Some((found, flow)) = self.run_and_flow(run) else {
+            return self.ignore(format!("{many} reports for unknown run {run}"));
+        };
+        let Some(step) = flow.find(step) else {
+            return self.ignore(format!("{many} reports for unknown step {step} of run {run}"));
+        };
+        let (mut accepted, mut objections) = (BTreeMap::new(), Vec::new());
+        for item in items {
+            let (Outcome::Succeeded(success), Some(index)) = (item.outcome, item.path.0.last().copied()) else { continue };
+            let task = TaskRef::new(step, item.path, visit);
+            let open = found.open_attempt(&task, attempt).and_then(|open| found.dispatch_of(&task, open));
+            if open.is_none_or(|dispatch| dispatch.pool != *pool) || accepted.contains_key(&index) {
+                continue;
+            }
+            match objection(&flow, &task, &success) {
+                None => drop(accepted.insert(index, success)),
+                Some(error) => objections.push((task, success, error)),
+            }
+        }
+        let refused = many - accepted.len() - objections.len();
+        let items: Vec<u32> = accepted.keys().copied().collect();
+        self.accept(run, TaskRef::new(step, outer.clone(), visit), attempt, worker, accepted);
+        self.go_on_with_items(run, &flow, step, &outer, &items);
+        for (task, success, error) in objections {
+            self.refuse(run, &task, attempt, worker, &success, error);
+        }
+        if refused > 0 {
+            let step = &flow.step(step).name;
+            self.ignore(format!(
+                "{refused} late reports: attempt {attempt} of tasks of {step} in run {run} is not open, or not with pool {pool}"
+            ));
+        }
+    }
+
+    fn report_one(&mut self, pool: &PoolName, worker: &WorkerName, item: ReportItem) {
         let (run, attempt) = (item.run, item.attempt);
         let Some((found, flow)) = self.run_and_flow(run) else {
             return self.ignore(format!("report for unknown run {run}"));
@@ -238,8 +289,7 @@ impl Decider<'_> {
         let Some(open) = found.open_attempt(&task, attempt) else {
             return self.ignore(format!("late report: attempt {attempt} of {} in run {run} is not open", task.id(&flow)));
         };
-        let dispatch = open.dispatch.as_ref().and_then(|first| found.dispatches.get(first));
-        if dispatch.is_none_or(|dispatch| dispatch.pool != *pool) {
+        if found.dispatch_of(&task, open).is_none_or(|dispatch| dispatch.pool != *pool) {
             return self.ignore(format!("report by a worker of pool {pool}, which was not offered {} in run {run}", task.id(&flow)));
         }
         match item.outcome {
@@ -247,12 +297,9 @@ impl Decider<'_> {
                 let TaskRef { step, path, visit } = task;
                 self.emit(Record::AttemptStarted { run, step, path, visit, attempt, worker: worker.clone(), at });
             }
-            Outcome::Succeeded(success) => match self.objection(&flow, &task, &success) {
+            Outcome::Succeeded(success) => match objection(&flow, &task, &success) {
                 None => self.succeeded(run, &flow, &task, attempt, worker, success),
-                Some(error) => {
-                    let cause = FailureCause::Permanent { error: Box::new(error), object: Some((success.digest, success.bytes)) };
-                    self.close(run, &task, attempt, Some(worker.clone()), &cause, (success.started, success.ended));
-                }
+                Some(error) => self.refuse(run, &task, attempt, worker, &success, error),
             },
             Outcome::Failed(failure) => {
                 let Failure { kind, error, digest, bytes, started, ended } = failure;
@@ -271,34 +318,44 @@ impl Decider<'_> {
         }
     }
 
-    /// Why a result cannot be accepted although its attempt is open; `None` when it can.
-    fn objection(&self, flow: &Flow, task: &TaskRef, success: &Success) -> Option<ErrorInfo> {
-        let step = flow.step(task.step);
-        let fault = |code: Code, message: String, hint: &str| {
-            let (file, line) = (Some(flow.definition().file.clone()), (step.line > 0).then_some(step.line));
-            Some(ErrorInfo { kind: code.to_string(), message, file, line, hint: Some(hint.into()), ..ErrorInfo::default() })
+    /// A result that cannot be accepted although its attempt is open.
+    fn refuse(&mut self, run: RunId, task: &TaskRef, attempt: u32, worker: &WorkerName, success: &Success, error: ErrorInfo) {
+        if self.state.run(run).is_none_or(|run| run.open_attempt(task, attempt).is_none()) {
+            return;
+        }
+        let cause = FailureCause::Permanent { error: Box::new(error), object: Some((success.digest, success.bytes)) };
+        self.close(run, task, attempt, Some(worker.clone()), &cause, (success.started, success.ended));
+    }
+
+    /// Records results of items of one foreach; `near` names step, visit and the path of the foreach.
+    fn accept(&mut self, run: RunId, near: TaskRef, attempt: u32, worker: &WorkerName, accepted: BTreeMap<u32, Success>) {
+        let TaskRef { step, path: outer, visit } = near;
+        let worker = worker.clone();
+        if accepted.len() == 1 {
+            for (item, Success { digest, bytes, started, ended, .. }) in accepted {
+                let path = outer.child(item);
+                self.emit(Record::AttemptSucceeded {
+                    run,
+                    step,
+                    path,
+                    visit,
+                    attempt,
+                    worker: worker.clone(),
+                    digest,
+                    bytes,
+                    started,
+                    ended,
+                });
+            }
+            return;
+        }
+        let Some(since) = accepted.values().map(|success| success.started.min(success.ended)).min() else { return };
+        let item = |(item, success): (u32, Success)| {
+            let behind = |at: Timestamp| at.micros_since(since);
+            ItemSucceeded(item, success.digest, success.bytes, behind(success.started), behind(success.ended))
         };
-        let named = |names: &[StepName]| names.iter().map(StepName::as_str).collect::<Vec<_>>().join(", ");
-        let (mut went, mut planned) = (success.next.clone(), step.next.targets().to_vec());
-        went.sort();
-        planned.sort();
-        if went != planned {
-            let message = format!("step `{}` went on to [{}], but the graph says [{}]", step.name, named(&went), named(&planned));
-            return fault(Code::TRANSITION, message, "the code on the worker is not the code whose graph was submitted");
-        }
-        match (&step.next, success.foreach) {
-            (Transition::Foreach { variable, .. }, Some(0)) => {
-                let message = format!("foreach over `{variable}`, which has no items");
-                fault(Code::TRANSITION, message, "give it at least one item, or end the flow before")
-            }
-            (Transition::Foreach { .. }, Some(_)) | (Transition::Linear { .. } | Transition::Branch { .. } | Transition::End, None) => None,
-            (Transition::Foreach { variable, .. }, None) => {
-                fault(Code::TRANSITION, format!("foreach over `{variable}` did not say how many items there are"), "upgrade the SDK")
-            }
-            (Transition::Linear { .. } | Transition::Branch { .. } | Transition::End, Some(_)) => {
-                fault(Code::TRANSITION, format!("step `{}` reported a foreach that its graph does not have", step.name), "upgrade the SDK")
-            }
-        }
+        let items = accepted.into_iter().map(item).collect();
+        self.emit(Record::AttemptsSucceeded { run, step, outer, visit, attempt, worker, since, items });
     }
 
     fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: Success) {
@@ -327,14 +384,29 @@ impl Decider<'_> {
                     self.open(run, target, TaskSet::One { path: path.clone(), visit: 0 }, 0, 0);
                 }
             }
-            Transition::Linear { to } => {
-                if let Some((join, join_path)) = join_of(flow, task) {
-                    if let Some(split) = flow.closes(join).filter(|split| split.foreach) {
-                        self.refill_foreach(run, split.step, &join_path);
+            Transition::Linear { to } => match (join_after(flow, step), path.split_last()) {
+                (Some((join, split)), Some((outer, item))) if split.foreach => {
+                    self.items_arrived(run, flow, (split.step, join), &outer, &[item])
+                }
+                (Some((join, _)), _) => self.try_join(run, join, &path),
+                (None, _) => {
+                    if let Some(target) = flow.find(to) {
+                        self.open(run, target, TaskSet::One { path, visit: 0 }, 0, 0);
                     }
-                    self.try_join(run, join, &join_path);
-                } else if let Some(target) = flow.find(to) {
-                    self.open(run, target, TaskSet::One { path, visit: 0 }, 0, 0);
+                }
+            },
+        }
+    }
+
+    /// What follows once several items of a foreach, in order, have done `step`. Only steps that go on to one other are packed.
+    fn go_on_with_items(&mut self, run: RunId, flow: &Arc<Flow>, step: StepIndex, outer: &Path, items: &[u32]) {
+        let Transition::Linear { to } = &flow.step(step).next else { return };
+        match join_after(flow, step) {
+            Some((join, split)) if split.foreach => self.items_arrived(run, flow, (split.step, join), outer, items),
+            Some((join, _)) => items.iter().for_each(|item| self.try_join(run, join, &outer.child(*item))),
+            None => {
+                if let Some(target) = flow.find(to) {
+                    self.open_items(run, target, outer, 0, items);
                 }
             }
         }
@@ -379,5 +451,45 @@ impl Decider<'_> {
         });
         self.emit(Record::RunFinished { run, state, problem });
         self.emit(Record::Notified { id, topic, name, run, data });
+    }
+}
+
+/// The pool whose workers run a step.
+pub(crate) fn pool_of(flow: &Flow, step: StepIndex) -> PoolName {
+    static DEFAULT: LazyLock<PoolName> = LazyLock::new(|| PoolName::new("default").expect("a name"));
+    let wanted = flow.step(step).resources.as_ref().and_then(|resources| resources.pool.clone());
+    wanted.unwrap_or_else(|| DEFAULT.clone())
+}
+
+/// Why a result cannot be accepted although its attempt is open; `None` when it can.
+fn objection(flow: &Flow, task: &TaskRef, success: &Success) -> Option<ErrorInfo> {
+    let step = flow.step(task.step);
+    let fault = |code: Code, message: String, hint: &str| {
+        let (file, line) = (Some(flow.definition().file.clone()), (step.line > 0).then_some(step.line));
+        Some(ErrorInfo { kind: code.to_string(), message, file, line, hint: Some(hint.into()), ..ErrorInfo::default() })
+    };
+    let named = |names: &[StepName]| names.iter().map(StepName::as_str).collect::<Vec<_>>().join(", ");
+    let sorted = |names: &[StepName]| {
+        let mut names = names.to_vec();
+        names.sort();
+        names
+    };
+    let (went, planned) = (&success.next, step.next.targets());
+    if went != planned && sorted(went) != sorted(planned) {
+        let message = format!("step `{}` went on to [{}], but the graph says [{}]", step.name, named(went), named(planned));
+        return fault(Code::TRANSITION, message, "the code on the worker is not the code whose graph was submitted");
+    }
+    match (&step.next, success.foreach) {
+        (Transition::Foreach { variable, .. }, Some(0)) => {
+            let message = format!("foreach over `{variable}`, which has no items");
+            fault(Code::TRANSITION, message, "give it at least one item, or end the flow before")
+        }
+        (Transition::Foreach { .. }, Some(_)) | (Transition::Linear { .. } | Transition::Branch { .. } | Transition::End, None) => None,
+        (Transition::Foreach { variable, .. }, None) => {
+            fault(Code::TRANSITION, format!("foreach over `{variable}` did not say how many items there are"), "upgrade the SDK")
+        }
+        (Transition::Linear { .. } | Transition::Branch { .. } | Transition::End, Some(_)) => {
+            fault(Code::TRANSITION, format!("step `{}` reported a foreach that its graph does not have", step.name), "upgrade the SDK")
+        }
     }
 }

@@ -1,38 +1,70 @@
-//! Foreach: how many items are opened at once, and how they are packed into dispatches.
+//! Foreach: how many items are opened at once, how they are packed into dispatches, and what follows when items reach the join.
 
-use causey_protocol::flow::StepIndex;
+use causey_protocol::chunk::CHUNK_ITEMS;
+use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Path, RunId};
 use causey_protocol::policy::HostMode;
 use causey_protocol::record::{Record, TaskSet};
 use causey_protocol::task::TASKS_PER_DISPATCH_MAX;
 
+use crate::chunk;
 use crate::engine::Decider;
+use crate::run::Run;
 
 /// Items of one foreach that may be open at once: keeps the queue short, so that cancel stays quick and memory small.
-pub(crate) const WINDOW: u32 = 1_024;
+const WINDOW: u32 = 1_024;
+
+/// The least of it that a foreach inside others has. They share one window as far as each has this much.
+const WINDOW_MIN: u32 = 64;
+
+/// Arrived items that may wait for the rest of their chunks or for its blob: what late items or a slow store cost in memory.
+const GATHERING_MAX: u32 = 32 * CHUNK_ITEMS;
 
 /// A list of tasks per dispatch pays for tiny tasks only, and must leave work for other workers: at least this many lists.
 const DISPATCHES_MIN: u32 = 32;
 
+/// Tasks of a step in one dispatch, for a foreach of `count` items.
+pub(crate) fn tasks_per_dispatch(run: &Run, flow: &Flow, step: StepIndex, count: u32) -> u32 {
+    match run.start.host.or(flow.step(step).host).unwrap_or_default() {
+        HostMode::Reuse => (count / DISPATCHES_MIN).clamp(1, TASKS_PER_DISPATCH_MAX),
+        HostMode::Fork | HostMode::Spawn => 1,
+    }
+}
+
+/// Items of the foreach opened on `path` that may be open at once.
+fn window(run: &Run, flow: &Flow, split: StepIndex, path: &Path) -> u32 {
+    let levels = flow.foreach_levels(split).enumerate();
+    let enclosing = levels.filter_map(|(depth, outer)| run.foreach(outer, &Path(path.0.get(..depth)?.to_vec())));
+    let beside = enclosing.fold(1, |beside: u32, outer| beside.saturating_mul(outer.count.clamp(1, WINDOW)));
+    (WINDOW / beside).max(WINDOW_MIN)
+}
+
 impl Decider<'_> {
     pub(crate) fn open_foreach(&mut self, run: RunId, split: StepIndex, path: &Path, count: u32) {
-        self.emit(Record::ForeachOpened { run, step: split, path: path.clone(), count });
+        self.emit(Record::ForeachOpened { run, step: split, path: path.clone(), count, chunk: chunk::size(path, count) });
         self.refill_foreach(run, split, path);
+    }
+
+    /// Items, in order, have reached the join of the foreach that `split` opened on `path`.
+    pub(crate) fn items_arrived(&mut self, run: RunId, flow: &Flow, (split, join): (StepIndex, StepIndex), path: &Path, items: &[u32]) {
+        self.gather_chunks(run, flow, split, path, items);
+        self.refill_foreach(run, split, path);
+        self.try_join(run, join, path);
     }
 
     /// Opens further items while the window has room.
     pub(crate) fn refill_foreach(&mut self, run: RunId, split: StepIndex, path: &Path) {
         let Some((found, flow)) = self.run_and_flow(run) else { return };
-        let Some(foreach) = found.foreaches.get(&(split, path.clone())).copied() else { return };
+        let Some(foreach) = found.foreach(split, path) else { return };
         let Some(step) = flow.step(split).next.targets().first().and_then(|target| flow.find(target)) else { return };
-        let host = found.start.host.or(flow.step(step).host).unwrap_or_default();
-        let chunk = match host {
-            HostMode::Reuse => (foreach.count / DISPATCHES_MIN).clamp(1, TASKS_PER_DISPATCH_MAX),
-            HostMode::Fork | HostMode::Spawn => 1,
-        };
-        let mut opened = foreach.opened;
-        while opened < foreach.count && opened - foreach.arrived + chunk <= WINDOW {
-            let to = (opened + chunk).min(foreach.count);
+        let (count, mut opened) = (foreach.count, foreach.opened);
+        if opened == count || foreach.gathering() > GATHERING_MAX {
+            return;
+        }
+        let list = tasks_per_dispatch(found, &flow, step, count);
+        let limit = foreach.arrived.saturating_add(window(found, &flow, split, path).max(list));
+        while opened < count && opened.saturating_add(list) <= limit {
+            let to = opened.saturating_add(list).min(count);
             self.open(run, step, TaskSet::Range { path: path.clone(), from: opened, to }, 0, 0);
             opened = to;
         }

@@ -1,10 +1,14 @@
 //! What must hold of every state, whatever the inputs were. Used by unit tests, properties and, from outside, by the tests on
 //! real processes.
 
+use std::ops::Bound;
+
+use causey_protocol::flow::{Flow, StepIndex};
+use causey_protocol::id::Path;
 use causey_protocol::record::RunState;
 
 use crate::join;
-use crate::run::{Run, TaskState};
+use crate::run::{Foreach, Run, Task, TaskRef, TaskState, steps_below};
 use crate::state::State;
 
 /// Every broken invariant, in words; empty for a sound state.
@@ -24,18 +28,19 @@ pub fn violations(state: &State) -> Vec<String> {
             }
         }
         for ((step, path), foreach) in &run.foreaches {
+            chunks(run, &flow, (*step, path), foreach, &mut found);
             if foreach.arrived > foreach.opened || foreach.opened > foreach.count {
                 found.push(format!("run {}: foreach {}/{path} counts {foreach:?}", run.id(), flow.step(*step).name));
             }
         }
-        if run.state == RunState::Succeeded && run.tasks.values().any(|task| task.state != TaskState::Succeeded) {
+        if run.state == RunState::Succeeded && all_tasks(run).any(|(_, task)| task.state != TaskState::Succeeded) {
             found.push(format!("run {} succeeded with a task that did not", run.id()));
         }
-        // I5: a live run has an attempt that is open or waits for its time, or a join that waits for its manifest.
+        // I5: a live run has an attempt that is open or waits for its time, or a blob that is to be stored.
         let waits = |run: &Run| {
-            !run.dispatches.is_empty()
-                || run.tasks.values().any(|task| task.state == TaskState::Waiting)
-                || run.joins.values().any(|join| join.manifest.is_some() && !join.stored)
+            run.dispatches().next().is_some()
+                || run.unfinished().any(|(_, task)| task.state == TaskState::Waiting)
+                || run.blobs().next().is_some()
         };
         if !run.state.is_terminal() && !waits(run) {
             found.push(format!("run {} is live but waits for nothing", run.id()));
@@ -49,19 +54,63 @@ pub fn violations(state: &State) -> Vec<String> {
     found
 }
 
+/// Every task that is not in a stored chunk.
+fn all_tasks(run: &Run) -> impl Iterator<Item = (TaskRef, &Task)> {
+    run.tasks(Bound::Unbounded)
+}
+
 fn counts(run: &Run, found: &mut Vec<String>) {
-    let mut counted = vec![[0; 7]; run.counts.len()];
-    for (task, state) in &run.tasks {
+    let mut counted = vec![[0; 7]; run.steps.len()];
+    for (task, state) in all_tasks(run) {
         counted[usize::from(task.step.0)][state.state as usize] += 1;
     }
-    if counted != run.counts {
-        found.push(format!("run {}: counts {:?} are not those of its tasks {counted:?}", run.id(), run.counts));
+    for (counted, step) in counted.iter_mut().zip(&run.steps) {
+        counted[TaskState::Succeeded as usize] += step.stored;
+    }
+    if counted.iter().zip(&run.steps).any(|(counted, step)| *counted != step.counts) {
+        found.push(format!("run {}: counts {:?} are not those of its tasks {counted:?}", run.id(), run.steps));
+    }
+    if !run.tasks.is_counted() {
+        found.push(format!("run {}: a group of tasks counts its unfinished ones wrongly", run.id()));
+    }
+}
+
+/// A chunk is gathered once all its items have arrived, and its tasks are in the state until it is stored.
+fn chunks(run: &Run, flow: &Flow, (split, path): (StepIndex, &Path), foreach: &Foreach, found: &mut Vec<String>) {
+    let mut wrong = |what: String| found.push(format!("run {}: foreach {}/{path}: {what}", run.id(), flow.step(split).name));
+    if foreach.chunk.is_none() {
+        if !foreach.chunks.is_empty() {
+            wrong("has chunks although it is not chunked".into());
+        }
+        return;
+    }
+    let (arrived, stored) =
+        foreach.chunks.values().fold((0, 0), |(arrived, stored), chunk| (arrived + chunk.arrived, stored + u32::from(chunk.stored)));
+    if (arrived, stored) != (foreach.arrived, foreach.stored) {
+        wrong(format!(
+            "{} items have arrived and {} chunks are stored, but the chunks say {arrived} and {stored}",
+            foreach.arrived, foreach.stored
+        ));
+    }
+    for (number, chunk) in &foreach.chunks {
+        let (from, to) = foreach.items(*number);
+        let full = chunk.arrived == to - from;
+        if full != chunk.digest.is_some() || (chunk.stored && !full) {
+            wrong(format!("chunk {number} of items {from} to {to} is {chunk:?}"));
+        }
+        let held = steps_below(flow, split, path).flat_map(|(step, depth)| run.tasks.below(step, path, depth, (from, to))).count();
+        if chunk.stored && held > 0 {
+            wrong(format!("chunk {number} is stored, but {held} of its tasks are still in the state"));
+        }
+        if full && !chunk.stored && held < (to - from) as usize {
+            wrong(format!("chunk {number} is not stored, but only {held} of its tasks are in the state"));
+        }
     }
 }
 
 fn dispatches(run: &Run, found: &mut Vec<String>) {
-    let open = run.tasks.values().filter(|task| task.state.is_open()).count();
-    let offered: u32 = run.dispatches.values().map(|dispatch| dispatch.open).sum();
+    let open = run.unfinished().filter(|(_, task)| task.state.is_open()).count();
+    let offered: u32 = run.dispatches().map(|(_, dispatch)| dispatch.open).sum();
     if open != offered as usize {
         found.push(format!("run {}: {open} attempts are open, but {offered} are on offer", run.id()));
     }

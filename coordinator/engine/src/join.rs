@@ -12,11 +12,13 @@ use crate::run::{Run, TaskRef};
 /// How many siblings a join waits for; `None` while its foreach is not open.
 pub(crate) fn expected(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> Option<u32> {
     let split = flow.closes(join)?;
-    if split.foreach {
-        run.foreaches.get(&(split.step, path.clone())).map(|foreach| foreach.count)
-    } else {
-        u32::try_from(flow.parents(join).len()).ok()
-    }
+    if split.foreach { run.foreach(split.step, path).map(|foreach| foreach.count) } else { u32::try_from(flow.parents(join).len()).ok() }
+}
+
+/// Whether the join's inputs come in chunks, the last of which opens it.
+pub(crate) fn is_chunked(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> bool {
+    let split = flow.closes(join).filter(|split| split.foreach);
+    split.and_then(|split| run.foreach(split.step, path)).is_some_and(|foreach| foreach.chunk.is_some())
 }
 
 /// The objects a join receives: by foreach index, or in the order in which the split names its branches.
@@ -27,7 +29,7 @@ pub(crate) fn inputs(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> Ve
         Some(InputRef { step: flow.step(task.step).name.clone(), path: task.path.clone(), object })
     };
     if split.foreach {
-        let count = run.foreaches.get(&(split.step, path.clone())).map_or(0, |foreach| foreach.count);
+        let count = run.foreach(split.step, path).map_or(0, |foreach| foreach.count);
         let Some(last) = flow.parents(join).first() else { return Vec::new() };
         (0..count).filter_map(|index| input(&TaskRef::new(*last, path.child(index), 0))).collect()
     } else {
@@ -45,7 +47,7 @@ impl Decider<'_> {
     pub(crate) fn try_join(&mut self, run: RunId, join: StepIndex, path: &Path) {
         let Some((found, flow)) = self.run_and_flow(run) else { return };
         let arrived = found.joins.get(&(join, path.clone())).map_or(0, |join| join.arrived);
-        if expected(found, &flow, join, path) != Some(arrived) {
+        if expected(found, &flow, join, path) != Some(arrived) || is_chunked(found, &flow, join, path) {
             return;
         }
         if arrived as usize <= INLINE_INPUTS_MAX {
@@ -54,22 +56,5 @@ impl Decider<'_> {
         }
         let digest = Digest::of(&manifest(&inputs(found, &flow, join, path)));
         self.emit(Record::InputsGathered { run, step: join, path: path.clone(), digest, count: arrived });
-    }
-
-    pub(crate) fn blob_stored(&mut self, digest: Digest) {
-        let waiting: Vec<(RunId, StepIndex, Path)> = self
-            .state
-            .live_runs()
-            .flat_map(|run| run.joins.iter().map(move |(key, join)| (run.id(), key, join)))
-            .filter(|(_, _, join)| !join.stored && join.manifest.is_some_and(|(wanted, _)| wanted == digest))
-            .map(|(run, (step, path), _)| (run, *step, path.clone()))
-            .collect();
-        if waiting.is_empty() {
-            self.ignore(format!("no join waits for blob {digest}"));
-        }
-        for (run, step, path) in waiting {
-            self.emit(Record::InputsStored { run, step, path: path.clone() });
-            self.open(run, step, TaskSet::One { path, visit: 0 }, 0, 0);
-        }
     }
 }

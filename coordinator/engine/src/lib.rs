@@ -1,6 +1,7 @@
 //! The pure engine: inputs and state give records, folding records gives the state, and the state says which commands must be in
 //! force. No clock, network, disk, randomness or unordered map: results depend on nothing but the arguments.
 
+mod chunk;
 mod command;
 mod engine;
 mod foreach;
@@ -11,11 +12,13 @@ mod retry;
 mod run;
 mod state;
 mod table;
+mod tasks;
 mod trigger;
 
 pub use command::{Command, commands, dispatch, outstanding};
 pub use engine::decide;
 pub use invariant::violations;
-pub use run::{Foreach, Join, OpenDispatch, Run, Task, TaskRef, TaskState};
+pub use run::{Chunk, Foreach, Join, OpenDispatch, Run, StepSummary, Task, TaskRef, TaskState};
 pub use state::{Deployment, EventOutcome, Held, ModelVersion, Notification, State};
 pub use table::{Change, Table, TableId};
+pub use tasks::Place;

@@ -25,7 +25,7 @@ impl Decider<'_> {
     /// Decides what follows after `cause` has been recorded for the task's last attempt.
     pub(crate) fn after_failure(&mut self, run: RunId, task: &TaskRef, cause: &FailureCause) {
         let Some((found, flow)) = self.run_and_flow(run) else { return };
-        let Some(state) = found.tasks.get(task).cloned() else { return };
+        let Some(state) = found.task(task).cloned() else { return };
         let id = task.id(&flow);
         match cause {
             FailureCause::User { error, .. } => {
@@ -78,7 +78,7 @@ impl Decider<'_> {
     /// Opens the attempts whose delay is over.
     pub(crate) fn timers_due(&mut self) {
         for (run, task) in self.state.due_timers(self.now()) {
-            let Some(state) = self.state.run(run).and_then(|run| run.tasks.get(&task)) else { continue };
+            let Some(state) = self.state.run(run).and_then(|run| run.task(&task)) else { continue };
             let (attempt, retry) = (state.attempt + 1, state.retry);
             self.open(run, task.step, TaskSet::One { path: task.path, visit: task.visit }, attempt, retry);
         }

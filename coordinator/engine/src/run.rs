@@ -2,14 +2,18 @@
 //! decide in `engine.rs` and its neighbours.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use causey_protocol::artifact::ObjectRef;
-use causey_protocol::flow::{Flow, StepIndex, Transition};
+use causey_protocol::flow::{Flow, Split, StepIndex, Transition};
 use causey_protocol::id::{Digest, Path, PoolName, RunId, TaskId, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{RunStarted, RunState, TaskSet};
 use causey_protocol::task::ErrorInfo;
 use serde::{Deserialize, Serialize};
+
+use crate::chunk::BlobUse;
+use crate::tasks::{Place, Tasks};
 
 /// A task within its run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +62,12 @@ impl TaskState {
         matches!(self, Self::Dispatched | Self::Running)
     }
 
+    /// Whether something is still to come of the task.
+    #[must_use]
+    pub fn is_unfinished(self) -> bool {
+        self.is_open() || self == Self::Waiting
+    }
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,8 +93,8 @@ pub struct Task {
     /// Attempts that failed for reasons of infrastructure.
     pub infrastructure: u32,
     pub worker: Option<WorkerName>,
-    /// First task of the open dispatch this one belongs to.
-    pub dispatch: Option<Box<TaskRef>>,
+    /// First task of the open dispatch this one belongs to, which is of the same step and foreach.
+    pub dispatch: Option<Place>,
     pub not_before: Option<Timestamp>,
     pub opened: Timestamp,
     pub started: Option<Timestamp>,
@@ -92,6 +102,27 @@ pub struct Task {
     /// Digest and size of the accepted object; its key follows from the task and `attempt`.
     pub object: Option<(Digest, u64)>,
     pub error: Option<Box<ErrorInfo>>,
+}
+
+impl Task {
+    /// A task whose attempt is about to be offered.
+    fn new(at: Timestamp) -> Self {
+        Self {
+            state: TaskState::Dispatched,
+            attempt: 0,
+            retry: 0,
+            lost: 0,
+            infrastructure: 0,
+            worker: None,
+            dispatch: None,
+            not_before: None,
+            opened: at,
+            started: None,
+            ended: None,
+            object: None,
+            error: None,
+        }
+    }
 }
 
 /// Attempts that were opened together and are published as one message.
@@ -105,13 +136,60 @@ pub struct OpenDispatch {
     pub open: u32,
 }
 
-/// One opened foreach: items up to `opened` have a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One opened foreach: items up to `opened` have a task, or are in a stored chunk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Foreach {
     pub count: u32,
     pub opened: u32,
     /// Items that have reached the join.
     pub arrived: u32,
+    /// Items in a chunk; `None`: results are not gathered in chunks.
+    pub chunk: Option<u32>,
+    /// Chunks of which an item has arrived, by number.
+    pub chunks: BTreeMap<u32, Chunk>,
+    /// Chunks that are stored.
+    pub stored: u32,
+}
+
+/// Consecutive items of a foreach whose results become one blob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Items that have reached the join.
+    pub arrived: u32,
+    /// Known once all have.
+    pub digest: Option<Digest>,
+    /// The blob is in the artifact store, and the state has forgotten its tasks.
+    pub stored: bool,
+}
+
+impl Foreach {
+    pub(crate) fn new(count: u32, chunk: Option<u32>) -> Self {
+        Self { count, opened: 0, arrived: 0, chunk, chunks: BTreeMap::new(), stored: 0 }
+    }
+
+    /// The items of a chunk.
+    pub(crate) fn items(&self, chunk: u32) -> (u32, u32) {
+        let size = self.chunk.unwrap_or(self.count);
+        let from = chunk.saturating_mul(size);
+        (from, from.saturating_add(size).min(self.count))
+    }
+
+    /// The chunks of a foreach that has no items outside them.
+    pub(crate) fn digests(&self) -> Vec<Digest> {
+        self.chunks.values().filter_map(|chunk| chunk.digest).collect()
+    }
+
+    /// Arrived items whose tasks the state still holds.
+    pub(crate) fn gathering(&self) -> u32 {
+        self.arrived - self.stored.saturating_mul(self.chunk.unwrap_or_default()).min(self.arrived)
+    }
+
+    fn arrive(&mut self, item: u32) {
+        self.arrived += 1;
+        if let Some(size) = self.chunk {
+            self.chunks.entry(item / size.max(1)).or_default().arrived += 1;
+        }
+    }
 }
 
 /// A join that has not been opened yet.
@@ -123,6 +201,22 @@ pub struct Join {
     pub stored: bool,
 }
 
+/// What is known of a step's tasks without looking at any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepSummary {
+    /// Tasks by state, in the order of [`TaskState::ALL`].
+    pub counts: [u32; 7],
+    /// Those of the succeeded ones that lie in stored chunks.
+    pub stored: u32,
+    pub first_started: Option<Timestamp>,
+    pub last_ended: Option<Timestamp>,
+    /// How often the step, if it splits, has opened a foreach, and the items of all of them.
+    pub foreaches: u32,
+    pub items: u64,
+    /// Those of the items that have been offered to a pool.
+    pub offered: u64,
+}
+
 /// One execution of a flow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
@@ -132,15 +226,15 @@ pub struct Run {
     pub finished: Option<Timestamp>,
     pub state: RunState,
     pub problem: Option<Problem>,
-    pub tasks: BTreeMap<TaskRef, Task>,
-    /// By the dispatch's first task.
-    pub dispatches: BTreeMap<TaskRef, OpenDispatch>,
+    /// Stored apart from the rest of the run.
+    #[serde(skip)]
+    pub(crate) tasks: Tasks,
     /// By the step that splits and its path.
     pub foreaches: BTreeMap<(StepIndex, Path), Foreach>,
     /// By the joining step and its path.
     pub joins: BTreeMap<(StepIndex, Path), Join>,
-    /// Tasks by step and state, in the order of [`TaskState::ALL`].
-    pub counts: Vec<[u32; 7]>,
+    /// By step.
+    pub steps: Vec<StepSummary>,
 }
 
 impl Run {
@@ -152,11 +246,10 @@ impl Run {
             finished: None,
             state: RunState::Pending,
             problem: None,
-            tasks: BTreeMap::new(),
-            dispatches: BTreeMap::new(),
+            tasks: Tasks::default(),
             foreaches: BTreeMap::new(),
             joins: BTreeMap::new(),
-            counts: vec![[0; 7]; flow.definition().steps.len()],
+            steps: vec![StepSummary::default(); flow.definition().steps.len()],
         }
     }
 
@@ -165,71 +258,112 @@ impl Run {
         self.start.run
     }
 
+    /// A task; `None` also for one that lies in a stored chunk.
+    #[must_use]
+    pub fn task(&self, task: &TaskRef) -> Option<&Task> {
+        self.tasks.get(task)
+    }
+
+    /// Tasks in order, but those in stored chunks.
+    pub fn tasks(&self, from: Bound<TaskRef>) -> impl Iterator<Item = (TaskRef, &Task)> {
+        self.tasks.range(from)
+    }
+
+    /// Tasks of a step in order, but those in stored chunks.
+    pub fn tasks_of(&self, step: StepIndex) -> impl Iterator<Item = (TaskRef, &Task)> {
+        let first = TaskRef::new(step, Path::default(), 0);
+        self.tasks.range(Bound::Included(first)).take_while(move |(task, _)| task.step == step)
+    }
+
+    /// Tasks that are open or wait for their time; takes as long as they are many, however wide the run is.
+    pub fn unfinished(&self) -> impl Iterator<Item = (TaskRef, &Task)> {
+        self.tasks.unfinished()
+    }
+
+    /// Open dispatches by their first task.
+    pub fn dispatches(&self) -> impl Iterator<Item = (TaskRef, &OpenDispatch)> {
+        self.tasks.dispatches()
+    }
+
+    /// The open dispatch that this attempt at `first` leads.
+    #[must_use]
+    pub fn dispatch(&self, first: &TaskRef, attempt: u32) -> Option<&OpenDispatch> {
+        self.tasks.dispatch(first, attempt)
+    }
+
+    /// The open dispatch that a task belongs to.
+    #[must_use]
+    pub fn dispatch_of(&self, task: &TaskRef, found: &Task) -> Option<&OpenDispatch> {
+        self.tasks.dispatch(&found.dispatch?.beside(task), found.attempt)
+    }
+
+    #[must_use]
+    pub fn step(&self, step: StepIndex) -> StepSummary {
+        self.steps.get(usize::from(step.0)).copied().unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn foreach(&self, split: StepIndex, path: &Path) -> Option<&Foreach> {
+        self.foreaches.get(&(split, path.clone()))
+    }
+
     /// The task's current attempt if it is open and has this number.
     #[must_use]
     pub fn open_attempt(&self, task: &TaskRef, attempt: u32) -> Option<&Task> {
-        self.tasks.get(task).filter(|found| found.state.is_open() && found.attempt == attempt)
+        self.task(task).filter(|found| found.state.is_open() && found.attempt == attempt)
     }
 
     /// The accepted object of a task.
     #[must_use]
     pub fn object(&self, flow: &Flow, task: &TaskRef) -> Option<ObjectRef> {
-        let found = self.tasks.get(task)?;
+        let found = self.task(task)?;
         let (digest, bytes) = found.object?;
         Some(ObjectRef { run: self.id(), key: task.id(flow).key(found.attempt), digest, bytes })
     }
 
-    fn set_state(&mut self, task: &TaskRef, state: TaskState) {
-        if let Some(found) = self.tasks.get_mut(task) {
-            let counts = &mut self.counts[usize::from(task.step.0)];
-            counts[found.state as usize] -= 1;
-            counts[state as usize] += 1;
-            found.state = state;
-        }
+    /// Changes a task and counts it under its new state.
+    fn change<T>(&mut self, task: &TaskRef, change: impl FnOnce(&mut Task) -> T) -> Option<T> {
+        let (before, after, changed) = self.tasks.change(task, |found| {
+            let before = found.state;
+            let changed = change(found);
+            (before, found.state, changed)
+        })?;
+        let counts = &mut self.steps[usize::from(task.step.0)].counts;
+        counts[before as usize] -= 1;
+        counts[after as usize] += 1;
+        Some(changed)
     }
 
-    pub(crate) fn open(&mut self, flow: &Flow, step: StepIndex, dispatch: &OpenDispatch, at: Timestamp) {
+    pub(crate) fn open(&mut self, flow: &Flow, step: StepIndex, dispatch: OpenDispatch, at: Timestamp) {
         if self.state == RunState::Pending {
             self.state = RunState::Running;
         }
         let mut first = None;
         for (path, visit) in dispatch.tasks.iter() {
             let task = TaskRef::new(step, path, visit);
-            let first = first.get_or_insert_with(|| task.clone());
-            let counts = &mut self.counts[usize::from(step.0)];
-            let entry = self.tasks.entry(task).or_insert_with(|| {
-                counts[TaskState::Dispatched as usize] += 1;
-                Task {
-                    state: TaskState::Dispatched,
-                    attempt: 0,
-                    retry: 0,
-                    lost: 0,
-                    infrastructure: 0,
-                    worker: None,
-                    dispatch: None,
-                    not_before: None,
-                    opened: at,
-                    started: None,
-                    ended: None,
-                    object: None,
-                    error: None,
-                }
-            });
-            counts[entry.state as usize] -= 1;
-            counts[TaskState::Dispatched as usize] += 1;
-            entry.state = TaskState::Dispatched;
-            entry.attempt = dispatch.attempt;
-            entry.retry = dispatch.retry;
-            entry.opened = at;
-            entry.not_before = None;
-            entry.worker = None;
-            entry.started = None;
-            entry.ended = None;
-            entry.dispatch = Some(Box::new(first.clone()));
+            let first = *first.get_or_insert_with(|| Place::of(&task));
+            let open = |found: &mut Task| {
+                found.state = TaskState::Dispatched;
+                found.attempt = dispatch.attempt;
+                found.retry = dispatch.retry;
+                found.opened = at;
+                found.not_before = None;
+                found.worker = None;
+                found.started = None;
+                found.ended = None;
+                found.dispatch = Some(first);
+            };
+            if self.change(&task, open).is_none() {
+                let mut new = Task::new(at);
+                open(&mut new);
+                self.steps[usize::from(step.0)].counts[TaskState::Dispatched as usize] += 1;
+                self.tasks.insert(&task, new);
+            }
         }
         if let (TaskSet::Range { path, to, .. }, [split]) = (&dispatch.tasks, flow.parents(step))
             && let Some(foreach) = self.foreaches.get_mut(&(*split, path.clone()))
         {
+            self.steps[usize::from(split.0)].offered += u64::from(to.saturating_sub(foreach.opened));
             foreach.opened = foreach.opened.max(*to);
         }
         if flow.step(step).join
@@ -237,88 +371,162 @@ impl Run {
         {
             self.joins.remove(&(step, path.clone()));
         }
-        if let Some(first) = first {
-            self.dispatches.insert(first, dispatch.clone());
+        let first_task = dispatch.tasks.iter().next();
+        if let Some((path, visit)) = first_task {
+            self.tasks.offer(&TaskRef::new(step, path, visit), dispatch);
         }
+    }
+
+    pub(crate) fn open_foreach(&mut self, split: StepIndex, path: &Path, count: u32, chunk: Option<u32>) {
+        let summary = &mut self.steps[usize::from(split.0)];
+        summary.foreaches += 1;
+        summary.items += u64::from(count);
+        self.foreaches.insert((split, path.clone()), Foreach::new(count, chunk));
     }
 
     pub(crate) fn started(&mut self, task: &TaskRef, worker: &WorkerName, at: Timestamp) {
-        self.set_state(task, TaskState::Running);
-        self.first_started = Some(self.first_started.map_or(at, |first| first.min(at)));
-        if let Some(found) = self.tasks.get_mut(task) {
+        self.note_start(task.step, at);
+        self.change(task, |found| {
+            found.state = TaskState::Running;
             found.worker = Some(worker.clone());
             found.started = Some(at);
+        });
+    }
+
+    fn note_start(&mut self, step: StepIndex, at: Timestamp) {
+        let earlier = |first: Option<Timestamp>| Some(first.map_or(at, |first| first.min(at)));
+        self.first_started = earlier(self.first_started);
+        let summary = &mut self.steps[usize::from(step.0)];
+        summary.first_started = earlier(summary.first_started);
+    }
+
+    fn note_end(&mut self, step: StepIndex, at: Timestamp) {
+        let summary = &mut self.steps[usize::from(step.0)];
+        summary.last_ended = summary.last_ended.max(Some(at));
+    }
+
+    /// Closes the task's open attempt; `change` says what became of it.
+    pub(crate) fn close(&mut self, task: &TaskRef, started: Timestamp, ended: Timestamp, change: impl FnOnce(&mut Task)) {
+        self.note_start(task.step, started);
+        self.note_end(task.step, ended);
+        let dispatch = self.change(task, |found| {
+            found.started = Some(started);
+            found.ended = Some(ended);
+            change(found);
+            Some((found.dispatch.take()?, found.attempt))
+        });
+        if let Some((first, attempt)) = dispatch.flatten() {
+            self.tasks.close_one(&first.beside(task), attempt);
         }
     }
 
-    /// Closes the task's open attempt.
-    pub(crate) fn close(&mut self, task: &TaskRef, state: TaskState, started: Timestamp, ended: Timestamp) {
-        self.set_state(task, state);
-        self.first_started = Some(self.first_started.map_or(started, |first| first.min(started)));
-        let Some(found) = self.tasks.get_mut(task) else { return };
-        found.started = Some(started);
-        found.ended = Some(ended);
-        let Some(first) = found.dispatch.take() else { return };
-        if let Some(dispatch) = self.dispatches.get_mut(&first) {
-            dispatch.open -= 1;
-            if dispatch.open == 0 {
-                self.dispatches.remove(&first);
+    pub(crate) fn succeed(&mut self, task: &TaskRef, worker: &WorkerName, object: (Digest, u64), (started, ended): (Timestamp, Timestamp)) {
+        self.close(task, started, ended, |found| {
+            found.state = TaskState::Succeeded;
+            found.object = Some(object);
+            found.worker = Some(worker.clone());
+            found.error = None;
+        });
+    }
+
+    /// Blobs that are to be stored.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = (Digest, BlobUse)> {
+        let chunks = self.foreaches.iter().filter(|(_, foreach)| (foreach.stored as usize) < foreach.chunks.len()).flat_map(
+            |((split, path), foreach)| {
+                let wanted = foreach.chunks.iter().filter(|(_, chunk)| !chunk.stored);
+                wanted.filter_map(|(number, chunk)| {
+                    Some((chunk.digest?, BlobUse::Chunk { split: *split, path: path.clone(), chunk: *number }))
+                })
+            },
+        );
+        let joins = self.joins.iter().filter(|(_, join)| !join.stored);
+        let joins = joins.filter_map(|((step, path), join)| Some((join.manifest?.0, BlobUse::Join { step: *step, path: path.clone() })));
+        chunks.chain(joins)
+    }
+
+    /// Counts finished tasks, which are `items` of the foreach on `outer` or one task outside any, at the join they lead to.
+    pub(crate) fn arrive(&mut self, flow: &Flow, step: StepIndex, outer: &Path, items: impl Iterator<Item = Option<u32>>) {
+        let Some((join, split)) = join_after(flow, step) else { return };
+        let path = |item: Option<u32>| item.map_or_else(|| outer.clone(), |item| outer.child(item));
+        if !split.foreach {
+            items.for_each(|item| self.joins.entry((join, path(item))).or_default().arrived += 1);
+            return;
+        }
+        let mut arrived = 0;
+        if let Some(foreach) = self.foreaches.get_mut(&(split.step, outer.clone())) {
+            for item in items.flatten() {
+                foreach.arrive(item);
+                arrived += 1;
             }
         }
+        self.joins.entry((join, outer.clone())).or_default().arrived += arrived;
     }
 
-    /// Counts a finished task at the join it leads to, if it leads to one.
-    pub(crate) fn arrive(&mut self, flow: &Flow, task: &TaskRef) {
-        let Some((join, path)) = join_of(flow, task) else { return };
-        if let Some(split) = flow.closes(join)
-            && split.foreach
-            && let Some(foreach) = self.foreaches.get_mut(&(split.step, path.clone()))
-        {
-            foreach.arrived += 1;
+    /// Forgets what lies below the items of a chunk that has been stored.
+    pub(crate) fn forget_chunk(&mut self, flow: &Flow, split: StepIndex, path: &Path, chunk: u32) {
+        let Some(foreach) = self.foreaches.get_mut(&(split, path.clone())) else { return };
+        let items = foreach.items(chunk);
+        let Some(found) = foreach.chunks.get_mut(&chunk).filter(|found| !found.stored) else { return };
+        found.stored = true;
+        foreach.stored += 1;
+        for (step, depth) in steps_below(flow, split, path) {
+            let forgotten = self.tasks.forget_below(step, path, depth, items);
+            self.steps[usize::from(step.0)].stored += forgotten;
         }
-        self.joins.entry((join, path)).or_default().arrived += 1;
+        for inner in splits_below(flow, split, path) {
+            let (first, last) = ((inner, path.child(items.0)), (inner, path.child(items.1)));
+            let gone: Vec<_> = self.foreaches.range(first..last).map(|(key, _)| key.clone()).collect();
+            for key in gone {
+                self.foreaches.remove(&key);
+            }
+        }
     }
 
     /// Ends the run; whatever was open or waiting is closed as `others`.
     pub(crate) fn finish(&mut self, state: RunState, problem: Option<Problem>, others: TaskState, at: Timestamp) {
-        let unfinished: Vec<TaskRef> = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| task.state.is_open() || task.state == TaskState::Waiting)
-            .map(|(task, _)| task.clone())
-            .collect();
+        let unfinished: Vec<TaskRef> = self.unfinished().map(|(task, _)| task).collect();
         for task in unfinished {
-            self.set_state(&task, others);
-            if let Some(found) = self.tasks.get_mut(&task) {
+            self.note_end(task.step, at);
+            self.change(&task, |found| {
+                found.state = others;
                 found.dispatch = None;
                 found.not_before = None;
                 found.ended = Some(at);
-            }
+            });
         }
-        self.dispatches.clear();
+        self.tasks.close_all();
         self.joins.clear();
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);
     }
 
-    pub(crate) fn task_mut(&mut self, task: &TaskRef) -> Option<&mut Task> {
-        self.tasks.get_mut(task)
-    }
-
     pub(crate) fn wait(&mut self, task: &TaskRef, retry: u32, not_before: Timestamp) {
-        self.set_state(task, TaskState::Waiting);
-        if let Some(found) = self.tasks.get_mut(task) {
+        self.change(task, |found| {
+            found.state = TaskState::Waiting;
             found.retry = retry;
             found.not_before = Some(not_before);
-        }
+        });
     }
 }
 
-/// The join that a finished task leads to, and that join's path.
-pub(crate) fn join_of(flow: &Flow, task: &TaskRef) -> Option<(StepIndex, Path)> {
-    let Transition::Linear { to } = &flow.step(task.step).next else { return None };
+/// The join that `step` leads to, and the split it closes.
+pub(crate) fn join_after(flow: &Flow, step: StepIndex) -> Option<(StepIndex, Split)> {
+    let Transition::Linear { to } = &flow.step(step).next else { return None };
     let join = flow.find(to)?;
-    let split = flow.closes(join)?;
-    if split.foreach { Some((join, task.path.split_last()?.0)) } else { Some((join, task.path.clone())) }
+    Some((join, flow.closes(join)?))
+}
+
+/// The steps inside the foreach that `split` opens on `path`, with the number of indices in their tasks' paths.
+pub(crate) fn steps_below(flow: &Flow, split: StepIndex, path: &Path) -> impl Iterator<Item = (StepIndex, usize)> {
+    let level = path.0.len();
+    flow.indices().filter_map(move |step| {
+        let inside = flow.foreach_levels(step).nth(level) == Some(split);
+        inside.then(|| (step, flow.foreach_levels(step).count()))
+    })
+}
+
+/// The steps inside that foreach that open further ones.
+pub(crate) fn splits_below(flow: &Flow, split: StepIndex, path: &Path) -> impl Iterator<Item = StepIndex> {
+    steps_below(flow, split, path).map(|(step, _)| step).filter(|step| matches!(flow.step(*step).next, Transition::Foreach { .. }))
 }

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::flow::Flow;
-use causey_protocol::id::{Digest, FlowName, ModelName, NotificationId, Origin, RequestId, RunId, RunName, Timestamp};
-use causey_protocol::record::{Answer, FailureCause, Position, Record, RunState, Topic, Turn};
+use causey_protocol::id::{Digest, FlowName, ModelName, NotificationId, Origin, Path, RequestId, RunId, RunName, Timestamp, WorkerName};
+use causey_protocol::record::{Answer, FailureCause, ItemSucceeded, Position, Record, RunState, Topic, Turn};
 use causey_protocol::task::Publication;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::run::{Foreach, Join, OpenDispatch, Run, TaskRef, TaskState};
-use crate::table::{Change, Table, TableId};
+use crate::chunk::BlobUse;
+use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState};
+use crate::table::{Change, Table, TableId, encode};
+use crate::tasks::{Group, GroupKey};
 
 /// How long answers to requests and outcomes of events are kept, in microseconds.
 const ANSWERS_KEPT_MICROS: u64 = 10 * 60 * 1_000_000;
@@ -103,8 +105,55 @@ struct Indices {
     live: BTreeSet<RunId>,
     names: BTreeMap<RunName, RunId>,
     timers: BTreeSet<(Timestamp, RunId, TaskRef)>,
+    /// Running attempts by the worker that said so.
+    held: BTreeMap<WorkerName, BTreeSet<(RunId, TaskRef)>>,
+    /// Blobs that are to be stored, and what for.
+    blobs: BTreeSet<(Digest, RunId, BlobUse)>,
     requests: BTreeSet<(Timestamp, RequestId)>,
     origins: BTreeSet<(Timestamp, Origin)>,
+}
+
+impl Indices {
+    /// A task whose attempt ends, or gets another holder.
+    fn release(&mut self, run: &Run, id: RunId, task: &TaskRef) {
+        let holder = run.task(task).filter(|found| found.state == TaskState::Running).and_then(|found| found.worker.as_ref());
+        let Some(holder) = holder else { return };
+        if let Some(held) = self.held.get_mut(holder) {
+            held.remove(&(id, task.clone()));
+            if held.is_empty() {
+                self.held.remove(holder);
+            }
+        }
+    }
+
+    /// Enters a run that has not ended.
+    fn enter(&mut self, run: &Run) {
+        let id = run.id();
+        self.live.insert(id);
+        for (task, found) in run.unfinished() {
+            if let Some(due) = found.not_before {
+                self.timers.insert((due, id, task));
+            } else if let (TaskState::Running, Some(worker)) = (found.state, &found.worker) {
+                self.held.entry(worker.clone()).or_default().insert((id, task));
+            }
+        }
+        self.blobs.extend(run.blobs().map(|(digest, used)| (digest, id, used)));
+    }
+
+    /// Forgets a run that ends.
+    fn forget(&mut self, run: &Run) {
+        let id = run.id();
+        self.live.remove(&id);
+        for (task, found) in run.unfinished() {
+            match found.not_before {
+                Some(due) => drop(self.timers.remove(&(due, id, task))),
+                None => self.release(run, id, &task),
+            }
+        }
+        for (digest, used) in run.blobs() {
+            self.blobs.remove(&(digest, id, used));
+        }
+    }
 }
 
 /// What a projection stores beside the tables.
@@ -164,6 +213,22 @@ impl State {
 
     pub(crate) fn due_timers(&self, now: Timestamp) -> Vec<(RunId, TaskRef)> {
         self.index_by.timers.iter().take_while(|(due, _, _)| *due <= now).map(|(_, run, task)| (*run, task.clone())).collect()
+    }
+
+    /// Attempts that a worker is known to run.
+    pub(crate) fn held_by(&self, worker: &WorkerName) -> Vec<(RunId, TaskRef)> {
+        self.index_by.held.get(worker).into_iter().flatten().cloned().collect()
+    }
+
+    /// What waits for a blob.
+    pub(crate) fn waiting_for(&self, digest: Digest) -> Vec<(RunId, BlobUse)> {
+        let all = self.index_by.blobs.range((digest, RunId(Uuid::nil()), BlobUse::FIRST)..);
+        all.take_while(|(wanted, _, _)| *wanted == digest).map(|(_, run, used)| (*run, used.clone())).collect()
+    }
+
+    /// Blobs that are to be stored.
+    pub(crate) fn blobs_wanted(&self) -> impl Iterator<Item = (RunId, &BlobUse)> {
+        self.index_by.blobs.iter().map(|(_, run, used)| (*run, used))
     }
 
     /// Starts a turn: the next sequence, and a time that never goes back.
@@ -273,9 +338,12 @@ impl State {
             Record::AttemptsOpened { run, .. }
             | Record::AttemptStarted { run, .. }
             | Record::AttemptSucceeded { run, .. }
+            | Record::AttemptsSucceeded { run, .. }
             | Record::AttemptFailed { run, .. }
             | Record::RetryScheduled { run, .. }
             | Record::ForeachOpened { run, .. }
+            | Record::ChunkGathered { run, .. }
+            | Record::ChunkStored { run, .. }
             | Record::InputsGathered { run, .. }
             | Record::InputsStored { run, .. }
             | Record::RunFinished { run, .. } => self.apply_to_run(*run, record),
@@ -305,35 +373,46 @@ impl State {
         let Some((_, flow)) = self.run_and_flow(id) else { return };
         let at = self.at;
         let Some(run) = self.runs.get_mut(&id).map(Arc::make_mut) else { return };
+        let index = &mut self.index_by;
         match record {
             Record::AttemptsOpened { step, pool, tasks, attempt, retry, .. } => {
-                for (path, visit) in tasks.iter() {
+                // A first attempt has no timer.
+                for (path, visit) in tasks.iter().filter(|_| *attempt > 0) {
                     let task = TaskRef::new(*step, path, visit);
-                    if let Some(due) = run.tasks.get(&task).and_then(|task| task.not_before) {
-                        self.index_by.timers.remove(&(due, id, task));
+                    if let Some(due) = run.task(&task).and_then(|task| task.not_before) {
+                        index.timers.remove(&(due, id, task));
                     }
                 }
                 let dispatch =
                     OpenDispatch { pool: pool.clone(), tasks: tasks.clone(), attempt: *attempt, retry: *retry, open: tasks.len() };
-                run.open(&flow, *step, &dispatch, at);
+                run.open(&flow, *step, dispatch, at);
             }
             Record::AttemptStarted { step, path, visit, worker, at, .. } => {
-                run.started(&TaskRef::new(*step, path.clone(), *visit), worker, *at);
+                let task = TaskRef::new(*step, path.clone(), *visit);
+                index.release(run, id, &task);
+                run.started(&task, worker, *at);
+                index.held.entry(worker.clone()).or_default().insert((id, task));
             }
             Record::AttemptSucceeded { step, path, visit, worker, digest, bytes, started, ended, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
-                run.close(&task, TaskState::Succeeded, *started, *ended);
-                if let Some(found) = run.task_mut(&task) {
-                    found.object = Some((*digest, *bytes));
-                    found.worker = Some(worker.clone());
-                    found.error = None;
+                index.release(run, id, &task);
+                run.succeed(&task, worker, (*digest, *bytes), (*started, *ended));
+                let (outer, item) = task.path.split_last().map_or((Path::default(), None), |(outer, item)| (outer, Some(item)));
+                run.arrive(&flow, *step, &outer, std::iter::once(item));
+            }
+            Record::AttemptsSucceeded { step, outer, visit, worker, since, items, .. } => {
+                for ItemSucceeded(item, digest, bytes, started, ended) in items {
+                    let task = TaskRef::new(*step, outer.child(*item), *visit);
+                    index.release(run, id, &task);
+                    run.succeed(&task, worker, (*digest, *bytes), (since.plus_micros(*started), since.plus_micros(*ended)));
                 }
-                run.arrive(&flow, &task);
+                run.arrive(&flow, *step, outer, items.iter().map(|ItemSucceeded(item, ..)| Some(*item)));
             }
             Record::AttemptFailed { step, path, visit, worker, cause, started, ended, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
-                run.close(&task, TaskState::Failed, *started, *ended);
-                if let Some(found) = run.task_mut(&task) {
+                index.release(run, id, &task);
+                run.close(&task, *started, *ended, |found| {
+                    found.state = TaskState::Failed;
                     found.worker.clone_from(worker);
                     match cause {
                         FailureCause::User { error, object } | FailureCause::Permanent { error, object } => {
@@ -347,29 +426,45 @@ impl State {
                         FailureCause::Lost => found.lost += 1,
                         FailureCause::Released { .. } => {}
                     }
-                }
+                });
             }
             Record::RetryScheduled { step, path, visit, retry, not_before, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
                 run.wait(&task, *retry, *not_before);
-                self.index_by.timers.insert((*not_before, id, task));
+                index.timers.insert((*not_before, id, task));
             }
-            Record::ForeachOpened { step, path, count, .. } => {
-                run.foreaches.insert((*step, path.clone()), Foreach { count: *count, opened: 0, arrived: 0 });
+            Record::ForeachOpened { step, path, count, chunk, .. } => {
+                run.open_foreach(*step, path, *count, *chunk);
+            }
+            Record::ChunkGathered { step, path, chunk, digest, .. } => {
+                if let Some(foreach) = run.foreaches.get_mut(&(*step, path.clone())) {
+                    foreach.chunks.entry(*chunk).or_default().digest = Some(*digest);
+                    index.blobs.insert((*digest, id, BlobUse::Chunk { split: *step, path: path.clone(), chunk: *chunk }));
+                }
+            }
+            Record::ChunkStored { step, path, chunk, .. } => {
+                let digest = run.foreach(*step, path).and_then(|foreach| foreach.chunks.get(chunk)?.digest);
+                if let Some(digest) = digest {
+                    index.blobs.remove(&(digest, id, BlobUse::Chunk { split: *step, path: path.clone(), chunk: *chunk }));
+                }
+                run.forget_chunk(&flow, *step, path, *chunk);
             }
             Record::InputsGathered { step, path, digest, count, .. } => {
                 run.joins.entry((*step, path.clone())).or_insert_with(Join::default).manifest = Some((*digest, *count));
+                index.blobs.insert((*digest, id, BlobUse::Join { step: *step, path: path.clone() }));
             }
             Record::InputsStored { step, path, .. } => {
                 if let Some(join) = run.joins.get_mut(&(*step, path.clone())) {
                     join.stored = true;
+                    if let Some((digest, _)) = join.manifest {
+                        index.blobs.remove(&(digest, id, BlobUse::Join { step: *step, path: path.clone() }));
+                    }
                 }
             }
             Record::RunFinished { state, problem, .. } => {
                 let others = if *state == RunState::Cancelled { TaskState::Cancelled } else { TaskState::Aborted };
-                self.index_by.timers.retain(|(_, run, _)| *run != id);
+                index.forget(run);
                 run.finish(*state, problem.clone(), others, at);
-                self.index_by.live.remove(&id);
             }
             _ => {}
         }
@@ -385,12 +480,18 @@ impl State {
             };
         }
         each_table!(add);
-        sum
+        sum + self.runs.changed().filter_map(|run| self.run(*run)).map(|run| run.tasks.changes_len()).sum::<usize>()
     }
 
     /// Takes what changed since the last call, to be stored together with [`State::header`].
     pub fn take_changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
+        // Groups of tasks are stored under keys of their own: a run that is wide is not written whole.
+        let changed: Vec<RunId> = self.runs.changed().copied().collect();
+        for id in changed {
+            let Some(run) = self.runs.peek_mut(&id).map(Arc::make_mut) else { continue };
+            changes.extend(run.tasks.take_changes().iter().map(|(key, group)| task_change(id, key, group.as_ref())));
+        }
         macro_rules! take {
             ($table:ident, $id:ident) => {
                 self.$table.take_changes(TableId::$id, &mut changes);
@@ -402,6 +503,12 @@ impl State {
 
     /// Forgets what changed: nobody copies this state.
     pub fn forget_changes(&mut self) {
+        let changed: Vec<RunId> = self.runs.changed().copied().collect();
+        for id in changed {
+            if let Some(run) = self.runs.peek_mut(&id) {
+                Arc::make_mut(run).tasks.forget_changes();
+            }
+        }
         macro_rules! forget {
             ($table:ident, $id:ident) => {
                 self.$table.forget_changes();
@@ -444,7 +551,12 @@ impl State {
             store: header.store,
             ..Self::default()
         };
+        let mut groups = Vec::new();
         for (table, key, value) in entries {
+            if table == TableId::Tasks as u8 {
+                groups.push((key, value));
+                continue;
+            }
             macro_rules! put {
                 ($name:ident, $id:ident) => {
                     if table == TableId::$id as u8 {
@@ -456,6 +568,13 @@ impl State {
             each_table!(put);
             return Err(serde::de::Error::custom(format_args!("unknown table {table}")));
         }
+        for (key, group) in groups {
+            let (id, key): (RunId, GroupKey) = rmp_serde::from_slice(&key)?;
+            let Some(run) = state.runs.peek_mut(&id) else {
+                return Err(serde::de::Error::custom(format_args!("tasks of run {id}, which is not there")));
+            };
+            Arc::make_mut(run).tasks.restore(key, rmp_serde::from_slice(&group)?);
+        }
         state.rebuild_indices();
         Ok(state)
     }
@@ -464,14 +583,8 @@ impl State {
         let mut indices = Indices::default();
         for run in self.runs.values() {
             indices.names.insert(run.start.name.clone(), run.id());
-            if run.state.is_terminal() {
-                continue;
-            }
-            indices.live.insert(run.id());
-            for (task, found) in &run.tasks {
-                if let Some(due) = found.not_before {
-                    indices.timers.insert((due, run.id(), task.clone()));
-                }
+            if !run.state.is_terminal() {
+                indices.enter(run);
             }
         }
         indices.requests = self.requests.iter().map(|(id, (at, _))| (*at, id.clone())).collect();
@@ -479,9 +592,9 @@ impl State {
         self.index_by = indices;
     }
 
-    /// BLAKE3 over header and all entries: equal hashes, equal states (I9).
+    /// Every entry as [`Change`], in order of table and key.
     #[must_use]
-    pub fn hash(&self) -> Digest {
+    pub fn dump(&self) -> Vec<Change> {
         let mut entries = Vec::new();
         macro_rules! dump {
             ($table:ident, $id:ident) => {
@@ -489,17 +602,31 @@ impl State {
             };
         }
         each_table!(dump);
+        for run in self.runs.values() {
+            let groups = run.tasks.groups();
+            entries.extend(groups.map(|(key, group)| task_change(run.id(), key, Some(group))));
+        }
+        entries
+    }
+
+    /// BLAKE3 over header and all entries: equal hashes, equal states (I9).
+    #[must_use]
+    pub fn hash(&self) -> Digest {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
         field(&self.header());
-        for change in &entries {
+        for change in &self.dump() {
             field(&[change.table as u8]);
             field(&change.key);
             field(change.value.as_deref().unwrap_or_default());
         }
         Digest(*hasher.finalize().as_bytes())
     }
+}
+
+fn task_change(run: RunId, key: &GroupKey, group: Option<&Arc<Group>>) -> Change {
+    Change { table: TableId::Tasks, key: encode(&(run, key)), value: group.map(encode) }
 }

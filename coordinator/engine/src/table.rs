@@ -18,6 +18,8 @@ pub enum TableId {
     Runs = 7,
     Models = 8,
     Notifications = 9,
+    /// Tasks of a run, by group; their run is in `Runs`.
+    Tasks = 10,
 }
 
 /// One changed key; `value` is `None` when it was removed. Keys and values are MessagePack.
@@ -53,6 +55,16 @@ impl<K: Ord + Clone, V> Table<K, V> {
             self.changed.insert(key.clone());
         }
         Some(value)
+    }
+
+    /// The value to be changed in a way that no copy needs to follow.
+    pub(crate) fn peek_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.map.get_mut(key)
+    }
+
+    /// The keys changed since they were last taken.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = &K> {
+        self.changed.iter()
     }
 
     pub fn insert(&mut self, key: K, value: V) {
@@ -130,6 +142,6 @@ impl<K: Ord + Clone + DeserializeOwned, V: DeserializeOwned> Table<K, V> {
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     rmp_serde::to_vec_named(value).expect("state serializes")
 }

@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use causey_engine::Run;
+use causey_engine::{Run, StepSummary};
 use causey_protocol::id::RunId;
 use causey_protocol::record::RunState;
 use futures_util::{Stream, stream};
@@ -59,13 +59,12 @@ fn event(name: &str, data: &impl Serialize) -> Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Look {
     state: RunState,
-    counts: Vec<[u32; 7]>,
-    foreaches: usize,
+    steps: Vec<StepSummary>,
 }
 
 impl Look {
     fn at(run: &Run) -> Self {
-        Self { state: run.state, counts: run.counts.clone(), foreaches: run.foreaches.len() }
+        Self { state: run.state, steps: run.steps.clone() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What tasks printed: the output sections of ended attempts, read object by object and sent on as they are read, so that the
 //! output of a large run never lies in memory.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -10,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use causey_artifacts::{Object, Store, read_output};
 use causey_engine::{Run, Task};
 use causey_protocol::artifact::object_path;
-use causey_protocol::flow::Flow;
+use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Path, RunId, StepName, TaskId, Timestamp};
 use causey_protocol::live::OutputStream;
 use futures_util::{Stream, StreamExt as _, stream};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{Context, find_run, run_and_flow};
 use super::extract::{Asked, Named, SEQUENCE};
 use super::refusal::{Refusal, causes};
+use super::stored::{self, Covered, Search};
 use super::tasks::find_step;
 
 /// Chunks in one answer.
@@ -65,34 +67,73 @@ pub(super) async fn list(
     Named(run): Named<String>,
     Asked(wanted): Asked<Wanted>,
 ) -> Result<Response, Refusal> {
-    let (sequence, run, attempts) = {
+    let (sequence, run, flow, mut attempts, chunks) = {
         let state = context.read();
         let (run, flow) = run_and_flow(&state, find_run(&state, &run)?)?;
-        (state.sequence, run.id(), ended_attempts(run, &flow, &wanted)?)
+        (state.sequence, run.id(), flow.clone(), ended_attempts(run, &flow, &wanted)?, wanted.chunks(run, &flow)?)
     };
+    attempts.extend(wanted.stored_attempts(&context.api.store, &flow, chunks).await?);
+    let attempts = wanted.in_order(attempts);
     let body = Body::from_stream(answer(context.api.store.clone(), run, attempts).map(Ok::<_, std::convert::Infallible>));
     let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (SEQUENCE, sequence.into())];
     Ok((headers, body).into_response())
 }
 
-/// Ended attempts in the order in which their tasks started; one more than the bound when there are more.
-fn ended_attempts(run: &Run, flow: &Flow, wanted: &Wanted) -> Result<Vec<Ended>, Refusal> {
+impl Wanted {
+    fn path(&self) -> Result<Option<Path>, Refusal> {
+        self.task.as_deref().map(parse_task).transpose()
+    }
+
+    /// The stored chunks that may hold wanted tasks.
+    fn chunks(&self, run: &Run, flow: &Flow) -> Result<Vec<(StepIndex, Covered)>, Refusal> {
+        let step = self.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
+        let path = self.path()?;
+        let wanted = |chunk: &Covered| path.as_ref().is_none_or(|path| chunk.start <= *path && *path < chunk.end);
+        let steps = flow.indices().filter(|found| step.is_none_or(|step| step == *found));
+        Ok(steps.flat_map(|step| stored::chunks_of(run, flow, step).into_iter().filter(wanted).map(move |chunk| (step, chunk))).collect())
+    }
+
+    /// Attempts at tasks in stored chunks, as many as an answer may look at.
+    async fn stored_attempts(&self, store: &Store, flow: &Flow, chunks: Vec<(StepIndex, Covered)>) -> Result<Vec<Found>, Refusal> {
+        let path = self.path()?;
+        let mut tasks = Vec::new();
+        for (step, chunk) in chunks {
+            if tasks.len() > ATTEMPTS_MAX {
+                break;
+            }
+            let search = Search { path: path.as_ref(), ..Search::of(store, flow, step) };
+            search.read(chunk.digest, &mut tasks, ATTEMPTS_MAX + 1).await?;
+        }
+        Ok(tasks.into_iter().map(|task| Found { started: task.started, count: task.attempt + 1, task: task.id }).collect())
+    }
+
+    /// The attempts of tasks in the order in which these started; one more than the bound when there are more.
+    fn in_order(&self, mut tasks: Vec<Found>) -> Vec<Ended> {
+        tasks.sort_by(|one, other| (one.started, &one.task).cmp(&(other.started, &other.task)));
+        let attempts =
+            tasks.into_iter().flat_map(|Found { task, count, .. }| (0..count).map(move |attempt| Ended { task: task.clone(), attempt }));
+        attempts.filter(|ended| self.attempt.is_none_or(|attempt| attempt == ended.attempt)).take(ATTEMPTS_MAX + 1).collect()
+    }
+}
+
+/// A task with attempts that have ended.
+#[derive(Clone, Debug)]
+struct Found {
+    started: Timestamp,
+    task: TaskId,
+    count: u32,
+}
+
+/// Wanted tasks with ended attempts, but those in stored chunks.
+fn ended_attempts(run: &Run, flow: &Flow, wanted: &Wanted) -> Result<Vec<Found>, Refusal> {
     let step = wanted.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
-    let path = wanted.task.as_deref().map(parse_task).transpose()?;
+    let path = wanted.path()?;
     let fits_path = |found: &Path| path.as_ref().is_none_or(|path| path == found || (found.0.is_empty() && path.0 == [0]));
-    let mut tasks: Vec<(Timestamp, _, &Task)> = run
-        .tasks
-        .iter()
-        .filter(|(task, _)| step.is_none_or(|step| task.step == step) && fits_path(&task.path))
-        .filter(|(_, found)| ended_count(found) > 0)
-        .map(|(task, found)| (found.started.unwrap_or(found.opened), task, found))
-        .collect();
-    tasks.sort_by_key(|(started, task, _)| (*started, *task));
-    let attempts = tasks.into_iter().flat_map(|(_, task, found)| {
-        let id = task.id(flow);
-        (0..ended_count(found)).map(move |attempt| Ended { task: id.clone(), attempt })
-    });
-    Ok(attempts.filter(|ended| wanted.attempt.is_none_or(|attempt| attempt == ended.attempt)).take(ATTEMPTS_MAX + 1).collect())
+    let tasks = run.tasks(Bound::Unbounded).filter(|(task, _)| step.is_none_or(|step| task.step == step) && fits_path(&task.path));
+    let ended = tasks.filter(|(_, found)| ended_count(found) > 0);
+    Ok(ended
+        .map(|(task, found)| Found { started: found.started.unwrap_or(found.opened), task: task.id(flow), count: ended_count(found) })
+        .collect())
 }
 
 /// How many attempts of a task have ended.
@@ -188,7 +229,11 @@ mod tests {
     use crate::api::tests::scene;
 
     fn names(run: &Run, flow: &Flow, wanted: &Wanted) -> Vec<String> {
-        ended_attempts(run, flow, wanted).unwrap().iter().map(|ended| format!("{}#{}", ended.task, ended.attempt)).collect()
+        wanted
+            .in_order(ended_attempts(run, flow, wanted).unwrap())
+            .iter()
+            .map(|ended| format!("{}#{}", ended.task, ended.attempt))
+            .collect()
     }
 
     const ALL: Wanted = Wanted { step: None, task: None, attempt: None };
@@ -206,12 +251,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn attempts_at_tasks_in_stored_chunks_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_str().unwrap(), false).await.unwrap();
+        let mut scene = scene::fanned_out(1_500);
+        (0..1_000).for_each(|index| scene.succeed("work", index));
+        scene.store_chunks(&store).await;
+        let (run, flow) = scene.run();
+        let wanted = Wanted { step: Some("work".parse().unwrap()), task: Some("640".into()), ..ALL };
+        assert!(ended_attempts(run, &flow, &wanted).unwrap().is_empty());
+        let found = wanted.stored_attempts(&store, &flow, wanted.chunks(run, &flow).unwrap()).await.unwrap();
+        assert_eq!(found.iter().map(|found| (found.task.to_string(), found.count)).collect::<Vec<_>>(), [("work/640".into(), 1)]);
+    }
+
+    #[tokio::test]
     async fn attempts_without_an_object_print_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path().to_str().unwrap(), false).await.unwrap());
         let scene = scene::fanned_out(2);
         let (run, flow) = scene.run();
-        let attempts = ended_attempts(run, &flow, &ALL).unwrap();
+        let attempts = ALL.in_order(ended_attempts(run, &flow, &ALL).unwrap());
         let pieces: Vec<Bytes> = answer(store, run.id(), attempts).collect().await;
         assert_eq!(pieces.concat(), b"{\"chunks\":[],\"truncated\":false}");
     }

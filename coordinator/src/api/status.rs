@@ -51,17 +51,13 @@ fn worker(seen: &Seen, running: &Running) -> Value {
            "languages": offer.languages, "memory_mb": offer.memory_mb, "started": offer.started})
 }
 
-/// Attempts that a worker is known to run. Only open dispatches are looked at, whose number is bounded.
+/// Attempts that a worker is known to run. Only open attempts are looked at, whose number is bounded.
 fn running(state: &Committed) -> Running {
     let mut running = Running::new();
     for run in state.live_runs() {
-        for (first, dispatch) in &run.dispatches {
-            for (path, visit) in dispatch.tasks.iter() {
-                let task = causey_engine::TaskRef::new(first.step, path, visit);
-                let open = run.tasks.get(&task).filter(|task| task.state.is_open());
-                if let Some(worker) = open.and_then(|task| task.worker.clone()) {
-                    *running.entry((dispatch.pool.clone(), worker)).or_default() += 1;
-                }
+        for (task, found) in run.unfinished() {
+            if let (Some(worker), Some(dispatch)) = (&found.worker, run.dispatch_of(&task, found)) {
+                *running.entry((dispatch.pool.clone(), worker.clone())).or_default() += 1;
             }
         }
     }

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use causey_engine::{Run, Task, TaskRef, TaskState};
+use causey_engine::{Run, Task, TaskState};
 use causey_protocol::flow::{Flow, StepIndex, Transition};
-use causey_protocol::id::{Path, StepName, Timestamp};
+use causey_protocol::id::{StepName, Timestamp};
 use causey_protocol::task::ErrorInfo;
 use serde::Serialize;
 
@@ -72,7 +72,7 @@ pub(super) fn steps(run: &Run, flow: &Flow) -> Vec<StepView> {
 
 /// Tasks of a step by state, without looking at any task.
 pub(super) fn counts(run: &Run, flow: &Flow, step: StepIndex) -> Counts {
-    let by_state = run.counts.get(usize::from(step.0)).copied().unwrap_or_default();
+    let by_state = run.step(step).counts;
     let count = |state: TaskState| u64::from(by_state[state as usize]);
     Counts {
         waiting: count(TaskState::Waiting),
@@ -92,20 +92,15 @@ fn unopened(run: &Run, flow: &Flow, step: StepIndex) -> u64 {
     if !matches!(flow.step(*split).next, Transition::Foreach { .. }) {
         return 0;
     }
-    foreaches(run, *split).map(|foreach| u64::from(foreach.count - foreach.opened.min(foreach.count))).sum()
-}
-
-/// Every opening of one foreach.
-fn foreaches(run: &Run, split: StepIndex) -> impl Iterator<Item = &causey_engine::Foreach> {
-    let from = (split, Path::default());
-    run.foreaches.range(from..).take_while(move |((step, _), _)| *step == split).map(|(_, foreach)| foreach)
+    let split = run.step(*split);
+    split.items.saturating_sub(split.offered)
 }
 
 /// How many tasks a step will have: the items of its innermost foreach, once all of those are open.
 fn total(run: &Run, flow: &Flow, step: StepIndex) -> Option<u64> {
     let Some(split) = flow.foreach_levels(step).last() else { return Some(1) };
-    let (opened, items) = foreaches(run, split).fold((0, 0), |(opened, items), foreach| (opened + 1, items + u64::from(foreach.count)));
-    (opened > 0 && total(run, flow, split)? == opened).then_some(items)
+    let opened = run.step(split);
+    (opened.foreaches > 0 && total(run, flow, split)? == u64::from(opened.foreaches)).then_some(opened.items)
 }
 
 fn view(run: &Run, flow: &Flow, step: StepIndex) -> StepView {
@@ -115,15 +110,12 @@ fn view(run: &Run, flow: &Flow, step: StepIndex) -> StepView {
         state: state(run.state.is_terminal(), &counts, total),
         total,
         counts,
-        first_started: None,
-        last_finished: None,
+        first_started: run.step(step).first_started,
+        last_finished: run.step(step).last_ended,
         failures: Vec::new(),
     };
     let mut groups: BTreeMap<String, Failures> = BTreeMap::new();
-    let first = TaskRef::new(step, Path::default(), 0);
-    for (task, found) in run.tasks.range(first..).take_while(|(task, _)| task.step == step) {
-        view.first_started = earliest(view.first_started, found.started);
-        view.last_finished = view.last_finished.max(found.ended);
+    for (task, found) in run.tasks_of(step) {
         if is_failure(found) {
             let hash = found.error.as_ref().map_or_else(String::new, |error| group_of(error));
             let group = groups.entry(hash).or_insert_with(|| Failures { count: 0, error: error_of(found), tasks: Vec::new() });
@@ -137,10 +129,6 @@ fn view(run: &Run, flow: &Flow, step: StepIndex) -> StepView {
     view.failures.sort_by_key(|group| std::cmp::Reverse(group.count));
     view.failures.truncate(FAILURE_GROUPS_MAX);
     view
-}
-
-fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
-    [one, other].into_iter().flatten().min()
 }
 
 /// Whether a task has failed, or waits to be tried again after a failure.

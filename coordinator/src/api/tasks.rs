@@ -4,8 +4,10 @@
 use std::ops::Bound;
 
 use axum::extract::State;
+use causey_artifacts::Store;
 use causey_engine::{Run, Task, TaskRef, TaskState};
 use causey_protocol::artifact::ObjectRef;
+use causey_protocol::chunk::StoredTask;
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Path, StepName, Timestamp, WorkerName};
 use causey_protocol::task::ErrorInfo;
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{Context, find_run, not_found, run_and_flow};
 use super::extract::{Asked, Named, Reply};
 use super::refusal::Refusal;
+use super::stored::{self, Covered, Search};
 
 /// Tasks on a page: without `limit`, and at most.
 const TASKS_LISTED: usize = 100;
@@ -59,9 +62,12 @@ pub(super) async fn list(
     Named(run): Named<String>,
     Asked(paging): Asked<Paging>,
 ) -> Result<Reply<Page>, Refusal> {
-    let state = context.read();
-    let (run, flow) = run_and_flow(&state, find_run(&state, &run)?)?;
-    Ok(Reply::ok(state.sequence, page(run, &flow, &paging)?))
+    let (sequence, flow, pieces) = {
+        let state = context.read();
+        let (run, flow) = run_and_flow(&state, find_run(&state, &run)?)?;
+        (state.sequence, flow.clone(), pieces(run, &flow, &paging)?)
+    };
+    Ok(Reply::ok(sequence, page(&context.api.store, &flow, &paging, pieces).await?))
 }
 
 /// The step of this name, or a refusal that names those there are.
@@ -71,26 +77,100 @@ pub(super) fn find_step(flow: &Flow, step: &StepName) -> Result<StepIndex, Refus
         .ok_or_else(|| not_found(format!("flow {} has no step `{step}`", flow.definition().name), &format!("it has: {}", names())))
 }
 
-fn page(run: &Run, flow: &Flow, paging: &Paging) -> Result<Page, Refusal> {
-    let step = paging.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
-    let after = paging.after.as_deref().map(parse_cursor).transpose()?;
-    let limit = paging.limit.unwrap_or(TASKS_LISTED).clamp(1, TASKS_LISTED_MAX);
-    let first = TaskRef::new(step.unwrap_or(StepIndex(0)), Path::default(), 0);
-    let from = match after {
-        Some(after) if after >= first => Bound::Excluded(after),
-        Some(_) | None => Bound::Included(first),
-    };
-    let mut tasks = Vec::new();
-    let candidates = run.tasks.range((from, Bound::Unbounded)).take_while(|(task, _)| step.is_none_or(|step| task.step == step));
-    for (scanned, (task, found)) in (1..).zip(candidates) {
-        if paging.state.is_none_or(|state| found.state == state) {
-            tasks.push(view(run, flow, task, found));
+/// What a page is made of, in order: tasks that the state knows, and stored chunks that hold others.
+#[derive(Debug)]
+enum Piece {
+    Task(TaskRef, Box<TaskView>),
+    Chunk(StepIndex, Covered),
+}
+
+#[derive(Debug)]
+struct Pieces {
+    pieces: Vec<Piece>,
+    /// Where to go on when the pieces do not fill the page.
+    next: Option<TaskRef>,
+}
+
+impl Paging {
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(TASKS_LISTED).clamp(1, TASKS_LISTED_MAX)
+    }
+
+    fn after(&self) -> Result<Option<TaskRef>, Refusal> {
+        self.after.as_deref().map(parse_cursor).transpose()
+    }
+}
+
+/// At least as many tasks as a page takes, if there are so many.
+fn pieces(run: &Run, flow: &Flow, paging: &Paging) -> Result<Pieces, Refusal> {
+    let wanted = paging.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
+    let (after, limit) = (paging.after()?, paging.limit());
+    let (mut pieces, mut scanned) = (Vec::new(), 0);
+    for step in flow.indices().filter(|step| wanted.is_none_or(|wanted| wanted == *step)) {
+        let first = TaskRef::new(step, Path::default(), 0);
+        let from = match &after {
+            Some(after) if after.step > step => continue,
+            Some(after) if after.step == step => Bound::Excluded(after.clone()),
+            _ => Bound::Included(first),
+        };
+        let behind = after.as_ref().filter(|after| after.step == step).map(|after| &after.path);
+        let succeeded = paging.state.is_none_or(|state| state == TaskState::Succeeded);
+        let chunks = if succeeded { stored::chunks_of(run, flow, step) } else { Vec::new() };
+        let mut chunks = chunks.into_iter().filter(|chunk| behind.is_none_or(|behind| chunk.end > *behind)).peekable();
+        for (task, found) in run.tasks(from).take_while(|(task, _)| task.step == step) {
+            while let Some(chunk) = chunks.next_if(|chunk| chunk.start < task.path) {
+                pieces.push(Piece::Chunk(step, chunk));
+            }
+            scanned += 1;
+            if paging.state.is_none_or(|state| found.state == state) {
+                pieces.push(Piece::Task(task.clone(), Box::new(view(run, flow, &task, found))));
+            }
+            if pieces.len() >= limit || scanned == TASKS_SCANNED_MAX {
+                return Ok(Pieces { pieces, next: Some(task) });
+            }
         }
-        if tasks.len() == limit || scanned == TASKS_SCANNED_MAX {
-            return Ok(Page { tasks, next: Some(cursor(task)) });
+        pieces.extend(chunks.map(|chunk| Piece::Chunk(step, chunk)));
+    }
+    Ok(Pieces { pieces, next: None })
+}
+
+async fn page(store: &Store, flow: &Flow, paging: &Paging, Pieces { pieces, next }: Pieces) -> Result<Page, Refusal> {
+    let (after, limit) = (paging.after()?, paging.limit());
+    let mut tasks = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Task(task, view) => tasks.push((task, *view)),
+            Piece::Chunk(step, chunk) => {
+                let behind = after.as_ref().filter(|after| after.step == step).map(|after| (&after.path, after.visit));
+                let search = Search { after: behind, ..Search::of(store, flow, step) };
+                let mut found = Vec::new();
+                search.read(chunk.digest, &mut found, limit - tasks.len()).await?;
+                tasks.extend(found.into_iter().map(|task| (TaskRef::new(step, task.id.path.clone(), task.id.visit), stored_view(task))));
+            }
+        }
+        if tasks.len() >= limit {
+            let next = tasks.last().map(|(task, _)| cursor(task));
+            return Ok(Page { tasks: tasks.into_iter().map(|(_, view)| view).collect(), next });
         }
     }
-    Ok(Page { tasks, next: None })
+    Ok(Page { tasks: tasks.into_iter().map(|(_, view)| view).collect(), next: next.as_ref().map(cursor) })
+}
+
+fn stored_view(task: StoredTask) -> TaskView {
+    TaskView {
+        step: task.id.step,
+        task: task.id.path.to_string(),
+        path: task.id.path,
+        visit: task.id.visit,
+        state: TaskState::Succeeded,
+        attempt: task.attempt,
+        retries: task.retry,
+        worker: task.worker,
+        started: Some(task.started),
+        finished: Some(task.ended),
+        error: None,
+        object: Some(task.object),
+    }
 }
 
 fn view(run: &Run, flow: &Flow, task: &TaskRef, found: &Task) -> TaskView {
@@ -131,34 +211,68 @@ fn parse_cursor(text: &str) -> Result<TaskRef, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::tests::scene;
+    use crate::api::tests::scene::{self, Scene};
 
     fn tasks(page: &Page) -> Vec<String> {
         page.tasks.iter().map(|task| format!("{}/{}", task.step, task.task)).collect()
     }
 
-    #[test]
-    fn pages_follow_each_other_without_gap_or_repetition() {
-        let scene = scene::fanned_out(5);
+    async fn shown(scene: &Scene, store: &Store, paging: &Paging) -> Result<Page, Refusal> {
         let (run, flow) = scene.run();
-        let first = page(run, &flow, &Paging { limit: Some(4), ..Paging::default() }).unwrap();
+        page(store, &flow, paging, pieces(run, &flow, paging)?).await
+    }
+
+    async fn store(folder: &tempfile::TempDir) -> Store {
+        Store::open(folder.path().to_str().unwrap(), false).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn pages_follow_each_other_without_gap_or_repetition() {
+        let folder = tempfile::tempdir().unwrap();
+        let (scene, store) = (scene::fanned_out(5), store(&folder).await);
+        let first = shown(&scene, &store, &Paging { limit: Some(4), ..Paging::default() }).await.unwrap();
         assert_eq!(tasks(&first), ["start/0", "work/0", "work/1", "work/2"]);
-        let second = page(run, &flow, &Paging { limit: Some(4), after: first.next, ..Paging::default() }).unwrap();
+        let second = shown(&scene, &store, &Paging { limit: Some(4), after: first.next, ..Paging::default() }).await.unwrap();
         assert_eq!(tasks(&second), ["work/3", "work/4"]);
         assert_eq!(second.next, None);
     }
 
-    #[test]
-    fn a_page_can_be_narrowed_to_a_step_and_a_state() {
-        let scene = scene::fanned_out(3);
-        let (run, flow) = scene.run();
+    #[tokio::test]
+    async fn tasks_of_stored_chunks_are_listed_in_their_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut scene, store) = (scene::fanned_out(2_500), store(&folder).await);
+        for index in 0..2_200 {
+            scene.succeed("work", index);
+        }
+        scene.store_chunks(&store).await;
+        let mut paging = Paging { limit: Some(1_000), ..Paging::default() };
+        let mut listed = Vec::new();
+        loop {
+            let page = shown(&scene, &store, &paging).await.unwrap();
+            listed.extend(tasks(&page));
+            assert!(page.tasks.iter().all(|task| task.object.is_some() == (task.state == TaskState::Succeeded)));
+            match page.next {
+                Some(next) => paging.after = Some(next),
+                None => break,
+            }
+        }
+        let expected: Vec<String> = std::iter::once("start/0".into()).chain((0..2_500).map(|index| format!("work/{index}"))).collect();
+        assert_eq!(listed, expected);
+        let behind = Paging { after: Some("1:1499~0".into()), limit: Some(2), state: Some(TaskState::Succeeded), ..Paging::default() };
+        assert_eq!(tasks(&shown(&scene, &store, &behind).await.unwrap()), ["work/1500", "work/1501"]);
+    }
+
+    #[tokio::test]
+    async fn a_page_can_be_narrowed_to_a_step_and_a_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let (scene, store) = (scene::fanned_out(3), store(&folder).await);
         let step = Some(StepName::new("work").unwrap());
-        let open = page(run, &flow, &Paging { step, state: Some(TaskState::Dispatched), ..Paging::default() }).unwrap();
+        let open = shown(&scene, &store, &Paging { step, state: Some(TaskState::Dispatched), ..Paging::default() }).await.unwrap();
         assert_eq!(tasks(&open), ["work/0", "work/1", "work/2"]);
-        let done = page(run, &flow, &Paging { state: Some(TaskState::Succeeded), ..Paging::default() }).unwrap();
+        let done = shown(&scene, &store, &Paging { state: Some(TaskState::Succeeded), ..Paging::default() }).await.unwrap();
         assert_eq!(tasks(&done), ["start/0"]);
         assert!(done.tasks[0].object.is_some());
-        let unknown = page(run, &flow, &Paging { step: Some(StepName::new("wrok").unwrap()), ..Paging::default() }).unwrap_err();
+        let unknown = shown(&scene, &store, &Paging { step: Some(StepName::new("wrok").unwrap()), ..Paging::default() }).await.unwrap_err();
         assert_eq!(unknown.problem.hint.as_deref(), Some("it has: start, work, join"));
     }
 

@@ -15,7 +15,7 @@ from causey._errors import (
     InvalidNextException,
     UnpicklableArtifactException,
 )
-from causey._inputs import Inputs
+from causey._inputs import InputList, Inputs, InputTable
 from causey._objects import Store
 from causey._report import Report, encode_artifact
 from causey._task import SPLIT_STACK, Task, Transition
@@ -67,7 +67,7 @@ class Attempt:
         self._channel = channel
         self._asking = allocate_lock()
         self._splits = [split["count"] for split in message.get("splits") or ()]
-        self._inputs: list[dict[str, Any]] = self._all_inputs()
+        self._inputs = self._all_inputs()
         root = message["store"]
         if root not in stores:
             stores[root] = Store(root)
@@ -137,7 +137,7 @@ class Attempt:
         task = flow._causey
         assert task is not None
         if is_join:
-            function(flow, Inputs([each["step"] for each in self._inputs], self._input))
+            function(flow, Inputs(self._inputs, self._input))
         else:
             function(flow)
         # Only a step that mentions `next` can have forgotten to call it; the builtin of that name is told apart below.
@@ -210,15 +210,22 @@ class Attempt:
             "publish": self.published,
         }
 
-    def _all_inputs(self) -> list[dict[str, Any]]:
+    def _all_inputs(self) -> InputList | InputTable:
+        table = self.message.get("inputs_table")
+        if table is not None:
+            return InputTable(table, self._verify_inputs)
         inputs_file = self.message.get("inputs_file")
         if inputs_file is None:
-            return self.message.get("inputs") or []
+            return InputList(self.message.get("inputs") or ())
         from json import load
 
         with open(inputs_file, encoding="utf-8") as file:
-            inputs: list[dict[str, Any]] = load(file)
-            return inputs
+            return InputList(load(file))
+
+    def _verify_inputs(self, start: int, count: int) -> None:
+        answer = self.ask({"type": "inputs", "from": start, "count": count})
+        if answer["type"] != "inputs_ready":
+            raise ArtifactStoreException(f"inputs {start} to {start + count} cannot be read: {answer.get('message')}")
 
     def ask(self, question: Message) -> Message:
         """A question to the worker in the middle of an attempt. User threads may ask, so one at a time."""

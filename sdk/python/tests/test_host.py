@@ -366,7 +366,7 @@ def test_missing_file_is_fetched(flow_file, start_worker):
     assert answer["error"]["message"] == f"runs/r1/{start['key']} cannot be fetched: gone"
 
 
-def test_inputs_may_come_in_a_file(flow_file, start_worker):
+def test_inputs_may_come_in_a_file_or_a_table(flow_file, start_worker):
     worker = start_worker(
         flow_file(
             """
@@ -410,6 +410,25 @@ def test_inputs_may_come_in_a_file(flow_file, start_worker):
     answer = runner.run(peer.message(worker.store, "join", inputs_file=str(file)))
     assert value(answer, "sum") == sum(range(1500))
     assert value(answer, "many") == [1500, 1499, 1499, [3, 4]]
+
+    # Or in a table, whose entries the worker verifies when they are touched.
+    table = worker.folder / "inputs.table"
+    table.write_bytes(b"".join(bytes.fromhex(each["key"] + each["digest"]) for each in references))
+    line = {"file": str(table), "run": "r1", "step": "work", "path": [], "count": 1500}
+    asked = []
+
+    def ready(question):
+        asked.append((question["type"], question["from"], question["count"]))
+        return {"type": "inputs_ready", "from": question["from"], "count": question["count"]}
+
+    join = peer.message(worker.store, "join", inputs_table=line)
+    del join["inputs"]
+    answer = runner.run(join, ready)
+    assert value(answer, "sum") == sum(range(1500))
+    assert value(answer, "many") == [1500, 1499, 1499, [3, 4]]
+    assert asked == [("inputs", start, min(256, 1500 - start)) for start in range(0, 1500, 256)]
+    answer = runner.run({**join, "key": "k2"}, lambda question: {"type": "inputs_failed", "from": 0, "message": "gone"})
+    assert answer["error"]["message"] == "inputs 0 to 256 cannot be read: gone"
 
 
 def test_report_above_the_line_limit_becomes_a_failure(run_step):

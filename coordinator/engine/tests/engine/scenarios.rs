@@ -1,6 +1,10 @@
 //! What the engine decides, scenario by scenario.
 
 use crate::world::{World, definition, input_count, item, pool};
+use causey_engine::TaskState;
+use causey_protocol::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkList};
+use causey_protocol::codec::decode;
+use causey_protocol::id::Digest;
 use causey_protocol::input::{Input, Request};
 use causey_protocol::parameter::{Parameter, ParameterType, Values};
 use causey_protocol::policy::{CatchPolicy, HostMode, RetryPolicy};
@@ -76,24 +80,156 @@ fn a_nested_foreach_joins_level_by_level() {
 }
 
 #[test]
-fn a_wide_foreach_opens_a_window_and_stores_the_manifest_of_its_join() {
+fn a_join_of_some_hundreds_waits_for_the_manifest_of_its_inputs() {
     let mut world = World::new();
     let run = world.run(&["start each work", "work > gather", "gather* > end", "end"]);
-    world.succeed("start/0", Some(3_000));
-    assert_eq!(world.queued().len(), 1_024);
-    for index in 0..3_000 {
+    world.succeed("start/0", Some(1_000));
+    for index in 0..1_000 {
         world.succeed(&format!("work/{index}"), None);
     }
     assert!(world.queued().is_empty(), "the join waits for its manifest");
     assert_eq!(world.blobs.len(), 1);
-    assert_eq!(
-        ignored(&world.input(Input::BlobStored { digest: causey_protocol::id::Digest::of(b"other") })).split(' ').next(),
-        Some("no")
-    );
-    world.input(Input::BlobStored { digest: world.blobs[0] });
+    let other = Input::BlobStored { digest: causey_protocol::id::Digest::of(b"other") };
+    assert!(ignored(&world.input(other)).starts_with("nothing waits for blob"));
+    world.store_blobs();
     let (_, task) = world.take("gather/0");
-    assert_eq!(input_count(&task.inputs), 3_000);
+    assert!(matches!(task.inputs, Inputs::Manifest { count: 1_000, .. }));
     assert_eq!(world.run_state(run), RunState::Running);
+}
+
+#[test]
+fn a_wide_foreach_opens_a_window_and_its_results_leave_the_state_chunk_by_chunk() {
+    let mut world = World::new();
+    let run = world.run(&["start each work", "work > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(3_500));
+    assert_eq!(world.queued().len(), 1_024);
+    for index in (0..3_500).filter(|index| *index != 1_500) {
+        world.succeed(&format!("work/{index}"), None);
+    }
+    assert_eq!(world.blobs.len(), 3, "the chunk of the late item is not full");
+    world.store_blobs();
+    let held = world.state.run(run).unwrap().tasks(std::ops::Bound::Unbounded).count();
+    assert_eq!(held, 1 + 1_000);
+    world.restart();
+    world.succeed("work/1500", None);
+    world.restart();
+    world.restart();
+    assert!(world.queued().is_empty(), "the join waits for its inputs");
+    world.store_blobs();
+    let (_, task) = world.take("gather/0");
+    assert_eq!(input_count(&task.inputs), 3_500);
+    let Inputs::Chunks { digest, .. } = task.inputs else { panic!() };
+    let list: ChunkList = decode(&world.store[&digest], CHUNK_BYTES_MAX).unwrap();
+    let mut items = 0;
+    for digest in &list.foreach.chunks {
+        let chunk: Chunk = decode(&world.store[digest], CHUNK_BYTES_MAX).unwrap();
+        for task in chunk.tasks(&list.step) {
+            assert_eq!((task.id.path.0.as_slice(), task.worker.as_ref().unwrap().as_str()), ([items].as_slice(), "w"));
+            assert_eq!(task.object.digest, Digest::of(task.id.to_string().as_bytes()));
+            items += 1;
+        }
+    }
+    assert_eq!(items, 3_500);
+    let step = world.state.run(run).unwrap().steps[1];
+    assert_eq!((step.stored, step.counts[TaskState::Succeeded as usize]), (3_500, 3_500));
+}
+
+#[test]
+fn late_items_and_a_slow_store_hold_a_wide_foreach_back() {
+    let mut world = World::new();
+    let run = world.run(&["start each work", "work > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(40_000));
+    let held = |world: &World| world.state.run(run).unwrap().tasks(std::ops::Bound::Unbounded).count();
+    while !world.queue.is_empty() {
+        let queue = std::mem::take(&mut world.queue);
+        let items = queue.iter().map(|dispatch| world.success(dispatch, &dispatch.tasks[0], None, Vec::new())).collect();
+        world.report_message(items);
+    }
+    assert!((32_000..35_000).contains(&held(&world)), "{}", held(&world));
+    world.store_blobs();
+    assert!(!world.queue.is_empty(), "stored chunks make room");
+    assert!(held(&world) < 3_000, "{}", held(&world));
+}
+
+#[test]
+fn a_pack_of_successes_is_one_record_and_opens_the_next_step_in_lists() {
+    let mut world = World::new();
+    let mut flow = definition("Demo", &["start each one", "one > two", "two > gather", "gather* > end", "end"]);
+    flow.steps[1].host = Some(HostMode::Reuse);
+    flow.steps[2].host = Some(HostMode::Reuse);
+    world.submit(flow, Values::new());
+    world.succeed("start/0", Some(64));
+    let queue = std::mem::take(&mut world.queue);
+    let mut items: Vec<_> = queue
+        .iter()
+        .flat_map(|dispatch| dispatch.tasks.iter().map(|task| (dispatch.clone(), task.clone())))
+        .map(|(dispatch, task)| world.success(&dispatch, &task, None, Vec::new()))
+        .collect();
+    items.push(items[3].clone());
+    items.swap(0, 60);
+    let records = world.report_message(items.clone());
+    let packed =
+        records.iter().filter_map(|record| if let Record::AttemptsSucceeded { items, .. } = record { Some(items.len()) } else { None });
+    assert_eq!(packed.collect::<Vec<_>>(), [64]);
+    assert_eq!(
+        (world.queue.len(), world.queue[0].tasks.len(), world.queue[0].tasks[0].inputs.clone()),
+        (1, 64, world.queue[0].tasks[0].inputs.clone())
+    );
+    let again = world.report_message(items);
+    assert!(ignored(&again).starts_with("65 late reports"), "{again:?}");
+    let other = Input::Report { pool: pool("gpu"), worker: "w".parse().unwrap(), items: Vec::new() };
+    assert!(world.input(other).is_empty());
+}
+
+#[test]
+fn nested_wide_foreaches_are_chunks_within_chunks() {
+    let mut world = World::new();
+    let lines = ["start each outer", "outer each inner", "inner > fold", "fold* > gather", "gather* > end", "end"];
+    let run = world.run(&lines);
+    world.succeed("start/0", Some(1_001));
+    for outer in 0..1_001 {
+        let count = if outer == 7 { 65 } else { 1 };
+        world.succeed(&format!("outer/{outer}"), Some(count));
+        for inner in 0..count {
+            world.succeed(&format!("inner/{outer}.{inner}"), None);
+        }
+        world.store_blobs();
+        world.succeed(&format!("fold/{outer}"), None);
+    }
+    world.store_blobs();
+    let (_, task) = world.take("gather/0");
+    let Inputs::Chunks { digest, count: 1_001 } = task.inputs else { panic!() };
+    let list: ChunkList = decode(&world.store[&digest], CHUNK_BYTES_MAX).unwrap();
+    let chunk: Chunk = decode(&world.store[&list.foreach.chunks[0]], CHUNK_BYTES_MAX).unwrap();
+    let names: Vec<(String, usize)> = chunk.steps.iter().map(|step| (step.step.to_string(), step.tasks.len())).collect();
+    assert_eq!(names, [("outer".to_owned(), 1_000), ("inner".to_owned(), 999), ("fold".to_owned(), 1_000)]);
+    assert_eq!(chunk.nested.iter().map(|nested| (nested.path.0.clone(), nested.count)).collect::<Vec<_>>(), [(vec![7], 65)]);
+    let inner: Chunk = decode(&world.store[&chunk.nested[0].chunks[0]], CHUNK_BYTES_MAX).unwrap();
+    assert_eq!(inner.tasks(&"inner".parse().unwrap()).count(), 65);
+    let run = world.state.run(run).unwrap();
+    assert_eq!(run.tasks(std::ops::Bound::Unbounded).count(), 2, "start and gather");
+    assert_eq!(run.foreaches.len(), 1);
+}
+
+#[test]
+fn a_log_without_chunks_still_runs_to_its_end() {
+    let mut world = World::new();
+    world.run(&["start each work", "work > gather", "gather* > end", "end"]);
+    let (dispatch, task) = world.take("start/0");
+    let report = world.success(&dispatch, &task, Some(1_100), Vec::new());
+    world.report(report);
+    // What an earlier version wrote of a foreach this wide.
+    for record in world.turns.iter_mut().flat_map(|turn| &mut turn.records) {
+        if let Record::ForeachOpened { chunk, .. } = record {
+            *chunk = None;
+        }
+    }
+    world.restart();
+    for index in 0..1_100 {
+        world.succeed(&format!("work/{index}"), None);
+    }
+    world.store_blobs();
+    assert!(matches!(world.take("gather/0").1.inputs, Inputs::Manifest { count: 1_100, .. }));
 }
 
 #[test]
@@ -179,7 +315,7 @@ fn a_report_of_another_pool_does_not_count() {
     world.run(&["start > end", "end"]);
     let (dispatch, task) = world.take("start/0");
     let item = world.success(&dispatch, &task, None, Vec::new());
-    let records = world.input(Input::Report { pool: pool("gpu"), worker: "w".parse().unwrap(), item });
+    let records = world.input(Input::Report { pool: pool("gpu"), worker: "w".parse().unwrap(), items: vec![item] });
     assert!(ignored(&records).starts_with("report by a worker of pool gpu"));
 }
 

@@ -1,6 +1,9 @@
 //! A world for engine tests: a coordinator that commits every turn at once and keeps its log, and workers that do what the test
 //! says. Every step checks the invariants, and every world can be replayed from its log.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
 use causey_engine::{Command, State, commands, decide, outstanding, violations};
 use causey_protocol::event::CloudEvent;
 use causey_protocol::flow::{Definition, Flow, Step, Transition, Trigger};
@@ -8,7 +11,9 @@ use causey_protocol::id::{Digest, FlowName, PoolName, RequestId, RunId, StepName
 use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
 use causey_protocol::parameter::{Parameter, Values};
 use causey_protocol::record::{Answer, Position, Record, RunState, Turn};
-use causey_protocol::task::{Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, Inputs, Outcome, Publication, ReportItem, Success};
+use causey_protocol::task::{
+    Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, Inputs, Outcome, Publication, Report, ReportItem, Success,
+};
 
 /// Builds a definition from lines such as `start > a b`, `fan each work`, `join* > end`, `end`; `*` marks a join.
 pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
@@ -46,7 +51,10 @@ pub(crate) struct World {
     pub(crate) turns: Vec<Turn>,
     pub(crate) queue: Vec<Dispatch>,
     pub(crate) announced: Vec<Position>,
+    /// Blobs that were asked for and not told as stored.
     pub(crate) blobs: Vec<Digest>,
+    /// Everything that was ever asked to be stored.
+    pub(crate) store: BTreeMap<Digest, Vec<u8>>,
     pub(crate) cancelled: Vec<RunId>,
     pub(crate) now: u64,
     requests: u32,
@@ -76,7 +84,7 @@ impl World {
         let sequence = self.turns.len() as u64 + 1;
         self.committed.apply_turn(sequence, &turn);
         // Hashing walks the whole state: for the wide ones every thousandth turn has to do.
-        if self.state.runs.values().all(|run| run.tasks.len() < 100) || sequence.is_multiple_of(1_000) {
+        if self.state.runs.values().all(|run| run.tasks(Bound::Unbounded).count() < 100) || sequence.is_multiple_of(1_000) {
             assert_eq!(self.committed.hash(), self.state.hash(), "the committed fold is not the working state");
         }
         assert_eq!(violations(&self.state), Vec::<String>::new());
@@ -95,12 +103,19 @@ impl World {
     pub(crate) fn perform(&mut self, command: Command) {
         match command {
             Command::Dispatch { dispatch, .. } => {
-                if !self.queue.iter().any(|queued| first_key(queued) == first_key(&dispatch)) {
+                let (first, run, step) = (&dispatch.tasks[0], dispatch.run, &dispatch.step);
+                let is_same =
+                    |queued: &DispatchedTask| (&queued.path, queued.visit, queued.attempt) == (&first.path, first.visit, first.attempt);
+                if !self.queue.iter().any(|queued| queued.run == run && queued.step == *step && is_same(&queued.tasks[0])) {
                     self.queue.push(*dispatch);
                 }
             }
             Command::Withdraw { run, key, .. } => self.queue.retain(|queued| (queued.run, first_key(queued)) != (run, key)),
-            Command::StoreBlob { digest, .. } => self.blobs.push(digest),
+            Command::StoreBlob { digest, bytes } => {
+                assert_eq!(digest, Digest::of(&bytes));
+                self.store.insert(digest, bytes);
+                self.blobs.push(digest);
+            }
             Command::Announce { position, .. } => self.announced.push(position),
             Command::Cancel { run } => {
                 self.queue.retain(|queued| queued.run != run);
@@ -211,12 +226,25 @@ impl World {
         let (dispatch, task) = self.take(name);
         let outcome = Outcome::Started { at: Timestamp(self.now) };
         let item = item(&dispatch, &task, outcome);
-        self.input(Input::Report { pool: pool(POOL), worker: WorkerName::new(worker).unwrap(), item });
+        self.input(Input::Report { pool: pool(POOL), worker: WorkerName::new(worker).unwrap(), items: vec![item] });
         (dispatch, task)
     }
 
     pub(crate) fn report(&mut self, item: ReportItem) -> Vec<Record> {
-        self.input(Input::Report { pool: pool(POOL), worker: WorkerName::new("w").unwrap(), item })
+        self.input(Input::Report { pool: pool(POOL), worker: WorkerName::new("w").unwrap(), items: vec![item] })
+    }
+
+    /// A worker's report as the shell gives it to the engine.
+    pub(crate) fn report_message(&mut self, items: Vec<ReportItem>) -> Vec<Record> {
+        self.turn(inputs(items))
+    }
+
+    /// Stores what was asked for and says so, until nothing is asked for any more.
+    pub(crate) fn store_blobs(&mut self) {
+        while !self.blobs.is_empty() {
+            let digest = self.blobs.remove(0);
+            self.input(Input::BlobStored { digest });
+        }
     }
 
     pub(crate) fn success(
@@ -260,6 +288,13 @@ pub(crate) fn pool(name: &str) -> PoolName {
     PoolName::new(name).unwrap()
 }
 
+/// The inputs that a report of the worker `w` comes to.
+pub(crate) fn inputs(items: Vec<ReportItem>) -> Vec<Input> {
+    let (pool, worker) = (pool(POOL), WorkerName::new("w").unwrap());
+    let report = Report { pool: pool.clone(), worker: worker.clone(), items };
+    report.pieces().map(|items| Input::Report { pool: pool.clone(), worker: worker.clone(), items }).collect()
+}
+
 pub(crate) fn item(dispatch: &Dispatch, task: &DispatchedTask, outcome: Outcome) -> ReportItem {
     let (run, step) = (dispatch.run, dispatch.step.clone());
     ReportItem { run, step, path: task.path.clone(), visit: task.visit, attempt: task.attempt, outcome }
@@ -272,6 +307,6 @@ pub(crate) fn first_key(dispatch: &Dispatch) -> causey_protocol::id::TaskKey {
 pub(crate) fn input_count(inputs: &Inputs) -> usize {
     match inputs {
         Inputs::Listed(inputs) => inputs.len(),
-        Inputs::Manifest { count, .. } => *count as usize,
+        Inputs::Manifest { count, .. } | Inputs::Chunks { count, .. } => *count as usize,
     }
 }

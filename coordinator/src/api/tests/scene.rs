@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use causey_engine::{Run, State, decide};
+use causey_artifacts::Store;
+use causey_engine::{Command, Run, State, decide, outstanding};
+use causey_protocol::artifact::blob_path;
 use causey_protocol::flow::{Definition, Flow, Step, Transition};
 use causey_protocol::id::{Digest, FlowName, Path, PoolName, RequestId, RunId, StepName, Timestamp, WorkerName};
 use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
@@ -100,6 +102,17 @@ impl Scene {
         self.report(step, &[index], |started, ended| Outcome::Succeeded(success(&object, next, None, Vec::new(), started, ended)));
     }
 
+    /// Does what the leader does with full chunks of a wide foreach.
+    pub(in crate::api) async fn store_chunks(&mut self, store: &Store) {
+        for command in outstanding(&self.state) {
+            if let Command::StoreBlob { digest, bytes } = command {
+                store.put_if_absent(&blob_path(&digest), bytes.into()).await.unwrap();
+                self.state.open_turn(Timestamp(self.now));
+                decide(&mut self.state, Input::BlobStored { digest });
+            }
+        }
+    }
+
     /// The run's last step ends and publishes a model.
     pub(in crate::api) fn publish(&mut self, publication: Publication) {
         let object = self.object.clone();
@@ -128,7 +141,7 @@ impl Scene {
             attempt: 0,
             outcome: outcome(started, ended),
         };
-        decide(&mut self.state, Input::Report { pool, worker, item });
+        decide(&mut self.state, Input::Report { pool, worker, items: vec![item] });
     }
 }
 

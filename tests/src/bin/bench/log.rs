@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use bytes::Bytes;
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX, TURN_BYTES_MAX};
 use causey_protocol::flow::StepIndex;
-use causey_protocol::record::{Record, Turn};
+use causey_protocol::record::{ItemSucceeded, Record, Turn};
 use causey_protocol::subject;
 use causey_protocol::task::{Outcome, Report};
 use futures_util::StreamExt as _;
@@ -147,6 +147,12 @@ fn fold(turns: &[StoredTurn], wanted: &str) -> Timeline {
                     let times = timeline.steps.entry(*step).or_default();
                     (times.started, times.ended, times.accepted) = (started.0, ended.0, at);
                 }
+                Record::AttemptsSucceeded { step, since, items, .. } => {
+                    let times = timeline.steps.entry(*step).or_default();
+                    if let Some(ItemSucceeded(.., started, ended)) = items.last() {
+                        (times.started, times.ended, times.accepted) = (since.0 + started, since.0 + ended, at);
+                    }
+                }
                 _ => {}
             }
         }
@@ -168,8 +174,11 @@ fn run_of(record: &Record) -> Option<String> {
         | Record::AttemptsOpened { run, .. }
         | Record::AttemptStarted { run, .. }
         | Record::AttemptSucceeded { run, .. }
+        | Record::AttemptsSucceeded { run, .. }
         | Record::AttemptFailed { run, .. }
         | Record::RetryScheduled { run, .. }
+        | Record::ChunkGathered { run, .. }
+        | Record::ChunkStored { run, .. }
         | Record::InputsGathered { run, .. }
         | Record::InputsStored { run, .. } => Some(run.to_string()),
         _ => None,
