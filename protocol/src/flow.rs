@@ -126,6 +126,7 @@ pub struct Split {
 #[serde(try_from = "Definition", into = "Definition")]
 pub struct Flow {
     definition: Definition,
+    digest: Digest,
     start: StepIndex,
     index: BTreeMap<StepName, StepIndex>,
     parents: Vec<Vec<StepIndex>>,
@@ -154,12 +155,9 @@ impl Flow {
     }
 
     /// Identity of the definition: equal digests, equal flows.
-    ///
-    /// # Panics
-    /// Never: a definition always has a JSON form.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        Digest::of(&serde_json::to_vec(&self.definition).expect("a definition serializes"))
+        self.digest
     }
 
     #[must_use]
@@ -218,7 +216,8 @@ fn check(definition: Definition) -> Result<Flow, Problem> {
     let mut parents = parents_of(&definition, &index);
     let order = topological_order(&definition, &index, &parents)?;
     let (closes, enclosing) = balance(&definition, &index, &mut parents, &order, start)?;
-    Ok(Flow { definition, start, index, parents, closes, enclosing })
+    let digest = Digest::of(&serde_json::to_vec(&definition).expect("a definition has a JSON form"));
+    Ok(Flow { definition, digest, start, index, parents, closes, enclosing })
 }
 
 fn check_header(definition: &Definition) -> Result<(), Problem> {

@@ -116,6 +116,9 @@ struct Indices {
 impl Indices {
     /// A task whose attempt ends, or gets another holder.
     fn release(&mut self, run: &Run, id: RunId, task: &TaskRef) {
+        if self.held.is_empty() {
+            return;
+        }
         let holder = run.task(task).filter(|found| found.state == TaskState::Running).and_then(|found| found.worker.as_ref());
         let Some(holder) = holder else { return };
         if let Some(held) = self.held.get_mut(holder) {
@@ -370,9 +373,9 @@ impl State {
     }
 
     fn apply_to_run(&mut self, id: RunId, record: &Record) {
-        let Some((_, flow)) = self.run_and_flow(id) else { return };
         let at = self.at;
         let Some(run) = self.runs.get_mut(&id).map(Arc::make_mut) else { return };
+        let Some(flow) = self.definitions.get(&run.start.definition).cloned() else { return };
         let index = &mut self.index_by;
         match record {
             Record::AttemptsOpened { step, pool, tasks, attempt, retry, .. } => {

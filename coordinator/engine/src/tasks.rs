@@ -130,13 +130,19 @@ impl Tasks {
         Arc::make_mut(self.groups.entry(key).or_default())
     }
 
+    /// A group to be changed, if it is there.
+    fn find_group_mut(&mut self, key: &GroupKey) -> Option<&mut Group> {
+        let group = self.groups.get_mut(key)?;
+        if !self.changed.contains(key) {
+            self.changed.insert(key.clone());
+        }
+        Some(Arc::make_mut(group))
+    }
+
     /// Changes a task that is there.
     pub(crate) fn change<T>(&mut self, task: &TaskRef, change: impl FnOnce(&mut Task) -> T) -> Option<T> {
         let (key, place) = GroupKey::of(task);
-        if !self.groups.contains_key(&key) {
-            return None;
-        }
-        let group = self.group_mut(key);
+        let group = self.find_group_mut(&key)?;
         let found = find(&group.tasks, place).ok()?;
         let task = &mut group.tasks[found].1;
         let before = task.state.is_unfinished();
@@ -190,10 +196,7 @@ impl Tasks {
     /// One attempt of a dispatch has been closed; with its last one the dispatch is over.
     pub(crate) fn close_one(&mut self, first: &TaskRef, attempt: u32) {
         let (key, place) = GroupKey::of(first);
-        if !self.groups.contains_key(&key) {
-            return;
-        }
-        let group = self.group_mut(key.clone());
+        let Some(group) = self.find_group_mut(&key) else { return };
         if let Ok(found) = group.find_dispatch(place, attempt) {
             group.dispatches[found].1.open -= 1;
             if group.dispatches[found].1.open == 0 {

@@ -182,6 +182,29 @@ fn a_pack_of_successes_is_one_record_and_opens_the_next_step_in_lists() {
 }
 
 #[test]
+fn the_rest_of_a_list_stays_on_offer_when_its_first_task_is_tried_again() {
+    let mut world = World::new();
+    let mut flow = definition("Demo", &["start each work", "work > gather", "gather* > end", "end"]);
+    flow.steps[1].host = Some(HostMode::Reuse);
+    let Answer::RunStarted { run, .. } = world.submit(flow, Values::new()) else { panic!() };
+    world.succeed("start/0", Some(64));
+    let list = world.queue[0].clone();
+    assert_eq!(list.tasks.len(), 2);
+    let (dispatch, first) = world.started("work/0", "w1");
+    world.request(Request::WorkerLost { pool: pool("default"), worker: "w1".parse().unwrap() });
+    assert_eq!(world.queued().iter().filter(|name| *name == "work/1").count(), 1, "the message is needed for the other task");
+    let late = world.success(&dispatch, &first, None, Vec::new());
+    assert!(ignored(&world.report(late)).starts_with("late report"));
+    world.queue.clear();
+    world.restart();
+    let offered: Vec<(u32, usize)> = world.queue[..2].iter().map(|dispatch| (dispatch.tasks[0].attempt, dispatch.tasks.len())).collect();
+    assert_eq!(offered, [(0, 2), (1, 1)]);
+    let second = world.success(&list, &list.tasks[1], None, Vec::new());
+    world.report(second);
+    assert_eq!(world.state.run(run).unwrap().steps[1].counts[TaskState::Succeeded as usize], 1);
+}
+
+#[test]
 fn nested_wide_foreaches_are_chunks_within_chunks() {
     let mut world = World::new();
     let lines = ["start each outer", "outer each inner", "inner > fold", "fold* > gather", "gather* > end", "end"];
