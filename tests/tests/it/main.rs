@@ -10,3 +10,4 @@ mod log;
 mod main_road;
 mod output;
 mod standby;
+mod wide;
