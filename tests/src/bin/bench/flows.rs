@@ -3,6 +3,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use causey_protocol::flow::{Definition, Flow};
+use causey_protocol::id::Digest;
+use serde_json::{Value, json};
+
 /// Steps of the chain that the gates are about.
 pub(crate) const CHAIN_STEPS: usize = 40;
 
@@ -55,6 +59,34 @@ pub(crate) fn foreach(name: &str, items: usize) -> String {
 "
     );
     text
+}
+
+/// A chain as the engine gets it.
+pub(crate) fn chain_definition(name: &str, steps: usize) -> anyhow::Result<Flow> {
+    let steps = (0..steps).map(|place| {
+        let next = if place + 1 == steps { json!("end") } else { json!({"linear": {"to": step(place + 1, steps)}}) };
+        json!({"name": step(place, steps), "next": next})
+    });
+    definition(name, &steps.collect::<Vec<_>>())
+}
+
+/// A split, one task per item, and the join, all in one pool, as the engine gets it.
+pub(crate) fn foreach_definition(name: &str, pool: &str) -> anyhow::Result<Flow> {
+    let step = |name: &str, join: bool, next: Value| json!({"name": name, "join": join, "next": next, "resources": {"pool": pool}});
+    let steps = [
+        step("start", false, json!({"foreach": {"to": "work", "variable": "items"}})),
+        step("work", false, json!({"linear": {"to": "join"}})),
+        step("join", true, json!({"linear": {"to": "end"}})),
+        step("end", false, json!("end")),
+    ];
+    definition(name, &steps)
+}
+
+fn definition(name: &str, steps: &[Value]) -> anyhow::Result<Flow> {
+    let package = Digest::of(b"no code");
+    let definition = json!({"format": 1, "name": name, "language": "python", "file": "flow.py", "package": package, "steps": steps});
+    let definition: Definition = serde_json::from_value(definition)?;
+    Flow::try_from(definition).map_err(|problem| anyhow::anyhow!("{problem:?}"))
 }
 
 /// A flow started by an event; its first line notes the time in `file`, under the number that the event carries.

@@ -3,6 +3,7 @@
 
 mod chain;
 mod cold;
+mod engine;
 mod event;
 mod floor;
 mod flows;
@@ -11,6 +12,7 @@ mod import;
 mod log;
 mod machine;
 mod memory;
+mod native;
 mod peer;
 mod programs;
 mod session;
@@ -33,11 +35,11 @@ use crate::stack::Stack;
 use crate::table::Row;
 
 const USAGE: &str = "usage: bench [NAME]... [--json FILE] [--trace]
-  NAME     memory, floor, chain, foreach, event, cold, import, takeover; all of them without a name
+  NAME     engine, memory, native, floor, chain, foreach, event, cold, import, takeover; all of them without a name
   --json   write machine and rows to FILE as well
   --trace  print where the time of a step goes";
 
-const NAMES: [&str; 8] = ["memory", "floor", "chain", "foreach", "event", "cold", "import", "takeover"];
+const NAMES: [&str; 10] = ["engine", "memory", "native", "floor", "chain", "foreach", "event", "cold", "import", "takeover"];
 
 /// A step loop that stands still for longer has a fault, however good its median is.
 const GAP_MAX_MILLIS: f64 = 250.0;
@@ -86,7 +88,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     }
     println!();
     let mut rows = Vec::new();
-    if ["memory", "floor", "chain", "foreach", "event"].iter().any(|name| arguments.wants(name)) {
+    if arguments.wants("engine") {
+        eprintln!("measuring engine …");
+        rows.extend(engine::measure()?);
+    }
+    if ["memory", "native", "floor", "chain", "foreach", "event"].iter().any(|name| arguments.wants(name)) {
         rows.extend(with_stack(&arguments, &programs, folder.path()).await?);
     }
     if arguments.wants("cold") {
@@ -166,6 +172,11 @@ async fn on_stack(arguments: &Arguments, programs: &Programs, folder: &Path, sta
         let (found, longest) = foreach::measure(&mut session, &flows, arguments.trace).await?;
         measured.extend(found);
         gap = gap.max(longest);
+    }
+    if arguments.wants("native") {
+        // Last: what it leaves in the streams is written to disk while others would be measured.
+        eprintln!("measuring native …");
+        measured.extend(native::measure(&mut session).await?);
     }
     if gap > 0.0 {
         measured.push(Row::less("gap", "longest time between two turns of a run, chain and foreach", "ms", gap).gate(GAP_MAX_MILLIS));

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use async_nats::Subscriber;
 use async_nats::jetstream::Context as JetStream;
+use bytes::Bytes;
+use causey_protocol::id::Digest;
 use causey_protocol::subject;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -98,6 +100,18 @@ impl<'a> Session<'a> {
         let (status, text) = (answer.status(), answer.text().await?);
         ensure!(status.is_success(), "POST {path}: {status} {text}");
         Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Stores bytes as a code package.
+    pub(crate) async fn put_package(&self, digest: &Digest, bytes: Bytes) -> anyhow::Result<()> {
+        let request = self.http.put(format!("{}/v1/packages/{digest}", self.stack.url)).bearer_auth(self.stack.token());
+        request.body(bytes).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// Bytes that a stream holds.
+    pub(crate) async fn bytes(&self, stream: &str) -> anyhow::Result<u64> {
+        Ok(self.jetstream.get_stream(stream).await?.cached_info().state.bytes)
     }
 
     /// Where the log and the inbox end now.
