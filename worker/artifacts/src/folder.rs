@@ -132,6 +132,30 @@ impl Folder {
         size_of(&self.path(path))
     }
 
+    pub(crate) async fn list(&self, path: &str) -> Result<Vec<String>, StoreError> {
+        let target = self.path(path);
+        self.perform(usize::MAX, move |_| {
+            let entries = match fs::read_dir(&target) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(StoreError::file("list", &target, error)),
+            };
+            let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            entries.map(name).collect::<io::Result<_>>().map_err(|error| StoreError::file("list", &target, error))
+        })
+        .await
+    }
+
+    pub(crate) async fn remove(&self, path: &str) -> Result<(), StoreError> {
+        let target = self.path(path);
+        self.perform(usize::MAX, move |_| match fs::remove_file(&target) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::file("remove", &target, error)),
+        })
+        .await
+    }
+
     fn temporary(&self) -> PathBuf {
         // The time keeps apart what a process of an earlier boot with the same id left behind.
         let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());

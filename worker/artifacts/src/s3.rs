@@ -178,6 +178,26 @@ impl Bucket {
         }
     }
 
+    pub(crate) async fn list(&self, path: &str) -> Result<Vec<String>, StoreError> {
+        let prefix = format!("{}/", self.key(path));
+        let (mut names, mut further) = (Vec::new(), None);
+        loop {
+            let request = self.client.list_objects_v2().bucket(&*self.name).prefix(&prefix).delimiter("/").set_continuation_token(further);
+            let page = request.send().await.map_err(|error| self.failed("list", path, &error))?;
+            let keys = page.contents().iter().filter_map(|object| object.key()?.strip_prefix(&prefix));
+            names.extend(keys.map(str::to_owned));
+            further = page.next_continuation_token().map(str::to_owned);
+            if further.is_none() {
+                return Ok(names);
+            }
+        }
+    }
+
+    pub(crate) async fn remove(&self, path: &str) -> Result<(), StoreError> {
+        let request = self.client.delete_object().bucket(&*self.name).key(self.key(path));
+        request.send().await.map(drop).map_err(|error| self.failed("remove", path, &error))
+    }
+
     fn failed<E>(&self, action: &'static str, path: &str, error: &SdkError<E>) -> StoreError
     where
         E: std::error::Error + aws_sdk_s3::error::ProvideErrorMetadata + 'static,

@@ -171,6 +171,30 @@ impl Store {
         }
     }
 
+    /// The names of what lies directly in `folder`, in no order; none when there is no such folder.
+    ///
+    /// # Errors
+    /// [`StoreError`] naming the folder.
+    pub async fn list(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        check(folder)?;
+        match &self.backend {
+            Backend::Folder(local) => local.list(folder).await,
+            Backend::Bucket(bucket) => bucket.list(folder).await,
+        }
+    }
+
+    /// Removes what is under `path`; nothing there is as good.
+    ///
+    /// # Errors
+    /// [`StoreError`] naming the path.
+    pub async fn remove(&self, path: &str) -> Result<(), StoreError> {
+        check(path)?;
+        match &self.backend {
+            Backend::Folder(folder) => folder.remove(path).await,
+            Backend::Bucket(bucket) => bucket.remove(path).await,
+        }
+    }
+
     /// Where `path` lies on this machine, whether or not it exists; `None` for S3 and for a path that is none.
     #[must_use]
     pub fn local_path(&self, path: &str) -> Option<PathBuf> {

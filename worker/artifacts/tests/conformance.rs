@@ -33,6 +33,18 @@ async fn behaves_like_a_store(store: &Store) {
     assert!(matches!(store.get("../etc").await, Err(StoreError::Path { .. })));
 
     prepares(store).await;
+    assert_eq!(store.list("snap").await.unwrap(), Vec::<String>::new());
+    for name in ["7", "12"] {
+        store.put_if_absent(&format!("snap/{name}"), Bytes::from_static(b"x")).await.unwrap();
+    }
+    let mut names = store.list("snap").await.unwrap();
+    names.sort();
+    assert_eq!(names, ["12", "7"]);
+    store.remove("snap/7").await.unwrap();
+    store.remove("snap/7").await.unwrap();
+    assert_eq!(store.list("snap").await.unwrap(), ["12"]);
+    assert_eq!(store.get("snap/7").await.unwrap(), None);
+
     race(store).await;
 }
 
