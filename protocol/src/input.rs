@@ -9,6 +9,7 @@ use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SourceName, Worker
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::task::ReportItem;
+use crate::upkeep::{SnapshotTaken, Storage};
 
 /// A wish in the inbox (`causey.in.request.<kind>`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,4 +91,15 @@ pub enum Input {
     BlobStored {
         digest: Digest,
     },
+    /// A snapshot of the committed state is in the artifact store.
+    SnapshotStored(Box<SnapshotTaken>),
+    /// The history of a finished run is in the artifact store. Of those stored, `keep` finished runs stay whole in the state.
+    HistoryStored {
+        run: RunId,
+        digest: Digest,
+        bytes: u64,
+        keep: u32,
+    },
+    /// How full the streams are; repeated while attempts are held back.
+    Pressure(Storage),
 }

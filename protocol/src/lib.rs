@@ -17,3 +17,4 @@ pub mod problem;
 pub mod record;
 pub mod subject;
 pub mod task;
+pub mod upkeep;

@@ -89,6 +89,8 @@ codes! {
     CANCELLED = 3001;
     /// The artifact store refused, or a stored object is damaged.
     STORE = 4001;
+    /// The streams are nearly full.
+    STORAGE_FULL = 4002;
     /// The broker did not answer in time.
     BROKER = 5001;
     /// This coordinator is not the leader.

@@ -1,6 +1,8 @@
 //! Records: immutable decided facts, and the turn that packs them into one message of the log. An old log must replay for ever,
 //! so a kind is added, never changed; an unknown kind stops the reader.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -11,6 +13,7 @@ use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::problem::Problem;
 use crate::task::{ErrorInfo, Publication};
+use crate::upkeep::{SnapshotTaken, Storage};
 
 /// What the leader decides in one go and commits as one message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,7 +59,7 @@ impl std::str::FromStr for Position {
 
 /// Generation of records that this version reads and writes. A release that adds a kind, or a field that an older reader must not
 /// skip, raises it by one.
-pub const GENERATION: u32 = 2;
+pub const GENERATION: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Record {
@@ -218,6 +221,40 @@ pub enum Record {
     Ignored {
         because: String,
     },
+    /// The input streams and the log by the time they were created, in microseconds since the Unix epoch: another time means
+    /// another stream.
+    StreamsSeen {
+        created: BTreeMap<String, u64>,
+    },
+    SnapshotTaken(Box<SnapshotTaken>),
+    /// The history of a finished run lies in the artifact store.
+    HistoryStored {
+        run: RunId,
+        digest: Digest,
+        bytes: u64,
+    },
+    /// Of a finished run only its entry in the index is kept; its history is stored.
+    RunRetired {
+        run: RunId,
+    },
+    StorageChanged(Storage),
+    /// Attempts that would have been opened, had storage not been critical.
+    AttemptsHeld {
+        run: RunId,
+        step: StepIndex,
+        tasks: TaskSet,
+        attempt: u32,
+        retry: u32,
+    },
+    /// An operator accepted that a stream of inputs moved back: it is read on from the watermark of this turn.
+    LossAccepted {
+        stream: String,
+        /// The watermark before.
+        seen: u64,
+        /// Where the stream ended.
+        found: u64,
+        user: String,
+    },
 }
 
 impl Record {
@@ -239,18 +276,23 @@ impl Record {
             | Self::AttemptSucceeded { .. }
             | Self::AttemptFailed { .. }
             | Self::RetryScheduled { .. }
-            | Self::ForeachOpened { chunk: None, .. }
+            | Self::ForeachOpened { .. }
             | Self::InputsGathered { .. }
             | Self::InputsStored { .. }
             | Self::ModelPublished(_)
             | Self::Notified { .. }
             | Self::RunFinished { .. }
-            | Self::Ignored { .. } => 1,
-            // A reader that does not know chunks would fold such a foreach to another state.
-            Self::ForeachOpened { chunk: Some(_), .. }
+            | Self::Ignored { .. }
+            | Self::StreamsSeen { .. }
+            | Self::SnapshotTaken(_)
+            | Self::HistoryStored { .. }
+            | Self::RunRetired { .. }
+            | Self::StorageChanged(_)
+            | Self::AttemptsHeld { .. }
+            | Self::LossAccepted { .. }
             | Self::AttemptsSucceeded { .. }
             | Self::ChunkGathered { .. }
-            | Self::ChunkStored { .. } => 2,
+            | Self::ChunkStored { .. } => 1,
         }
     }
 }

@@ -21,6 +21,7 @@ use causey_protocol::task::{
     Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem, SplitLevel,
     Success,
 };
+use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -312,4 +313,31 @@ fn chunks_of_a_foreach() {
     };
     check("chunk", &chunk);
     check("chunk-list", &ChunkList { run: run(), step: "work".parse().unwrap(), foreach: nested });
+}
+
+#[test]
+fn turns_about_upkeep() {
+    let (run, step, digest) = (run(), StepIndex(1), Digest::of(b"object"));
+    let snapshot = SnapshotTaken {
+        sequence: 41,
+        turn: Digest::of(b"turn"),
+        state: Digest::of(b"state"),
+        digest,
+        bytes: 321,
+        records: 90,
+        inbox: 12,
+        events: 3,
+    };
+    let tasks = TaskSet::One { path: Path(vec![2]), visit: 0 };
+    let records = vec![
+        Record::StreamsSeen { created: BTreeMap::from([("CAUSEY_IN".to_owned(), 1_700_000_000_000_000)]) },
+        Record::SnapshotTaken(Box::new(snapshot)),
+        Record::HistoryStored { run, digest, bytes: 321 },
+        Record::RunRetired { run },
+        Record::StorageChanged(Storage { level: StorageLevel::Critical, stream: "CAUSEY_LOG".into(), percent: 91 }),
+        Record::AttemptsHeld { run, step, tasks, attempt: 1, retry: 1 },
+        Record::LossAccepted { stream: "CAUSEY_IN".into(), seen: 12, found: 7, user: "ann".into() },
+    ];
+    let (at, announced, previous) = (Timestamp(1_700_000_000_000_000), Position { sequence: 12, index: 3 }, Digest::of(b"before"));
+    check("turn-upkeep", &Turn { epoch: 3, at, inbox: 7, events: 3, announced, previous, records });
 }

@@ -30,6 +30,9 @@ pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
         Input::Malformed { subject, sequence, because } => decider.ignore(format!("message {sequence} on {subject}: {because}")),
         Input::TimersDue => decider.timers_due(),
         Input::BlobStored { digest } => decider.blob_stored(digest),
+        Input::SnapshotStored(snapshot) => decider.emit(Record::SnapshotTaken(snapshot)),
+        Input::HistoryStored { run, digest, bytes, keep } => decider.history_stored(run, digest, bytes, keep),
+        Input::Pressure(storage) => decider.pressure(storage),
     }
     decider.records
 }
@@ -103,9 +106,12 @@ impl Decider<'_> {
         host: Option<HostMode>,
     ) -> Result<Answer, Problem> {
         if let Some((_, run)) = self.state.origins.get(&origin)
-            && let Some(known) = self.state.run(*run)
+            && let Some(name) = self.state.name_of(*run)
         {
-            return Ok(Answer::RunStarted { run: *run, name: known.start.name.clone() });
+            return Ok(Answer::RunStarted { run: *run, name: name.clone() });
+        }
+        if let Some(problem) = self.state.storage_problem() {
+            return Err(problem);
         }
         let (flow, version) = match flow {
             FlowChoice::Given(flow) => (Arc::new(*flow), None),
@@ -169,6 +175,7 @@ impl Decider<'_> {
 
     fn cancel(&mut self, run: RunId, because: &str) -> Answer {
         match self.state.run(run).map(|run| run.state) {
+            None if self.state.retired.contains(&run) => Answer::Cancelling { run },
             None => Answer::Refused(Problem::new(Code::NOT_FOUND, format!("no run {run}"))),
             Some(state) if state.is_terminal() => Answer::Cancelling { run },
             Some(_) => {
@@ -214,6 +221,9 @@ impl Decider<'_> {
     /// Opens attempts of one step as one dispatch.
     pub(crate) fn open(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
         let Some((_, flow)) = self.run_and_flow(run) else { return };
+        if self.held(run, step, &tasks, attempt, retry) {
+            return;
+        }
         self.emit(Record::AttemptsOpened { run, step, pool: pool_of(&flow, step), tasks, attempt, retry });
     }
 

@@ -36,13 +36,17 @@ pub fn violations(state: &State) -> Vec<String> {
         if run.state == RunState::Succeeded && all_tasks(run).any(|(_, task)| task.state != TaskState::Succeeded) {
             found.push(format!("run {} succeeded with a task that did not", run.id()));
         }
-        // I5: a live run has an attempt that is open or waits for its time, or a blob that is to be stored.
+        // I5: a live run has an attempt that is open, waits for its time or for room, or a blob that is to be stored.
         let waits = |run: &Run| {
             run.dispatches().next().is_some()
                 || run.unfinished().any(|(_, task)| task.state == TaskState::Waiting)
                 || run.blobs().next().is_some()
         };
-        if !run.state.is_terminal() && !waits(run) {
+        let held = state.held_back_of(run.id()).next().is_some();
+        if run.state.is_terminal() && held {
+            found.push(format!("run {} has ended with attempts held back", run.id()));
+        }
+        if !run.state.is_terminal() && !waits(run) && !held {
             found.push(format!("run {} is live but waits for nothing", run.id()));
         }
     }

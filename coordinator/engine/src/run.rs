@@ -501,6 +501,15 @@ impl Run {
         self.finished = Some(at);
     }
 
+    /// Keeps a task from being opened for a while.
+    pub(crate) fn hold(&mut self, task: &TaskRef, retry: u32) {
+        self.change(task, |found| {
+            found.state = TaskState::Waiting;
+            found.retry = retry;
+            found.not_before = None;
+        });
+    }
+
     pub(crate) fn wait(&mut self, task: &TaskRef, retry: u32, not_before: Timestamp) {
         self.change(task, |found| {
             found.state = TaskState::Waiting;

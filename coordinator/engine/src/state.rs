@@ -8,13 +8,17 @@ use causey_protocol::artifact::ObjectRef;
 use causey_protocol::flow::Flow;
 use causey_protocol::id::{Digest, FlowName, ModelName, NotificationId, Origin, Path, RequestId, RunId, RunName, Timestamp, WorkerName};
 use causey_protocol::record::{Answer, FailureCause, ItemSucceeded, Position, Record, RunState, Topic, Turn};
+use causey_protocol::subject;
 use causey_protocol::task::Publication;
+use causey_protocol::upkeep::{SnapshotTaken, Storage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::chunk::BlobUse;
+use crate::retire::{self, RetiredRun};
 use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState};
+use crate::storage::HeldBack;
 use crate::table::{Change, Table, TableId, encode};
 use crate::tasks::{Group, GroupKey};
 
@@ -26,6 +30,9 @@ const ORIGINS_KEPT_MICROS: u64 = 90 * 24 * 3_600 * 1_000_000;
 
 /// Most origins remembered.
 const ORIGINS_MAX: usize = 5_000_000;
+
+/// Snapshots that are kept.
+const SNAPSHOTS_KEPT: usize = 2;
 
 /// A registered flow whose triggers are live.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +93,11 @@ pub struct State {
     pub events: u64,
     pub announced: Position,
     pub store: Option<Uuid>,
+    /// Records folded since the log began.
+    pub records: u64,
+    pub storage: Storage,
+    /// Streams by the time they were created, in microseconds since the Unix epoch.
+    pub streams: BTreeMap<String, u64>,
     pub requests: Table<RequestId, (Timestamp, Answer)>,
     pub definitions: Table<Digest, Arc<Flow>>,
     pub deployments: Table<FlowName, Deployment>,
@@ -96,19 +108,34 @@ pub struct State {
     pub runs: Table<RunId, Arc<Run>>,
     pub models: Table<ModelName, Vec<ModelVersion>>,
     pub notifications: Table<Position, Notification>,
-    index_by: Indices,
+    /// BLAKE3 and size of the stored histories of runs that are still whole.
+    pub histories: Table<RunId, (Digest, u64)>,
+    pub retired: Table<RunId, RetiredRun>,
+    pub held_back: Table<(RunId, TaskRef), HeldBack>,
+    /// The two newest snapshots by their sequence.
+    pub snapshots: Table<u64, SnapshotTaken>,
+    /// Groups of tasks of retired runs, which a copy has to remove.
+    pub(crate) removed: Vec<(RunId, GroupKey)>,
+    pub(crate) index_by: Indices,
 }
 
 /// What follows from the tables; never stored.
 #[derive(Clone, Debug, Default)]
-struct Indices {
+pub(crate) struct Indices {
     live: BTreeSet<RunId>,
-    names: BTreeMap<RunName, RunId>,
-    timers: BTreeSet<(Timestamp, RunId, TaskRef)>,
+    pub(crate) names: BTreeMap<RunName, RunId>,
+    pub(crate) timers: BTreeSet<(Timestamp, RunId, TaskRef)>,
     /// Running attempts by the worker that said so.
     held: BTreeMap<WorkerName, BTreeSet<(RunId, TaskRef)>>,
     /// Blobs that are to be stored, and what for.
     blobs: BTreeSet<(Digest, RunId, BlobUse)>,
+    /// Finished runs whose history is not stored.
+    pub(crate) unstored: BTreeSet<RunId>,
+    /// Finished runs whose history is stored, by their end, and how many tasks they have.
+    pub(crate) stored: BTreeSet<(Timestamp, RunId)>,
+    pub(crate) stored_tasks: u64,
+    /// How many whole runs are pinned to a definition.
+    pub(crate) uses: BTreeMap<Digest, u32>,
     requests: BTreeSet<(Timestamp, RequestId)>,
     origins: BTreeSet<(Timestamp, Origin)>,
 }
@@ -160,7 +187,7 @@ impl Indices {
 }
 
 /// What a projection stores beside the tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Header {
     sequence: u64,
     epoch: u64,
@@ -169,6 +196,9 @@ pub(crate) struct Header {
     events: u64,
     announced: Position,
     store: Option<Uuid>,
+    records: u64,
+    storage: Storage,
+    streams: BTreeMap<String, u64>,
 }
 
 /// Calls a macro with every table and its id: the one list of tables.
@@ -183,6 +213,10 @@ macro_rules! each_table {
         $do!(runs, Runs);
         $do!(models, Models);
         $do!(notifications, Notifications);
+        $do!(histories, Histories);
+        $do!(retired, Retired);
+        $do!(held_back, HeldBack);
+        $do!(snapshots, Snapshots);
     };
 }
 
@@ -286,6 +320,7 @@ impl State {
     pub fn apply(&mut self, record: &Record) {
         let position = Position { sequence: self.sequence, index: self.index };
         self.index += 1;
+        self.records += 1;
         match record {
             Record::LogOpened { store } => self.store = Some(*store),
             Record::LeaderChanged { .. } | Record::Ignored { .. } => {}
@@ -316,6 +351,19 @@ impl State {
                 self.held.insert(key, held);
             }
             Record::RunStarted(start) => self.start_run(start),
+            Record::StreamsSeen { created } => self.streams.clone_from(created),
+            Record::SnapshotTaken(snapshot) => {
+                self.snapshots.insert(snapshot.sequence, (**snapshot).clone());
+                while self.snapshots.len() > SNAPSHOTS_KEPT {
+                    let Some(oldest) = self.snapshots.first().map(|(sequence, _)| *sequence) else { break };
+                    self.snapshots.remove(&oldest);
+                }
+            }
+            Record::HistoryStored { run, digest, bytes } => self.history_stored(*run, (*digest, *bytes)),
+            Record::RunRetired { run } => self.retire(*run),
+            Record::StorageChanged(storage) => self.storage.clone_from(storage),
+            Record::AttemptsHeld { run, step, tasks, attempt, retry } => self.hold(*run, *step, tasks, *attempt, *retry),
+            Record::LossAccepted { stream, .. } => self.forget_stream(stream),
             Record::ModelPublished(published) => {
                 let Some((run, flow)) = self.run_and_flow(published.run) else { return };
                 let step = flow.step(published.step).name.to_string();
@@ -353,6 +401,20 @@ impl State {
         }
     }
 
+    /// An input stream is read on as another one: what was known of the old one no longer says what may be removed.
+    fn forget_stream(&mut self, stream: &str) {
+        self.streams.remove(stream);
+        let sequences: Vec<u64> = self.snapshots.keys().copied().collect();
+        for sequence in sequences {
+            let Some(snapshot) = self.snapshots.get_mut(&sequence) else { continue };
+            match stream {
+                subject::INBOX_STREAM => snapshot.inbox = 0,
+                subject::EVENT_STREAM => snapshot.events = 0,
+                _ => {}
+            }
+        }
+    }
+
     fn run_and_flow(&self, run: RunId) -> Option<(&Run, Arc<Flow>)> {
         let run = self.run(run)?;
         Some((run, self.flow_of(run)?))
@@ -364,6 +426,7 @@ impl State {
             self.held.remove(&(flow.definition().name.clone(), *trigger));
         }
         self.index_by.live.insert(start.run);
+        *self.index_by.uses.entry(start.definition).or_default() += 1;
         self.index_by.names.insert(start.name.clone(), start.run);
         for origin in std::iter::once(&start.origin).chain(&start.joined) {
             self.index_by.origins.insert((self.at, *origin));
@@ -386,9 +449,13 @@ impl State {
                         index.timers.remove(&(due, id, task));
                     }
                 }
+                let first = tasks.iter().next().map(|(path, visit)| TaskRef::new(*step, path, visit));
                 let dispatch =
                     OpenDispatch { pool: pool.clone(), tasks: tasks.clone(), attempt: *attempt, retry: *retry, open: tasks.len() };
                 run.open(&flow, *step, dispatch, at);
+                if let Some(first) = first.filter(|_| !self.held_back.is_empty()) {
+                    self.let_go(id, Some(&first));
+                }
             }
             Record::AttemptStarted { step, path, visit, worker, at, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
@@ -468,6 +535,8 @@ impl State {
                 let others = if *state == RunState::Cancelled { TaskState::Cancelled } else { TaskState::Aborted };
                 index.forget(run);
                 run.finish(*state, problem.clone(), others, at);
+                self.index_by.unstored.insert(id);
+                self.let_go(id, None);
             }
             _ => {}
         }
@@ -488,7 +557,8 @@ impl State {
 
     /// Takes what changed since the last call, to be stored together with [`State::header`].
     pub fn take_changes(&mut self) -> Vec<Change> {
-        let mut changes = Vec::new();
+        let gone = std::mem::take(&mut self.removed).into_iter();
+        let mut changes: Vec<Change> = gone.map(|(run, key)| task_change(run, &key, None)).collect();
         // Groups of tasks are stored under keys of their own: a run that is wide is not written whole.
         let changed: Vec<RunId> = self.runs.changed().copied().collect();
         for id in changed {
@@ -506,6 +576,7 @@ impl State {
 
     /// Forgets what changed: nobody copies this state.
     pub fn forget_changes(&mut self) {
+        self.removed.clear();
         let changed: Vec<RunId> = self.runs.changed().copied().collect();
         for id in changed {
             if let Some(run) = self.runs.peek_mut(&id) {
@@ -534,6 +605,9 @@ impl State {
             events: self.events,
             announced: self.announced,
             store: self.store,
+            records: self.records,
+            storage: self.storage.clone(),
+            streams: self.streams.clone(),
         };
         rmp_serde::to_vec_named(&header).expect("the header serializes")
     }
@@ -552,6 +626,9 @@ impl State {
             events: header.events,
             announced: header.announced,
             store: header.store,
+            records: header.records,
+            storage: header.storage,
+            streams: header.streams,
             ..Self::default()
         };
         let mut groups = Vec::new();
@@ -586,30 +663,35 @@ impl State {
         let mut indices = Indices::default();
         for run in self.runs.values() {
             indices.names.insert(run.start.name.clone(), run.id());
+            *indices.uses.entry(run.start.definition).or_default() += 1;
             if !run.state.is_terminal() {
                 indices.enter(run);
+            } else if self.histories.contains(&run.id()) {
+                indices.stored.insert((run.finished.unwrap_or_default(), run.id()));
+                indices.stored_tasks += retire::tasks(run);
+            } else {
+                indices.unstored.insert(run.id());
             }
         }
+        indices.names.extend(self.retired.iter().map(|(id, run)| (run.name.clone(), *id)));
         indices.requests = self.requests.iter().map(|(id, (at, _))| (*at, id.clone())).collect();
         indices.origins = self.origins.iter().map(|(origin, (at, _))| (*at, *origin)).collect();
         self.index_by = indices;
     }
 
-    /// Every entry as [`Change`], in order of table and key.
-    #[must_use]
-    pub fn dump(&self) -> Vec<Change> {
-        let mut entries = Vec::new();
-        macro_rules! dump {
+    /// Gives every entry of every table to `each`, in order: what [`State::restore`] takes.
+    pub fn each_entry(&self, mut each: impl FnMut(TableId, Vec<u8>, Vec<u8>)) {
+        macro_rules! each {
             ($table:ident, $id:ident) => {
-                self.$table.dump(TableId::$id, &mut entries);
+                self.$table.each(TableId::$id, &mut each);
             };
         }
-        each_table!(dump);
+        each_table!(each);
         for run in self.runs.values() {
-            let groups = run.tasks.groups();
-            entries.extend(groups.map(|(key, group)| task_change(run.id(), key, Some(group))));
+            for (key, group) in run.tasks.groups() {
+                each(TableId::Tasks, encode(&(run.id(), key)), encode(group));
+            }
         }
-        entries
     }
 
     /// BLAKE3 over header and all entries: equal hashes, equal states (I9).
@@ -621,11 +703,11 @@ impl State {
             hasher.update(bytes);
         };
         field(&self.header());
-        for change in &self.dump() {
-            field(&[change.table as u8]);
-            field(&change.key);
-            field(change.value.as_deref().unwrap_or_default());
-        }
+        self.each_entry(|table, key, value| {
+            field(&[table as u8]);
+            field(&key);
+            field(&value);
+        });
         Digest(*hasher.finalize().as_bytes())
     }
 }

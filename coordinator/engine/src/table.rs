@@ -20,6 +20,10 @@ pub enum TableId {
     Notifications = 9,
     /// Tasks of a run, by group; their run is in `Runs`.
     Tasks = 10,
+    Histories = 100,
+    Retired = 101,
+    HeldBack = 102,
+    Snapshots = 103,
 }
 
 /// One changed key; `value` is `None` when it was removed. Keys and values are MessagePack.
@@ -86,6 +90,10 @@ impl<K: Ord + Clone, V> Table<K, V> {
         self.map.iter()
     }
 
+    pub fn range(&self, range: impl std::ops::RangeBounds<K>) -> std::collections::btree_map::Range<'_, K, V> {
+        self.map.range(range)
+    }
+
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> {
         self.map.keys()
     }
@@ -128,9 +136,11 @@ impl<K: Ord + Clone + Serialize, V: Serialize> Table<K, V> {
         }
     }
 
-    /// Every entry as [`Change`], in key order.
-    pub fn dump(&self, table: TableId, into: &mut Vec<Change>) {
-        into.extend(self.map.iter().map(|(key, value)| Change { table, key: encode(key), value: Some(encode(value)) }));
+    /// Gives every entry to `each`, in key order.
+    pub fn each(&self, table: TableId, each: &mut impl FnMut(TableId, Vec<u8>, Vec<u8>)) {
+        for (key, value) in &self.map {
+            each(table, encode(key), encode(value));
+        }
     }
 }
 
