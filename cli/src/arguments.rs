@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// List published models
     #[command(subcommand)]
     Models(Models),
+    /// Verify and mend what runs are made of: log, archive, snapshots, projection
+    #[command(subcommand)]
+    State(StateCommand),
     /// Check that everything `causey` needs is there
     Doctor(Doctor),
     /// Run a worker
@@ -335,6 +338,66 @@ pub(crate) struct ModelsShow {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// Follow the log's chain and compare snapshots, archive and projection with it
+    Verify(StateVerify),
+    /// Write the projection anew
+    Rebuild(StateRebuild),
+    /// Go on although a stream of inputs has lost messages
+    AcceptLoss(AcceptLoss),
+}
+
+/// The streams and the store; without them those of the local stack.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatePlace {
+    /// Address of the NATS server, as for the coordinator
+    #[arg(long, env = "CAUSEY_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub(crate) nats_url: Option<String>,
+    /// Artifact store, as for the coordinator
+    #[arg(long, env = "CAUSEY_STORE", value_name = "PLACE")]
+    pub(crate) store: Option<String>,
+    /// Folder of the projection, as for the coordinator
+    #[arg(long, env = "CAUSEY_PROJECTION", value_name = "FOLDER")]
+    pub(crate) projection: Option<PathBuf>,
+    /// Accept a NATS server older than 2.15.1
+    #[arg(long, env = "CAUSEY_UNSAFE_NATS_VERSION")]
+    pub(crate) unsafe_nats_version: bool,
+    /// The project's state folder (default: the nearest `.causey` upward)
+    #[arg(long, env = "CAUSEY_STATE", value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StateVerify {
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: StatePlace,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StateRebuild {
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: StatePlace,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AcceptLoss {
+    /// Who accepts it (default: your login name)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: StatePlace,
 }
 
 #[derive(Debug, Args)]

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::arguments::{Causey, Command, Events};
+use crate::arguments::{Causey, Command, Events, StateCommand};
 use crate::exit::Exit;
 use crate::fault::Fault;
 use crate::flow_arguments::Known;
@@ -68,6 +68,9 @@ fn dispatch() -> Result<Exit, Fault> {
             Command::Events(Events::Publish(arguments)) => command::events::publish(&arguments).await,
             Command::Events(Events::Follow(arguments)) => command::follow::run(&arguments).await,
             Command::Models(arguments) => command::models::run(&arguments).await,
+            Command::State(StateCommand::Verify(arguments)) => command::state::verify(&arguments).await,
+            Command::State(StateCommand::Rebuild(arguments)) => command::state::rebuild(&arguments).await,
+            Command::State(StateCommand::AcceptLoss(arguments)) => command::state::accept_loss(&arguments).await,
             Command::Doctor(arguments) => command::doctor::run(&arguments).await,
             Command::Worker(arguments) => command::service::worker(arguments).await,
             Command::Coordinator(arguments) => command::service::coordinator(arguments).await,

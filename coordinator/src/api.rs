@@ -7,6 +7,7 @@ mod extract;
 mod flows;
 mod follow;
 mod guard;
+mod histories;
 mod live;
 mod logs;
 mod models;

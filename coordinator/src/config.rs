@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::upkeep::Settings;
+
 /// How to run a coordinator.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -40,6 +42,18 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_STREAM_BYTES_MAX", allow_negative_numbers = true, default_value_t = 8 * 1024 * 1024 * 1024)]
     pub stream_bytes_max: i64,
 
+    /// Seconds after which a changed state is written as a snapshot
+    #[arg(long, env = "CAUSEY_SNAPSHOT_SECONDS", default_value_t = 60)]
+    pub snapshot_seconds: u32,
+
+    /// Records after which a snapshot is written sooner
+    #[arg(long, env = "CAUSEY_SNAPSHOT_RECORDS", default_value_t = 50_000)]
+    pub snapshot_records: u64,
+
+    /// Finished runs kept whole in memory; older ones are read from the artifact store
+    #[arg(long, env = "CAUSEY_RUNS_WHOLE_MAX", default_value_t = 200)]
+    pub runs_whole_max: u32,
+
     /// Address of the NATS server's monitoring port, where its sync interval can be read
     #[arg(long, env = "CAUSEY_NATS_MONITORING_URL")]
     pub nats_monitoring_url: Option<String>,
@@ -55,6 +69,16 @@ pub struct Config {
     /// Stop when standard input is closed: its owner is gone
     #[arg(long, hide = true)]
     pub owned: bool,
+}
+
+impl Config {
+    pub(crate) fn upkeep(&self) -> Settings {
+        Settings {
+            snapshot_interval: Duration::from_secs(self.snapshot_seconds.into()),
+            snapshot_records: self.snapshot_records,
+            runs_whole: self.runs_whole_max,
+        }
+    }
 }
 
 /// Largest pile of unread inputs of each stream in memory, in messages.

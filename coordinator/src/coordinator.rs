@@ -7,6 +7,8 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use causey_artifacts::Store;
 use causey_protocol::backoff::Delays;
+use causey_protocol::input::Input;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +20,7 @@ use crate::leadership::{self, Holder};
 use crate::log;
 use crate::readers::Writable;
 use crate::streams::{self, Tails};
-use crate::{leader, standby};
+use crate::{leader, recover, standby};
 
 /// Why a coordinator stops leading or following.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,10 @@ pub enum Error {
     Log(#[from] log::Error),
     #[error(transparent)]
     Leadership(#[from] leadership::Error),
+    #[error(transparent)]
+    Recover(#[from] recover::Error),
+    #[error("the log was trimmed past what this coordinator had read")]
+    Trimmed,
     #[error("the NATS client failed: {0}")]
     Broker(String),
     #[error("the connection to the NATS server is lost")]
@@ -50,10 +56,14 @@ impl Error {
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Streams(error) => !matches!(error, streams::Error::Look { .. }),
-            Self::Log(error) => !matches!(error, log::Error::Read(_) | log::Error::Short { .. }),
+            Self::Streams(error) | Self::Recover(recover::Error::Streams(error)) => !matches!(error, streams::Error::Look { .. }),
+            Self::Log(error) | Self::Recover(recover::Error::Log(error)) => {
+                !matches!(error, log::Error::Read(_) | log::Error::Short { .. } | log::Error::Append(_) | log::Error::Taken { .. })
+            }
+            Self::Recover(recover::Error::Store(error)) => !error.is_transient(),
+            Self::Recover(recover::Error::NoBase { .. }) => true,
             Self::WrongStore { .. } | Self::Mark(_) => true,
-            Self::Leadership(_) | Self::Broker(_) | Self::Disconnected | Self::Fenced { .. } | Self::KeyLost => false,
+            Self::Trimmed | Self::Leadership(_) | Self::Broker(_) | Self::Disconnected | Self::Fenced { .. } | Self::KeyLost => false,
         }
     }
 }
@@ -68,6 +78,9 @@ pub(crate) struct Coordinator {
     pub(crate) holder: Holder,
     /// Which records all coordinators can read.
     pub(crate) writable: Writable,
+    /// What this process has done or noticed beside the loop.
+    pub(crate) notice: mpsc::Sender<Input>,
+    pub(crate) noticed: mpsc::Receiver<Input>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -113,9 +126,27 @@ impl Coordinator {
     }
 
     /// How far the streams have been read, by the committed state.
-    pub(crate) fn seen(&self) -> Tails {
+    fn seen(&self) -> Tails {
         let state = self.fold.committed.read();
         Tails { inbox: state.inbox, events: state.events, log: self.fold.tail.sequence, notify: 0 }
+    }
+
+    /// Checks that no stream moved back or is another one, and gives their ends.
+    ///
+    /// # Errors
+    /// [`streams::Error`] naming the stream.
+    pub(crate) async fn verify(&self) -> Result<Tails, streams::Error> {
+        let known = self.fold.committed.read().streams.clone();
+        Ok(streams::verify(&self.context, self.seen(), &known).await?.tails)
+    }
+
+    /// Checks the log alone, and gives the ends of all streams: what follows in the log may accept that a stream of inputs moved back.
+    ///
+    /// # Errors
+    /// [`streams::Error`] naming the log.
+    pub(crate) async fn verify_log(&self) -> Result<Tails, streams::Error> {
+        let known = self.fold.committed.read().streams.clone();
+        streams::verify_log(&self.context, self.fold.tail.sequence, &known).await
     }
 
     /// # Errors

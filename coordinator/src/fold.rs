@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use causey_engine::State;
 use causey_protocol::record::Turn;
 use tokio::time::Instant;
 
@@ -24,6 +25,13 @@ pub(crate) struct Fold {
 impl Fold {
     pub(crate) fn new(committed: Arc<Committed>, tail: Tail, projection: Projection) -> Self {
         Self { committed, tail, projection, due: None }
+    }
+
+    /// Goes on from another state than the projection has, which begins anew with it.
+    pub(crate) fn begin(&mut self, state: State, tail: Tail) {
+        self.projection.store(Checkpoint::whole(&state, tail));
+        *self.committed.write() = state;
+        self.tail = tail;
     }
 
     /// Folds a turn. Readers are told of it by [`Fold::announce`].
@@ -53,7 +61,7 @@ impl Fold {
             let mut state = self.committed.write();
             (state.header(), state.take_changes())
         };
-        self.projection.store(Checkpoint { tail: self.tail, header, changes });
+        self.projection.store(Checkpoint { tail: self.tail, header, changes, whole: false });
     }
 
     /// Writes the copy to its end. For the end of the process.

@@ -14,6 +14,7 @@ use causey_protocol::id::Digest;
 use causey_protocol::input::Input;
 use causey_protocol::record::{Position, Record, Turn};
 use causey_protocol::subject;
+use causey_protocol::upkeep::StorageLevel;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ use crate::perform::Performer;
 use crate::publisher::{Answer, Publisher};
 use crate::readers::Writable;
 use crate::standby::sleep_until;
-use crate::takeover;
+use crate::{streams, takeover};
 
 /// Name of the mark that the artifact store carries once a log belongs to it.
 pub(crate) const LOG_MARK: &str = "log.json";
@@ -90,7 +91,6 @@ pub(crate) async fn lead(this: &mut Coordinator, lost: CancellationToken) -> Res
     };
     let client = this.broker.client.clone();
     let publisher = Publisher::new(client.clone()).await.map_err(|error| Error::Broker(error.to_string()))?;
-    let (stored_sender, stored) = mpsc::channel(INPUTS_READ_AHEAD);
     let filling = Filling { inbox: working.inbox, events: working.events, ..Filling::default() };
     let mut leader = Leader {
         context: this.context.clone(),
@@ -100,12 +100,12 @@ pub(crate) async fn lead(this: &mut Coordinator, lost: CancellationToken) -> Res
         pending: VecDeque::new(),
         pending_sequence: 0,
         in_flight: None,
-        performer: Performer::new(publisher, client, this.context.clone(), this.store.clone(), stored_sender),
+        performer: Performer::new(publisher, client, this.context.clone(), this.store.clone(), this.notice.clone()),
         writable: this.writable.clone(),
         held: false,
     };
     leader.start(&this.store).await?;
-    leader.run(&mut this.broker, &lost, stored, &this.shutdown).await
+    leader.run(&mut this.broker, &lost, &mut this.noticed, &this.shutdown).await
 }
 
 impl Leader<'_> {
@@ -115,6 +115,11 @@ impl Leader<'_> {
         store.put_if_absent(LOG_MARK, mark.to_string().into()).await.map_err(Error::Mark)?;
         let announced = self.working.announced;
         self.performer.read_announced(announced).await.map_err(|error| Error::Broker(error.to_string()))?;
+        // Whoever announced this had read it in the log: a log that ends before it has lost its end.
+        let (found, seen) = (self.fold.tail.sequence, self.performer.announced().sequence);
+        if seen > found {
+            return Err(streams::Error::MovedBack { stream: subject::LOG_STREAM, found, seen }.into());
+        }
         let outstanding = causey_engine::outstanding(&self.fold.committed.read());
         tracing::info!(epoch = self.working.epoch, sequence = self.fold.tail.sequence, outstanding = outstanding.len(), "leading");
         for command in outstanding {
@@ -128,7 +133,7 @@ impl Leader<'_> {
         &mut self,
         broker: &mut Broker,
         lost: &CancellationToken,
-        mut stored: mpsc::Receiver<Digest>,
+        noticed: &mut mpsc::Receiver<Input>,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
         let (inbox_sender, mut inbox) = mpsc::channel(INPUTS_READ_AHEAD);
@@ -150,8 +155,8 @@ impl Leader<'_> {
                 () = broker.interrupted() => return Err(Error::Disconnected),
                 (token, answer) = self.performer.publisher.answer() => self.answered(token, answer).await?,
                 Some(raw) = inbox.recv(), if room => self.take_inbox(&raw),
-                Some(raw) = events.recv(), if room => self.take_event(&raw),
-                Some(digest) = stored.recv(), if room => self.take(Input::BlobStored { digest }),
+                Some(raw) = events.recv(), if room && self.takes_events() => self.take_event(&raw),
+                Some(input) = noticed.recv(), if room => self.take(input),
                 () = sleep_until(timer), if room => self.take(Input::TimersDue),
                 () = sleep_until(projection_due) => self.fold.checkpoint(),
                 () = self.writable.changed() => {}
@@ -168,7 +173,9 @@ impl Leader<'_> {
         while self.has_room() {
             if let Ok(raw) = inbox.try_recv() {
                 self.take_inbox(&raw);
-            } else if let Ok(raw) = events.try_recv() {
+            } else if self.takes_events()
+                && let Ok(raw) = events.try_recv()
+            {
                 self.take_event(&raw);
             } else {
                 return;
@@ -180,6 +187,11 @@ impl Leader<'_> {
         self.pending.extend(inbox::decode_inbox(raw));
         self.pending_sequence = raw.sequence;
         self.take_pending();
+    }
+
+    /// While room is scarce events wait in their stream: they would start runs.
+    fn takes_events(&self) -> bool {
+        self.working.storage.level == StorageLevel::Ample
     }
 
     /// Whether the turn takes another message.

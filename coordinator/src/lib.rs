@@ -1,6 +1,7 @@
 //! The shell around the engine: reads inputs by position, commits turns, performs commands, serves the HTTP API.
 
 pub mod api;
+pub mod archive;
 pub mod broker;
 mod clock;
 pub mod committed;
@@ -8,18 +9,24 @@ pub mod config;
 pub mod coordinator;
 pub mod desk;
 pub mod durability;
+mod fill;
 mod fold;
 pub mod inbox;
 mod leader;
 pub mod leadership;
 pub mod log;
+pub mod operator;
 mod perform;
 pub mod projection;
 pub mod publisher;
 pub mod readers;
+pub mod recover;
+mod sealed;
+pub mod snapshot;
 mod standby;
 pub mod streams;
 mod takeover;
+mod upkeep;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -39,6 +46,7 @@ use crate::fold::Fold;
 use crate::leadership::Holder;
 use crate::projection::Projection;
 use crate::readers::Announcer;
+use crate::upkeep::Upkeep;
 
 /// Runs a coordinator until `shutdown` or until it cannot go on.
 ///
@@ -77,6 +85,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         ack_wait: Duration::from_secs(config.ack_wait_seconds.max(1).into()),
     };
     let stop = shutdown.child_token();
+    let (notice, noticed) = tokio::sync::mpsc::channel(config::INPUTS_READ_AHEAD);
+    let upkeep = Upkeep::new(context.clone(), committed.clone(), store.clone(), notice.clone(), config.upkeep());
     // Nothing else is unique to this process wherever it runs.
     let inbox = front.client.new_inbox();
     let id = inbox.rsplit('.').next().unwrap_or_default();
@@ -88,6 +98,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         store: store.clone(),
         holder: Holder::this_process(&config.name),
         writable: writable.clone(),
+        notice,
+        noticed,
         shutdown: stop.clone(),
     };
     let ended = spawn(coordinator)?;
@@ -104,10 +116,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     };
     let served = tokio::spawn(api::serve(listener, api));
     let asked = tokio::spawn(desk.serve(stop.clone()));
+    let kept = tokio::spawn(upkeep.serve(stop.clone()));
     let result = ended.await.context("the leader's thread ended without a word")?;
     stop.cancel();
     announced.await.context("the announcement to other coordinators failed")?;
     served.await?.context("the HTTP API failed")?;
+    kept.await.context("the upkeep failed")?;
     asked.await?.context("workers cannot be answered")?;
     Ok(result?)
 }

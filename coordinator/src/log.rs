@@ -20,7 +20,9 @@ pub enum Error {
     #[error("failed to read the log: {0}")]
     Read(String),
     #[error(
-        "turn {sequence} of the log cannot be read\nhint: it was written by another version of Causey, or the JetStream folder is damaged"
+        "turn {sequence} of stream {stream} cannot be read by Causey {this}\nhint: it was written by a newer version of Causey, or the JetStream folder is damaged; start the version that was used last, or see: causey state verify",
+        stream = subject::LOG_STREAM,
+        this = env!("CARGO_PKG_VERSION")
     )]
     Unreadable {
         sequence: u64,
@@ -28,11 +30,27 @@ pub enum Error {
         source: DecodeError,
     },
     #[error(
-        "the log is broken at sequence {sequence}: its turn follows {expected}, but the message before it is {found}\nhint: messages were lost or changed; restore the JetStream folder of the NATS server from a backup"
+        "stream {stream} is broken at sequence {sequence}: its turn follows {expected}, but the message before it is {found}\nhint: messages were lost or changed; see: causey state verify; restore the JetStream folder of the NATS server from a backup",
+        stream = subject::LOG_STREAM
     )]
     BrokenChain { sequence: u64, expected: Digest, found: Digest },
     #[error(
-        "the log no longer holds message {sequence}, which this coordinator has folded\nhint: it was trimmed or lost; if the other coordinators go on, delete this one's projection and start it again"
+        "stream {stream} is not what it was: message {sequence} has hash {found}, but {expected} was read there before\nhint: the log was changed or cut and written on; see: causey state verify; restore the JetStream folder of the NATS server from a backup",
+        stream = subject::LOG_STREAM
+    )]
+    Changed { sequence: u64, expected: Digest, found: Digest },
+    #[error(
+        "stream {stream} lacks sequence {expected}: the next message it has is {found}\nhint: messages were lost; see: causey state verify; restore the JetStream folder of the NATS server from a backup",
+        stream = subject::LOG_STREAM
+    )]
+    Gap { expected: u64, found: u64 },
+    #[error("failed to append to the log: {0}")]
+    Append(String),
+    #[error("another process wrote turn {sequence} of the log")]
+    Taken { sequence: u64 },
+    #[error(
+        "stream {stream} no longer holds message {sequence}, which has been read\nhint: it was lost; see: causey state verify; restore the JetStream folder of the NATS server from a backup",
+        stream = subject::LOG_STREAM
     )]
     Missing { sequence: u64 },
     #[error("the log ended at sequence {reached}, but the server says it reaches {expected}")]
@@ -64,6 +82,9 @@ pub struct Read {
 /// # Errors
 /// [`Error::Unreadable`] or [`Error::BrokenChain`], both naming the sequence.
 pub fn follow(tail: Tail, sequence: u64, payload: &[u8]) -> Result<Read, Error> {
+    if sequence != tail.sequence + 1 {
+        return Err(Error::Gap { expected: tail.sequence + 1, found: sequence });
+    }
     let turn: Turn = codec::decode(payload, TURN_BYTES_MAX).map_err(|source| Error::Unreadable { sequence, source })?;
     if turn.previous != tail.hash {
         return Err(Error::BrokenChain { sequence, expected: turn.previous, found: tail.hash });
@@ -76,12 +97,32 @@ pub fn follow(tail: Tail, sequence: u64, payload: &[u8]) -> Result<Read, Error> 
 /// # Errors
 /// When the server does not deliver, or a turn does not continue the chain.
 pub async fn replay(context: &Context, mut tail: Tail, to: u64, mut each: impl FnMut(&Read)) -> Result<Tail, Error> {
-    if tail.sequence >= to {
-        return Ok(tail);
+    messages(context, tail.sequence + 1, to, |sequence, payload| {
+        let read = follow(tail, sequence, payload)?;
+        tail = read.tail;
+        each(&read);
+        Ok(true)
+    })
+    .await?;
+    Ok(tail)
+}
+
+/// Gives the messages `from`..=`to` to `each`, as they are, until it says `false`.
+///
+/// # Errors
+/// When the server does not deliver, or `each` fails.
+pub async fn messages(
+    context: &Context,
+    from: u64,
+    to: u64,
+    mut each: impl FnMut(u64, &Bytes) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    if from > to {
+        return Ok(());
     }
     let read = |error: &dyn std::fmt::Display| Error::Read(error.to_string());
     let config = PullConfig {
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: tail.sequence + 1 },
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
         ack_policy: AckPolicy::None,
         memory_storage: true,
         inactive_threshold: Duration::from_secs(30),
@@ -89,15 +130,16 @@ pub async fn replay(context: &Context, mut tail: Tail, to: u64, mut each: impl F
     };
     let consumer = context.create_consumer_on_stream(config, subject::LOG_STREAM).await.map_err(|error| read(&error))?;
     let mut messages = consumer.stream().max_messages_per_batch(500).messages().await.map_err(|error| read(&error))?;
-    while tail.sequence < to {
-        let Some(message) = messages.next().await else { return Err(Error::Short { reached: tail.sequence, expected: to }) };
+    let mut reached = from - 1;
+    while reached < to {
+        let Some(message) = messages.next().await else { return Err(Error::Short { reached, expected: to }) };
         let message = message.map_err(|error| read(&error))?;
-        let sequence = message.info().map_err(|error| read(&error))?.stream_sequence;
-        let turn = follow(tail, sequence, &message.payload)?;
-        tail = turn.tail;
-        each(&turn);
+        reached = message.info().map_err(|error| read(&error))?.stream_sequence;
+        if !each(reached, &message.payload)? {
+            break;
+        }
     }
-    Ok(tail)
+    Ok(())
 }
 
 /// The bytes of the message at `sequence`, read from the stream's leader.
@@ -119,6 +161,35 @@ pub async fn message_at(context: &Context, sequence: u64) -> Result<Bytes, Error
     }
 }
 
+/// Appends a turn behind `tail` and gives the new end.
+///
+/// # Errors
+/// [`Error::Taken`] when another message stands there.
+pub async fn append(context: &Context, subject: &'static str, tail: Tail, turn: &Turn) -> Result<Tail, Error> {
+    let payload = Bytes::from(codec::encode(turn));
+    let sequence = tail.sequence + 1;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, tail.sequence.to_string());
+    let sent = async { context.publish_with_headers(subject, headers, payload.clone()).await?.await }.await;
+    if let Err(error) = sent {
+        // Unknown or refused: what stands at this sequence decides.
+        let found = message_at(context, sequence).await.map_err(|_| Error::Append(error.to_string()))?;
+        if found != payload {
+            return Err(Error::Taken { sequence });
+        }
+    }
+    Ok(Tail { sequence, hash: Digest::of(&payload) })
+}
+
+/// Checks that the message at the end of what was read is the one that was read.
+///
+/// # Errors
+/// [`Error::Changed`] when it is another one.
+pub async fn check(context: &Context, tail: Tail) -> Result<(), Error> {
+    let found = Digest::of(&message_at(context, tail.sequence).await?);
+    if found == tail.hash { Ok(()) } else { Err(Error::Changed { sequence: tail.sequence, expected: tail.hash, found }) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,16 +206,17 @@ mod tests {
         let first = turn(Tail::EMPTY.hash);
         let tail = follow(Tail::EMPTY, 1, &first).unwrap().tail;
         assert!(follow(tail, 2, &turn(tail.hash)).is_ok());
+        assert!(matches!(follow(tail, 3, &turn(tail.hash)), Err(Error::Gap { expected: 2, found: 3 })));
         let error = follow(tail, 2, &turn(Digest::of(b"another"))).unwrap_err();
         assert!(matches!(error, Error::BrokenChain { sequence: 2, .. }));
     }
 
     #[test]
     fn bytes_that_are_no_turn_stop_the_reader() {
-        assert!(matches!(follow(Tail::EMPTY, 7, b"\x01rubbish"), Err(Error::Unreadable { sequence: 7, .. })));
+        assert!(matches!(follow(Tail::EMPTY, 1, b"\x01rubbish"), Err(Error::Unreadable { sequence: 1, .. })));
         assert!(matches!(
-            follow(Tail::EMPTY, 7, b"\x09"),
-            Err(Error::Unreadable { sequence: 7, source: DecodeError::Version { found: 9 } })
+            follow(Tail::EMPTY, 1, b"\x09"),
+            Err(Error::Unreadable { sequence: 1, source: DecodeError::Version { found: 9 } })
         ));
     }
 }

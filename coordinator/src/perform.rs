@@ -14,6 +14,7 @@ use causey_protocol::artifact::blob_path;
 use causey_protocol::backoff::Delays;
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
 use causey_protocol::id::{Digest, RunId};
+use causey_protocol::input::Input;
 use causey_protocol::record::Position;
 use causey_protocol::subject;
 use serde_json::json;
@@ -42,11 +43,11 @@ pub(crate) struct Performer {
     /// Sequence of the last message in the notify stream.
     notify_tail: u64,
     announced: Position,
-    stored: mpsc::Sender<Digest>,
+    notice: mpsc::Sender<Input>,
 }
 
 impl Performer {
-    pub(crate) fn new(publisher: Publisher, client: Client, context: Context, store: Arc<Store>, stored: mpsc::Sender<Digest>) -> Self {
+    pub(crate) fn new(publisher: Publisher, client: Client, context: Context, store: Arc<Store>, notice: mpsc::Sender<Input>) -> Self {
         Self {
             publisher,
             client,
@@ -57,7 +58,7 @@ impl Performer {
             announcing: false,
             notify_tail: 0,
             announced: Position::default(),
-            stored,
+            notice,
         }
     }
 
@@ -132,7 +133,7 @@ impl Performer {
     }
 
     fn store_blob(&self, digest: Digest, bytes: Vec<u8>) {
-        let (store, stored) = (self.store.clone(), self.stored.clone());
+        let (store, notice) = (self.store.clone(), self.notice.clone());
         tokio::spawn(async move {
             let mut delays = Delays::new(Duration::from_millis(50), Duration::from_secs(30));
             let bytes = Bytes::from(bytes);
@@ -141,7 +142,7 @@ impl Performer {
                 tokio::time::sleep(delays.next_delay()).await;
             }
             // A closed channel means that this process no longer leads; the next leader stores it again.
-            let _ = stored.send(digest).await;
+            let _ = notice.send(Input::BlobStored { digest }).await;
         });
     }
 

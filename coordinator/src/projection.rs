@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::log::Tail;
 
 /// Names the encoding of everything stored here; another number means another format, and a rebuild.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Where sled lies inside the projection's folder.
 const FOLDER: &str = "sled";
@@ -29,6 +29,8 @@ const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 enum Damage {
     #[error("sled: {0}")]
     Sled(#[from] sled::Error),
+    #[error("another process uses it")]
+    InUse,
     #[error("sled panicked")]
     Panic,
     #[error("it has format {found}, this version writes {FORMAT}")]
@@ -51,6 +53,18 @@ pub struct Checkpoint {
     pub tail: Tail,
     pub header: Vec<u8>,
     pub changes: Vec<Change>,
+    /// Whether this is all there is: what was stored before is forgotten.
+    pub whole: bool,
+}
+
+impl Checkpoint {
+    /// The whole of a state.
+    #[must_use]
+    pub fn whole(state: &State, tail: Tail) -> Self {
+        let mut changes = Vec::new();
+        state.each_entry(|table, key, value| changes.push(Change { table, key, value: Some(value) }));
+        Self { tail, header: state.header(), changes, whole: true }
+    }
 }
 
 /// Writes checkpoints on a thread of its own; nothing waits for it.
@@ -71,6 +85,7 @@ impl Projection {
         let path = folder.join(FOLDER);
         let (db, state, tail) = match load(&path) {
             Ok(loaded) => loaded,
+            Err(Damage::InUse) => return Err(std::io::Error::new(std::io::ErrorKind::ResourceBusy, Damage::InUse)),
             Err(damage) => {
                 let aside = move_aside(&path)?;
                 tracing::warn!(%damage, aside = %aside.display(), "the projection cannot be used; it is rebuilt from the log");
@@ -80,6 +95,34 @@ impl Projection {
         let (sender, receiver) = mpsc::channel();
         let writer = std::thread::Builder::new().name("projection".into()).spawn(move || write_all(&db, &receiver))?;
         Ok((Self { sender: Some(sender), writer: Some(writer) }, state, tail))
+    }
+
+    /// Looks at the copy in `folder` without changing what it says: `None` when there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be used, in words.
+    pub fn look(folder: &Path) -> Result<Option<(State, Tail)>, String> {
+        let path = folder.join(FOLDER);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let (_, state, tail) = load(&path).map_err(|damage| damage.to_string())?;
+        Ok((tail.sequence > 0).then_some((state, tail)))
+    }
+
+    /// Removes the copy in `folder`.
+    ///
+    /// # Errors
+    /// When another process uses it, or the folder cannot be removed.
+    pub fn remove(folder: &Path) -> std::io::Result<()> {
+        let path = folder.join(FOLDER);
+        if path.exists() {
+            if let Err(Damage::InUse) = load(&path) {
+                return Err(std::io::Error::new(std::io::ErrorKind::ResourceBusy, Damage::InUse));
+            }
+            std::fs::remove_dir_all(&path)?;
+        }
+        Ok(())
     }
 
     /// Whether a folder holds a copy that knows a log; asked before streams are created.
@@ -114,7 +157,7 @@ impl Drop for Projection {
 
 fn load(path: &Path) -> Result<(sled::Db, State, Tail), Damage> {
     catch_unwind(AssertUnwindSafe(|| {
-        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
+        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open().map_err(in_use_or_damaged)?;
         let Some(head) = db.get(HEAD_KEY)? else {
             db.clear()?;
             return Ok((db, State::default(), Tail::EMPTY));
@@ -132,6 +175,14 @@ fn load(path: &Path) -> Result<(sled::Db, State, Tail), Damage> {
         Ok((db, state, Tail { sequence: head.sequence, hash: head.hash }))
     }))
     .unwrap_or(Err(Damage::Panic))
+}
+
+/// sled tells a folder locked by another process only in words.
+fn in_use_or_damaged(error: sled::Error) -> Damage {
+    match &error {
+        sled::Error::Io(cause) if cause.to_string().contains("could not acquire lock") => Damage::InUse,
+        _ => Damage::Sled(error),
+    }
 }
 
 fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
@@ -153,6 +204,10 @@ fn write_all(db: &sled::Db, receiver: &mpsc::Receiver<Checkpoint>) {
 }
 
 fn write(db: &sled::Db, checkpoint: Checkpoint) -> Result<(), sled::Error> {
+    if checkpoint.whole {
+        // Dying behind this leaves an empty copy, which is as good as none.
+        db.clear()?;
+    }
     let mut batch = sled::Batch::default();
     for change in checkpoint.changes {
         let mut key = vec![change.table as u8];
@@ -190,7 +245,7 @@ mod tests {
     fn store(folder: &Path) -> (State, Tail) {
         let (mut state, tail) = filled();
         let (projection, _, _) = Projection::open(folder).unwrap();
-        projection.store(Checkpoint { tail, header: state.header(), changes: state.take_changes() });
+        projection.store(Checkpoint { tail, header: state.header(), changes: state.take_changes(), whole: false });
         drop(projection);
         (state, tail)
     }
@@ -202,6 +257,66 @@ mod tests {
         let (_, loaded, loaded_tail) = Projection::open(folder.path()).unwrap();
         assert_eq!(loaded.hash(), state.hash());
         assert_eq!(loaded_tail, tail);
+    }
+
+    #[test]
+    fn a_whole_state_takes_the_place_of_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        store(folder.path());
+        let (projection, _, _) = Projection::open(folder.path()).unwrap();
+        let (state, tail) = (State::default(), Tail { sequence: 9, hash: Digest::of(b"other") });
+        projection.store(Checkpoint::whole(&state, tail));
+        drop(projection);
+        let (_, loaded, loaded_tail) = Projection::open(folder.path()).unwrap();
+        assert_eq!((loaded.hash(), loaded_tail), (state.hash(), tail));
+    }
+
+    #[test]
+    fn a_copy_whose_files_were_cut_or_flipped_anywhere_is_the_state_it_was_or_an_older_one_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _) = store(folder.path());
+        let model = folder.path().join("model");
+        std::fs::rename(folder.path().join(FOLDER), &model).unwrap();
+        let files: Vec<_> = std::fs::read_dir(&model).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+        let expected = [state.hash(), State::default().hash()];
+        // Reproducible: the places follow from a constant.
+        let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut next = |below: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(random >> 33).unwrap() % below.max(1)
+        };
+        for round in 0..500 {
+            let place = folder.path().join(format!("copy-{round}"));
+            let sled = place.join(FOLDER);
+            std::fs::create_dir_all(&sled).unwrap();
+            for file in &files {
+                let mut bytes = std::fs::read(file).unwrap();
+                // Behind what was written sled's file is zeros.
+                let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                if written > 0 && round % 3 != 0 {
+                    bytes[next(written)] ^= 1 << next(8);
+                }
+                if round % 3 != 1 {
+                    bytes.truncate(next(written));
+                }
+                std::fs::write(sled.join(file.file_name().unwrap()), bytes).unwrap();
+            }
+            let (_, loaded, _) = Projection::open(&place).unwrap();
+            assert!(expected.contains(&loaded.hash()), "round {round} gave a state that never was");
+            std::fs::remove_dir_all(&place).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_copy_in_use_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (projection, _, _) = Projection::open(folder.path()).unwrap();
+        let refused = Projection::open(folder.path()).unwrap_err();
+        assert!(refused.to_string().contains("another process uses it"), "{refused}");
+        assert!(Projection::remove(folder.path()).is_err());
+        drop(projection);
+        Projection::remove(folder.path()).unwrap();
+        assert!(Projection::look(folder.path()).unwrap().is_none());
     }
 
     #[test]

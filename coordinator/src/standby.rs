@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use causey_protocol::backoff::Delays;
-use causey_protocol::id::Digest;
 use causey_protocol::subject;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -14,7 +13,7 @@ use crate::config::TURNS_READ_AHEAD;
 use crate::coordinator::{Coordinator, Error};
 use crate::inbox::{self, Raw};
 use crate::leadership::{Keeper, Seat};
-use crate::{log, streams};
+use crate::{log, recover};
 
 /// Follows the log until this coordinator holds the leadership key; `None` at shutdown. Trouble with the broker is waited out.
 ///
@@ -28,8 +27,10 @@ pub(crate) async fn follow(this: &mut Coordinator) -> Result<Option<Keeper>, Err
         let Some(elected) = shutdown.run_until_cancelled(until_elected(this)).await else { return Ok(None) };
         match elected {
             Ok(keeper) => return Ok(Some(keeper)),
-            Err(error) if error.is_final() => return Err(error),
-            Err(error) => tracing::warn!(%error, "the log cannot be followed; trying again"),
+            Err(error) => match trimmed(this, error).await {
+                error if error.is_final() => return Err(error),
+                error => tracing::warn!(%error, "the log cannot be followed; trying again"),
+            },
         }
         if shutdown.run_until_cancelled(tokio::time::sleep(delays.next_delay())).await.is_none() {
             return Ok(None);
@@ -44,6 +45,7 @@ async fn until_elected(this: &mut Coordinator) -> Result<Keeper, Error> {
     let mut seat = Seat::open(&this.context, &this.holder).await?;
     let mut current = this.fold.tail.sequence >= end;
     if current {
+        this.verify().await?;
         serve(this)?;
         // Before anything is subscribed: whoever starts alone leads at once.
         if let Some(keeper) = attempt(this, &mut seat).await? {
@@ -60,7 +62,7 @@ async fn until_elected(this: &mut Coordinator) -> Result<Keeper, Error> {
                 fold(this, turn)?;
                 if !current && this.fold.tail.sequence >= end {
                     // The watermarks have moved past what was known when the streams were checked.
-                    streams::verify(&this.context, this.seen()).await?;
+                    this.verify().await?;
                     current = true;
                     serve(this)?;
                     seat.watch().await?;
@@ -81,15 +83,17 @@ async fn until_elected(this: &mut Coordinator) -> Result<Keeper, Error> {
     }
 }
 
-/// Checks that no stream moved back and that the log still holds what was folded last; gives the log's end (I11).
+/// Finds where to go on from, and checks that no stream moved back and that the log still holds what was folded last; gives the log's end (I11).
 async fn check(this: &mut Coordinator) -> Result<u64, Error> {
-    let end = streams::verify(&this.context, this.seen()).await?.log;
-    let tail = this.fold.tail;
-    if tail.sequence > 0 {
-        let found = Digest::of(&log::message_at(&this.context, tail.sequence).await?);
-        if found != tail.hash {
-            return Err(log::Error::BrokenChain { sequence: tail.sequence, expected: tail.hash, found }.into());
-        }
+    let base = recover::base(&this.context, &this.store, this.fold.tail).await?;
+    if let Some(state) = base.instead {
+        tracing::info!(sequence = base.tail.sequence, "the fold begins anew from a snapshot, the archive or the log");
+        this.fold.begin(state, base.tail);
+    }
+    let end = this.verify_log().await?.log;
+    // Where that turn is trimmed, the next one names it.
+    if this.fold.tail.sequence >= base.first {
+        log::check(&this.context, this.fold.tail).await?;
     }
     Ok(end)
 }
@@ -103,6 +107,14 @@ fn serve(this: &mut Coordinator) -> Result<(), Error> {
         this.fold.committed.set_role(Role::Standby { leader: None });
     }
     Ok(())
+}
+
+/// A gap is no damage where the leader has trimmed the log while this coordinator read it: a snapshot goes further.
+async fn trimmed(this: &Coordinator, error: Error) -> Error {
+    match (&error, recover::extent(&this.context).await) {
+        (Error::Log(log::Error::Gap { expected, .. }), Ok(extent)) if extent.first > *expected => Error::Trimmed,
+        _ => error,
+    }
 }
 
 fn read_turns(this: &Coordinator) -> mpsc::Receiver<Raw> {

@@ -1,9 +1,10 @@
 //! Streams and buckets: created only when all are missing and nobody knows of an earlier log, verified at every start and
 //! reconnect. A stream that is merely missing is never created silently: that would be an empty history.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, kv};
 use causey_protocol::codec::{MESSAGE_BYTES_MAX, TURN_BYTES_MAX};
@@ -29,13 +30,19 @@ pub enum Error {
         "the NATS server has no Causey streams, but {witness} knows a log\nhint: the server's JetStream folder is empty or another one; restore it, or remove {witness} to start anew (this forgets all runs)"
     )]
     LogVanished { witness: String },
+    #[error("stream {stream} is missing on the NATS server\nhint: it was deleted; restore the server's JetStream folder from a backup")]
+    Gone { stream: &'static str },
     #[error(
-        "stream {stream} moved back: it ends at sequence {found}, but {seen} has been read\nhint: accepted messages are gone; restore the JetStream folder of the NATS server from a backup"
+        "stream {stream} moved back: it ends at sequence {found}, but {seen} has been read\nhint: accepted messages are gone; restore the JetStream folder of the NATS server from a backup, or, for CAUSEY_IN and CAUSEY_EVENT, accept what was lost: causey state accept-loss"
     )]
     MovedBack { stream: &'static str, found: u64, seen: u64 },
+    #[error(
+        "stream {stream} is another one than before: it was created at {found} µs since the Unix epoch, the one that was read at {seen} µs\nhint: the stream was deleted and made again; restore the JetStream folder of the NATS server from a backup, or, for CAUSEY_IN and CAUSEY_EVENT, accept what was lost: causey state accept-loss"
+    )]
+    Recreated { stream: &'static str, found: u64, seen: u64 },
 }
 
-const STREAMS: [&str; 5] =
+pub(crate) const STREAMS: [&str; 5] =
     [subject::INBOX_STREAM, subject::EVENT_STREAM, subject::LOG_STREAM, subject::TASK_STREAM, subject::NOTIFY_STREAM];
 
 /// How long events are kept.
@@ -103,12 +110,10 @@ fn buckets() -> [kv::Config; 2] {
 /// [`Error`] when some are missing, when a log has vanished, or when the server refuses.
 pub async fn ensure(context: &Context, bytes_max: i64, witness: Option<String>) -> Result<(), Error> {
     let looks = STREAMS.map(|name| async move {
-        match context.get_stream(name).await {
+        match context.get_stream(name).await.map_err(|error| unseen(name, &error)) {
             Ok(stream) => Ok(Some(stream.cached_info().state.last_sequence)),
-            Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(ref inner) if inner.error_code().0 == 10059 => Ok(None),
-                _ => Err(Error::Look { stream: name, reason: error.to_string() }),
-            },
+            Err(Error::Gone { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     });
     let tails: Vec<Option<u64>> = join_all(looks).await.into_iter().collect::<Result<_, _>>()?;
@@ -158,22 +163,79 @@ pub struct Tails {
     pub notify: u64,
 }
 
-/// Reads the tails and checks that none lies before what has been `seen` (I11).
+/// Why a stream's information cannot be had: the server says that there is no such stream, or something else.
+fn unseen(stream: &'static str, error: &GetStreamError) -> Error {
+    match error.kind() {
+        GetStreamErrorKind::JetStream(ref inner) if inner.error_code().0 == 10_059 => Error::Gone { stream },
+        _ => Error::Look { stream, reason: error.to_string() },
+    }
+}
+
+/// What the streams are at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    pub tails: Tails,
+    /// When the streams that are read by position were created, in microseconds since the Unix epoch.
+    pub created: BTreeMap<String, u64>,
+}
+
+/// Reads tails and identities.
 ///
 /// # Errors
-/// [`Error::MovedBack`] naming the stream and both sequences; [`Error::Look`] when the server does not answer.
-pub async fn verify(context: &Context, seen: Tails) -> Result<Tails, Error> {
-    let last = |stream: &'static str, seen: u64| async move {
-        let look = |reason: String| Error::Look { stream, reason };
-        let handle = context.get_stream(stream).await.map_err(|error| look(error.to_string()))?;
-        let found = handle.cached_info().state.last_sequence;
-        if found < seen { Err(Error::MovedBack { stream, found, seen }) } else { Ok(found) }
+/// [`Error::Look`] when the server does not answer.
+pub async fn look(context: &Context) -> Result<Looked, Error> {
+    let info = |stream: &'static str| async move {
+        let handle = context.get_stream(stream).await.map_err(|error| unseen(stream, &error))?;
+        let info = handle.cached_info();
+        let created = u64::try_from(info.created.unix_timestamp_nanos() / 1_000).unwrap_or_default();
+        Ok::<_, Error>((info.state.last_sequence, created))
     };
     let (inbox, events, log, notify) = futures_util::try_join!(
-        last(subject::INBOX_STREAM, seen.inbox),
-        last(subject::EVENT_STREAM, seen.events),
-        last(subject::LOG_STREAM, seen.log),
-        last(subject::NOTIFY_STREAM, seen.notify),
+        info(subject::INBOX_STREAM),
+        info(subject::EVENT_STREAM),
+        info(subject::LOG_STREAM),
+        info(subject::NOTIFY_STREAM),
     )?;
-    Ok(Tails { inbox, events, log, notify })
+    let created = [(subject::INBOX_STREAM, inbox.1), (subject::EVENT_STREAM, events.1), (subject::LOG_STREAM, log.1)];
+    let created = created.map(|(stream, created)| (stream.to_owned(), created)).into();
+    Ok(Looked { tails: Tails { inbox: inbox.0, events: events.0, log: log.0, notify: notify.0 }, created })
+}
+
+/// Checks the log alone, like [`verify`], and gives the tails of all.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_log(context: &Context, seen: u64, known: &BTreeMap<String, u64>) -> Result<Tails, Error> {
+    let known = known.iter().filter(|(stream, _)| *stream == subject::LOG_STREAM).map(|(stream, created)| (stream.clone(), *created));
+    let seen = Tails { log: seen, inbox: 0, events: 0, notify: 0 };
+    Ok(verify(context, seen, &known.collect()).await?.tails)
+}
+
+/// Checks that no stream ends before what has been `seen` of it, and that each is the one that was `known` (I11).
+///
+/// # Errors
+/// [`Error::MovedBack`] or [`Error::Recreated`] naming the stream, what was expected and what was found; [`Error::Look`] when the
+/// server does not answer.
+pub async fn verify(context: &Context, seen: Tails, known: &BTreeMap<String, u64>) -> Result<Looked, Error> {
+    let looked = look(context).await?;
+    let Tails { inbox, events, log, notify } = looked.tails;
+    let ends = [
+        (subject::LOG_STREAM, log, seen.log),
+        (subject::INBOX_STREAM, inbox, seen.inbox),
+        (subject::EVENT_STREAM, events, seen.events),
+        (subject::NOTIFY_STREAM, notify, seen.notify),
+    ];
+    for (stream, found, seen) in ends {
+        if found < seen {
+            return Err(Error::MovedBack { stream, found, seen });
+        }
+    }
+    for (stream, _, _) in ends {
+        if let (Some(seen), Some(found)) = (known.get(stream), looked.created.get(stream))
+            && seen != found
+        {
+            return Err(Error::Recreated { stream, found: *found, seen: *seen });
+        }
+    }
+    Ok(looked)
 }

@@ -161,13 +161,21 @@ pub struct Place {
     pub projection: PathBuf,
     /// Port of the API; 0 for any.
     pub port: u16,
+    /// Further options.
+    pub options: Vec<String>,
 }
 
 impl Place {
     /// The usual folders below `base`.
     #[must_use]
     pub fn new(base: &Path, name: &str) -> Self {
-        Self { name: name.into(), store: base.join("store"), projection: base.join(format!("projection-{name}")), port: 0 }
+        Self {
+            name: name.into(),
+            store: base.join("store"),
+            projection: base.join(format!("projection-{name}")),
+            port: 0,
+            options: Vec::new(),
+        }
     }
 }
 
@@ -192,8 +200,11 @@ impl Coordinator {
         std::fs::write(base.join("token"), token).expect("the token can be written");
         let mut command = Command::new(tools::causey());
         command.args(["coordinator", "--unsafe-durability", "--name", &place.name, "--listen", &format!("127.0.0.1:{}", place.port)]);
-        // The server reserves caps; this machine's disk may be small.
-        command.arg("--stream-bytes-max=-1");
+        command.args(&place.options);
+        if !place.options.iter().any(|option| option.starts_with("--stream-bytes-max")) {
+            // The server reserves caps; this machine's disk may be small.
+            command.arg("--stream-bytes-max=-1");
+        }
         command.arg("--nats-url").arg(nats_url).arg("--store").arg(&place.store).arg("--projection").arg(&place.projection);
         command.arg("--token-file").arg(base.join("token")).env("NO_COLOR", "1").env_remove("RUST_LOG");
         Self { service: Service::start(command, &base.join(&place.name)), token: token.into() }

@@ -13,5 +13,6 @@ pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod service;
 pub(crate) mod show;
+pub(crate) mod state;
 pub(crate) mod subscriber;
 pub(crate) mod watch;

@@ -150,6 +150,14 @@ impl Settings {
     }
 }
 
+/// The address with user and password that the configuration of the last local server has; `None` when there was none.
+pub(crate) fn noted_url(state: &StateFolder) -> Option<String> {
+    let text = fs::read_to_string(state.data().join("nats/nats.conf")).ok()?;
+    let value = |name: &str| Some(text.lines().find_map(|line| line.trim().strip_prefix(name))?.trim().trim_matches('"'));
+    let port = value("listen:")?.rsplit(':').next()?.parse().ok()?;
+    Some(Settings { port, user: value("user:")?.into(), password: value("password:")?.into() }.url())
+}
+
 /// Writes the configuration (mode 0600: it holds the password) and gives its path.
 ///
 /// # Errors
@@ -238,5 +246,11 @@ mod tests {
         let text = configuration(&settings, Path::new("/p/.causey/nats"), 1000);
         assert!(text.contains("listen: \"127.0.0.1:4001\"") && text.contains("password: \"secret\"") && !text.contains("http"));
         assert_eq!(settings.url(), "nats://causey:secret@127.0.0.1:4001");
+        let base = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(base.path()).unwrap();
+        assert_eq!(noted_url(&state), None);
+        fs::create_dir(base.path().join("nats")).unwrap();
+        fs::write(base.path().join("nats/nats.conf"), text).unwrap();
+        assert_eq!(noted_url(&state), Some(settings.url()));
     }
 }

@@ -10,6 +10,7 @@ use causey_protocol::problem::{Code, Problem};
 use tokio::sync::Semaphore;
 
 use super::Api;
+use super::histories::Histories;
 use super::live::Hub;
 use super::packages::UPLOADS_MAX;
 use super::refusal::Refusal;
@@ -27,12 +28,13 @@ pub(super) struct Shared {
     /// Bounds the memory of package uploads.
     pub(super) uploads: Semaphore,
     pub(super) live: Hub,
+    pub(super) histories: Histories,
 }
 
 impl Shared {
     pub(super) fn new(api: Api, listen: SocketAddr) -> Self {
         let token = blake3::hash(api.token.as_bytes());
-        Self { api, token, listen, uploads: Semaphore::new(UPLOADS_MAX), live: Hub::default() }
+        Self { api, token, listen, uploads: Semaphore::new(UPLOADS_MAX), live: Hub::default(), histories: Histories::default() }
     }
 
     /// The committed state; drop the guard before awaiting anything.
@@ -43,13 +45,13 @@ impl Shared {
 
 /// The id of the run that `text` names or is the id of.
 pub(super) fn find_run(state: &State, text: &str) -> Result<RunId, Refusal> {
-    let by_id = text.parse::<RunId>().ok().filter(|run| state.runs.contains(run));
+    let by_id = text.parse::<RunId>().ok().filter(|run| state.name_of(*run).is_some());
     let by_name = || RunName::new(text).ok().and_then(|name| state.run_named(&name));
     let shown: String = text.chars().take(100).collect();
     by_id.or_else(by_name).ok_or_else(|| not_found(format!("no run `{shown}`"), "list the runs: causey runs"))
 }
 
-/// A run and the flow it is pinned to.
+/// A run that is whole in the state, and the flow it is pinned to.
 pub(super) fn run_and_flow(state: &State, run: RunId) -> Result<(&Run, Arc<Flow>), Refusal> {
     let found = state.run(run).and_then(|found| Some((found, state.flow_of(found)?)));
     found.ok_or_else(|| not_found(format!("no run {run}"), "list the runs: causey runs"))

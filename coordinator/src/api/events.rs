@@ -52,6 +52,9 @@ struct Started {
 
 pub(super) async fn post(State(context): State<Context>, headers: HeaderMap, Content(body): Content) -> Result<Response, Refusal> {
     let (events, batch) = read(&headers, &body)?;
+    if let Some(problem) = context.read().storage_problem() {
+        return Err(problem.into());
+    }
     let messages = events.iter().map(message).collect::<Result<Vec<_>, _>>()?;
     let sequences = publish(&context, messages).await?;
     let last = sequences.last().copied().unwrap_or_default();
@@ -149,11 +152,7 @@ async fn publish(shared: &Shared, messages: Vec<Bytes>) -> Result<Vec<u64>, Refu
 
 fn outcome(state: &Committed, sequence: u64, event: &CloudEvent) -> Outcome {
     let taken = state.events_taken.get(&sequence);
-    let started = |run: &RunId| {
-        let run = state.run(*run)?;
-        let flow = state.flow_of(run)?.definition().name.clone();
-        Some(Started { flow, run: run.id(), name: run.start.name.clone() })
-    };
+    let started = |run: &RunId| Some(Started { flow: state.flow_name_of(*run)?, run: *run, name: state.name_of(*run)?.clone() });
     Outcome {
         sequence,
         id: event.id.clone(),

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 
 use super::context::{Context, not_found};
 use super::extract::{Body, Named, Reply};
+use super::histories::{self, Listed};
 use super::publish::{self, other_request};
 use super::refusal::Refusal;
-use super::run_view::{self, RunView};
+use super::run_view::RunView;
 use super::runs::checked;
 
 /// Runs looked at to find the last one of a flow, the newest first.
@@ -61,35 +62,50 @@ pub(super) async fn deploy(State(context): State<Context>, Body(given): Body<New
     Ok(Reply::ok(context.read().sequence, json!({"flow": flow, "version": version, "triggers": triggers})).status(status))
 }
 
-pub(super) async fn list(State(context): State<Context>) -> Reply<Flows> {
-    let state = context.read();
-    let names: Vec<&FlowName> = state.deployments.keys().collect();
-    let mut last = last_runs(&state, &names);
-    let flows = state
-        .deployments
-        .iter()
-        .filter_map(|(name, deployment)| {
-            Some(view(deployment, &*state.definitions.get(&deployment.definition).cloned()?, last.remove(name)))
-        })
-        .collect();
-    Reply::ok(state.sequence, Flows { flows })
+pub(super) async fn list(State(context): State<Context>) -> Result<Reply<Flows>, Refusal> {
+    let (sequence, seen) = {
+        let state = context.read();
+        let names: Vec<&FlowName> = state.deployments.keys().collect();
+        let mut last = last_runs(&state, &names);
+        let seen = state.deployments.iter().filter_map(|(name, deployment)| {
+            Some((view(deployment, &*state.definitions.get(&deployment.definition).cloned()?), last.remove(name)))
+        });
+        (state.sequence, seen.collect::<Vec<_>>())
+    };
+    let mut flows = Vec::with_capacity(seen.len());
+    for (view, last) in seen {
+        flows.push(with_last_run(&context, view, last).await?);
+    }
+    Ok(Reply::ok(sequence, Flows { flows }))
+}
+
+async fn with_last_run(context: &Context, view: FlowView, last: Option<Listed>) -> Result<FlowView, Refusal> {
+    let last_run = match last {
+        Some(listed) => Some(context.complete(listed).await?),
+        None => None,
+    };
+    Ok(FlowView { last_run, ..view })
 }
 
 pub(super) async fn show(State(context): State<Context>, Named(name): Named<String>) -> Result<Reply<FlowView>, Refusal> {
-    let state = context.read();
-    let deployed = FlowName::new(&name).ok().and_then(|name| {
+    let (sequence, view, last) = deployed(&context.read(), &name)?;
+    Ok(Reply::ok(sequence, with_last_run(&context, view, last).await?))
+}
+
+fn deployed(state: &Committed, name: &str) -> Result<(u64, FlowView, Option<Listed>), Refusal> {
+    let deployed = FlowName::new(name).ok().and_then(|name| {
         let deployment = state.deployments.get(&name)?;
         Some((name, deployment, state.definitions.get(&deployment.definition)?))
     });
     let shown: String = name.chars().take(100).collect();
     let (name, deployment, flow) =
         deployed.ok_or_else(|| not_found(format!("no flow `{shown}` is deployed"), "deploy it first: causey deploy FLOW.py"))?;
-    let last = last_runs(&state, &[&name]).remove(&name);
-    let view = FlowView { definition: Some(flow.definition().clone()), ..view(deployment, flow, last) };
-    Ok(Reply::ok(state.sequence, view))
+    let last = last_runs(state, &[&name]).remove(&name);
+    let view = FlowView { definition: Some(flow.definition().clone()), ..view(deployment, flow) };
+    Ok((state.sequence, view, last))
 }
 
-fn view(deployment: &Deployment, flow: &Flow, last_run: Option<RunView>) -> FlowView {
+fn view(deployment: &Deployment, flow: &Flow) -> FlowView {
     let definition = flow.definition();
     FlowView {
         flow: definition.name.clone(),
@@ -99,22 +115,24 @@ fn view(deployment: &Deployment, flow: &Flow, last_run: Option<RunView>) -> Flow
         doc: definition.doc.clone(),
         parameters: definition.parameters.clone(),
         triggers: definition.triggers.clone(),
-        last_run,
+        last_run: None,
         definition: None,
     }
 }
 
 /// The newest run of each of these flows, as far as it is among the newest of all.
-fn last_runs(state: &Committed, names: &[&FlowName]) -> BTreeMap<FlowName, RunView> {
+fn last_runs(state: &Committed, names: &[&FlowName]) -> BTreeMap<FlowName, Listed> {
     let mut found = BTreeMap::new();
-    for run in state.runs.values().rev().take(RUNS_SCANNED_MAX) {
+    for run in histories::newest(state).take(RUNS_SCANNED_MAX) {
         if found.len() == names.len() {
             break;
         }
-        let Some(flow) = state.flow_of(run) else { continue };
-        let name = &flow.definition().name;
-        if names.contains(&name) && !found.contains_key(name) {
-            found.insert(name.clone(), run_view::summary(run, &flow));
+        let Some(name) = run.flow(state) else { continue };
+        if names.contains(&&name)
+            && !found.contains_key(&name)
+            && let Some(listed) = run.listed(state)
+        {
+            found.insert(name, listed);
         }
     }
     found

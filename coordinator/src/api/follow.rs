@@ -2,6 +2,7 @@
 //! are thinned out to a bearable number, but the last one is never late.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -9,6 +10,7 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use causey_engine::{Run, StepSummary};
+use causey_protocol::flow::Flow;
 use causey_protocol::id::RunId;
 use causey_protocol::record::RunState;
 use futures_util::{Stream, stream};
@@ -37,9 +39,16 @@ const OUTPUT_IN_A_ROW_MAX: u32 = 64;
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) async fn follow(State(context): State<Context>, Named(run): Named<String>) -> Result<Response, Refusal> {
-    let (run, sequence) = {
+    let found = {
         let state = context.read();
-        (find_run(&state, &run)?, state.sequence)
+        find_run(&state, &run).ok().filter(|run| state.runs.contains(run)).map(|run| (run, state.sequence))
+    };
+    let Some((run, sequence)) = found else {
+        // It has ended long ago, and nothing more will be printed.
+        let look = |sequence: u64, run: &Run, flow: &Arc<Flow>| (sequence, run_view::whole(run, flow));
+        let (sequence, view) = context.with_run(&run, look).await?;
+        let events = stream::iter([event("run", &view), event("end", &view)].map(Ok::<_, Infallible>));
+        return Ok(([(SEQUENCE, sequence.to_string())], Sse::new(events)).into_response());
     };
     let events = stream(Follower::new(context, run));
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
@@ -126,7 +135,7 @@ impl Follower {
             }
             match self.phase {
                 Phase::Live => {}
-                Phase::Ended => return self.end(),
+                Phase::Ended => return self.end().await,
                 Phase::Closed => return None,
             }
             self.in_a_row = 0;
@@ -190,12 +199,9 @@ impl Follower {
         Found::Changed(Box::new(view))
     }
 
-    fn end(&mut self) -> Option<Event> {
+    async fn end(&mut self) -> Option<Event> {
         self.phase = Phase::Closed;
-        let state = self.context.read();
-        let (run, flow) = run_and_flow(&state, self.run).ok()?;
-        let view = run_view::whole(run, &flow);
-        drop(state);
+        let view = self.context.with_run(&self.run.to_string(), |_, run, flow| run_view::whole(run, flow)).await.ok()?;
         Some(event("end", &view))
     }
 }

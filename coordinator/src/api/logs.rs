@@ -17,7 +17,7 @@ use causey_protocol::live::OutputStream;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
-use super::context::{Context, find_run, run_and_flow};
+use super::context::Context;
 use super::extract::{Asked, Named, SEQUENCE};
 use super::refusal::{Refusal, causes};
 use super::stored::{self, Covered, Search};
@@ -67,11 +67,10 @@ pub(super) async fn list(
     Named(run): Named<String>,
     Asked(wanted): Asked<Wanted>,
 ) -> Result<Response, Refusal> {
-    let (sequence, run, flow, mut attempts, chunks) = {
-        let state = context.read();
-        let (run, flow) = run_and_flow(&state, find_run(&state, &run)?)?;
-        (state.sequence, run.id(), flow.clone(), ended_attempts(run, &flow, &wanted)?, wanted.chunks(run, &flow)?)
+    let look = |sequence: u64, run: &Run, flow: &Arc<Flow>| {
+        Ok::<_, Refusal>((sequence, run.id(), flow.clone(), ended_attempts(run, flow, &wanted)?, wanted.chunks(run, flow)?))
     };
+    let (sequence, run, flow, mut attempts, chunks) = context.with_run(&run, look).await??;
     attempts.extend(wanted.stored_attempts(&context.api.store, &flow, chunks).await?);
     let attempts = wanted.in_order(attempts);
     let body = Body::from_stream(answer(context.api.store.clone(), run, attempts).map(Ok::<_, std::convert::Infallible>));

@@ -51,15 +51,14 @@ pub(super) struct Versions {
 }
 
 fn view(state: &Committed, found: &ModelVersion) -> ModelView {
-    let run = state.run(found.run);
     let Publication { model, artifact, format, metrics, tags, description, allow_pickle: _ } = found.publication.clone();
     ModelView {
         name: model,
         version: found.version,
         format,
         run: found.run,
-        run_name: run.map(|run| run.start.name.clone()),
-        flow: run.and_then(|run| state.flow_of(run)).map(|flow| flow.definition().name.clone()),
+        run_name: state.name_of(found.run).cloned(),
+        flow: state.flow_name_of(found.run),
         step: found.step.clone(),
         metrics,
         tags,

@@ -61,6 +61,7 @@ fn status_of(code: Code) -> StatusCode {
         Code::UNAUTHORIZED => StatusCode::UNAUTHORIZED,
         Code::FOREIGN_ORIGIN => StatusCode::FORBIDDEN,
         Code::NOT_FOUND => StatusCode::NOT_FOUND,
+        Code::STORAGE_FULL => StatusCode::INSUFFICIENT_STORAGE,
         Code::TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
         Code(1000..=2999) => StatusCode::UNPROCESSABLE_ENTITY,
         Code(3000..=3999) => StatusCode::CONFLICT,
@@ -125,7 +126,7 @@ mod tests {
         let status = |code| Refusal::from(Problem::new(code, "x")).status.as_u16();
         assert_eq!([Code::MALFORMED, Code::UNAUTHORIZED, Code::FOREIGN_ORIGIN, Code::NOT_FOUND].map(status), [400, 401, 403, 404]);
         assert_eq!([Code::PARAMETER_TYPE, Code::GRAPH, Code::PACKAGE_UNKNOWN, Code::TOO_LARGE].map(status), [422, 422, 422, 413]);
-        assert_eq!([Code::STORE, Code::BROKER, Code::NOT_LEADER].map(status), [503, 503, 503]);
+        assert_eq!([Code::STORE, Code::BROKER, Code::NOT_LEADER, Code::STORAGE_FULL].map(status), [503, 503, 503, 507]);
     }
 
     #[test]

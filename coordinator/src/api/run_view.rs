@@ -1,6 +1,6 @@
 //! `RUN` as clients see it (`docs/protocol.md` §3), made of the committed state.
 
-use causey_engine::Run;
+use causey_engine::{RetiredRun, Run};
 use causey_protocol::flow::Flow;
 use causey_protocol::id::{FlowName, RunId, RunName, Timestamp};
 use causey_protocol::parameter::Values;
@@ -54,6 +54,28 @@ pub(super) fn summary(run: &Run, flow: &Flow) -> RunView {
         tasks,
         steps: None,
     }
+}
+
+/// What the index knows of a retired run; `None` where it is too little for a summary.
+pub(super) fn retired(id: RunId, run: &RetiredRun) -> Option<RunView> {
+    let (parameters, caused) = run.details.clone()?;
+    Some(RunView {
+        run: id,
+        name: run.name.clone(),
+        flow: run.flow.clone(),
+        version: run.version,
+        state: run.state,
+        parameters,
+        cause: cause(&caused),
+        user: run.user.clone(),
+        tags: run.tags.clone(),
+        created: run.created,
+        started: run.started,
+        finished: run.finished,
+        problem: run.problem.clone(),
+        tasks: step_view::by_state(&run.counts, 0),
+        steps: None,
+    })
 }
 
 /// A run with its steps; looks at every task once.

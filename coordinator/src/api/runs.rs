@@ -1,7 +1,10 @@
 //! Runs: start, list, show, cancel.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
+use causey_engine::Run;
 use causey_protocol::artifact::blob_path;
 use causey_protocol::flow::{Definition, Flow};
 use causey_protocol::id::{Digest, FlowName, RequestId};
@@ -13,8 +16,9 @@ use causey_protocol::record::{Answer, RunState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::context::{Context, Shared, find_run, run_and_flow};
+use super::context::{Context, Shared, find_run};
 use super::extract::{Asked, Body, Named, Reply};
+use super::histories;
 use super::publish::{self, TEXT_BYTES_MAX, other_request};
 use super::refusal::Refusal;
 use super::run_view::{self, RunView};
@@ -59,7 +63,8 @@ pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Sub
     let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
     let Answer::RunStarted { run, name } = answered.answer else { return Err(other_request()) };
     let state = context.read();
-    let older = state.run(run).is_some_and(|run| run.created < answered.asked);
+    let created = state.runs.get(&run).map(|run| run.created).or_else(|| state.retired.get(&run).map(|run| run.created));
+    let older = created.is_some_and(|created| created < answered.asked);
     let status = if answered.repeated || older { StatusCode::OK } else { StatusCode::CREATED };
     Ok(Reply::ok(state.sequence, json!({"run": run, "name": name, "sequence": state.sequence})).status(status))
 }
@@ -94,24 +99,25 @@ pub(super) struct Runs {
 }
 
 /// Newest first: run ids grow with time.
-pub(super) async fn list(State(context): State<Context>, Asked(asked): Asked<Listing>) -> Reply<Runs> {
+pub(super) async fn list(State(context): State<Context>, Asked(asked): Asked<Listing>) -> Result<Reply<Runs>, Refusal> {
     let limit = asked.limit.unwrap_or(RUNS_LISTED).min(RUNS_LISTED_MAX);
-    let state = context.read();
-    let newest = state.runs.values().rev().take(RUNS_SCANNED_MAX);
-    let runs = newest
-        .filter(|run| asked.state.is_none_or(|wanted| run.state == wanted))
-        .filter_map(|run| Some((run, state.flow_of(run)?)))
-        .filter(|(_, flow)| asked.flow.as_ref().is_none_or(|wanted| flow.definition().name == *wanted))
-        .map(|(run, flow)| run_view::summary(run, &flow))
-        .take(limit)
-        .collect();
-    Reply::ok(state.sequence, Runs { runs })
+    let (sequence, listed) = {
+        let state = context.read();
+        let wanted = histories::newest(&state)
+            .take(RUNS_SCANNED_MAX)
+            .filter(|run| asked.state.is_none_or(|wanted| run.state() == wanted))
+            .filter(|run| asked.flow.as_ref().is_none_or(|wanted| run.flow(&state).as_ref() == Some(wanted)));
+        (state.sequence, wanted.filter_map(|run| run.listed(&state)).take(limit).collect::<Vec<_>>())
+    };
+    let mut runs = Vec::with_capacity(listed.len());
+    for run in listed {
+        runs.push(context.complete(run).await?);
+    }
+    Ok(Reply::ok(sequence, Runs { runs }))
 }
 
 pub(super) async fn show(State(context): State<Context>, Named(run): Named<String>) -> Result<Reply<RunView>, Refusal> {
-    let state = context.read();
-    let (run, flow) = run_and_flow(&state, find_run(&state, &run)?)?;
-    Ok(Reply::ok(state.sequence, run_view::whole(run, &flow)))
+    context.with_run(&run, |sequence, run, flow| Reply::ok(sequence, run_view::whole(run, flow))).await
 }
 
 #[derive(Deserialize)]
@@ -138,7 +144,6 @@ pub(super) async fn cancel(
     if !matches!(answered.answer, Answer::Cancelling { .. }) {
         return Err(other_request());
     }
-    let state = context.read();
-    let (run, flow) = run_and_flow(&state, run)?;
-    Ok(Reply::ok(state.sequence, run_view::whole(run, &flow)).status(StatusCode::ACCEPTED))
+    let view = |sequence, run: &Run, flow: &Arc<Flow>| Reply::ok(sequence, run_view::whole(run, flow)).status(StatusCode::ACCEPTED);
+    context.with_run(&run.to_string(), view).await
 }

@@ -38,7 +38,7 @@ pub(super) async fn show(State(context): State<Context>) -> Reply<Value> {
     let body = json!({
         "version": info.version, "name": info.name, "started": info.started, "role": role.as_str(), "leader": leader,
         "epoch": state.epoch, "records": {"reads": GENERATION, "writes": writes.generation, "for": writes.reader}, "sequence": state.sequence, "store": {"id": state.store, "location": info.store},
-        "nats": {"version": info.nats_version, "connected": connected}, "runs_live": state.live_runs().count(), "workers": workers,
+        "nats": {"version": info.nats_version, "connected": connected}, "runs_live": state.live_runs().count(), "storage": state.storage, "workers": workers,
     });
     Reply::ok(state.sequence, body)
 }

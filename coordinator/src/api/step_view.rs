@@ -72,11 +72,15 @@ pub(super) fn steps(run: &Run, flow: &Flow) -> Vec<StepView> {
 
 /// Tasks of a step by state, without looking at any task.
 pub(super) fn counts(run: &Run, flow: &Flow, step: StepIndex) -> Counts {
-    let by_state = run.step(step).counts;
-    let count = |state: TaskState| u64::from(by_state[state as usize]);
+    by_state(&run.step(step).counts, if run.state.is_terminal() { 0 } else { unopened(run, flow, step) })
+}
+
+/// Counts in the order of [`TaskState::ALL`] by name.
+pub(super) fn by_state(counted: &[u32; 7], ready: u64) -> Counts {
+    let count = |state: TaskState| u64::from(counted[state as usize]);
     Counts {
         waiting: count(TaskState::Waiting),
-        ready: if run.state.is_terminal() { 0 } else { unopened(run, flow, step) },
+        ready,
         dispatched: count(TaskState::Dispatched),
         running: count(TaskState::Running),
         succeeded: count(TaskState::Succeeded),

@@ -2,6 +2,7 @@
 //! tasks change, and no answer holds them all.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use axum::extract::State;
 use causey_artifacts::Store;
@@ -13,7 +14,7 @@ use causey_protocol::id::{Path, StepName, Timestamp, WorkerName};
 use causey_protocol::task::ErrorInfo;
 use serde::{Deserialize, Serialize};
 
-use super::context::{Context, find_run, not_found, run_and_flow};
+use super::context::{Context, not_found};
 use super::extract::{Asked, Named, Reply};
 use super::refusal::Refusal;
 use super::stored::{self, Covered, Search};
@@ -62,11 +63,8 @@ pub(super) async fn list(
     Named(run): Named<String>,
     Asked(paging): Asked<Paging>,
 ) -> Result<Reply<Page>, Refusal> {
-    let (sequence, flow, pieces) = {
-        let state = context.read();
-        let (run, flow) = run_and_flow(&state, find_run(&state, &run)?)?;
-        (state.sequence, flow.clone(), pieces(run, &flow, &paging)?)
-    };
+    let look = |sequence: u64, run: &Run, flow: &Arc<Flow>| Ok::<_, Refusal>((sequence, flow.clone(), pieces(run, flow, &paging)?));
+    let (sequence, flow, pieces) = context.with_run(&run, look).await??;
     Ok(Reply::ok(sequence, page(&context.api.store, &flow, &paging, pieces).await?))
 }
 

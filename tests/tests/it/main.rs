@@ -3,6 +3,7 @@
 mod bad_input;
 mod cancel;
 mod checker;
+mod durability;
 mod events;
 mod faults;
 mod flows;
