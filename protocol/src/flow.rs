@@ -16,6 +16,12 @@ pub const STEPS_MAX: usize = 1_000;
 /// Deepest nesting of foreach levels.
 pub const FOREACH_DEPTH_MAX: usize = 16;
 
+/// How often a step may be entered on one path when its author sets no bound of his own.
+pub const VISITS_MAX_DEFAULT: u32 = 1_000;
+
+/// The highest bound an author may set.
+pub const VISITS_MAX: u32 = 100_000;
+
 /// What an SDK sends: the flow as its author wrote it. Format: `docs/protocol.md` §4.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +64,9 @@ pub struct Step {
     /// `None`: the worker's default.
     #[serde(default)]
     pub host: Option<HostMode>,
+    /// How often recursion may enter the step on one path; `None`: [`VISITS_MAX_DEFAULT`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visits_max: Option<u32>,
 }
 
 /// How a step ends.
@@ -76,17 +85,40 @@ pub enum Transition {
         to: StepName,
         variable: String,
     },
+    /// One of several paths, chosen by the value of the artifact `condition`. A case may lead back to the step itself.
+    Switch {
+        condition: String,
+        cases: Vec<Case>,
+    },
     End,
 }
 
+/// One value of a switch's condition and where it leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// A text, number or boolean. For people to read: the host compares, the coordinator only knows the steps.
+    pub value: serde_json::Value,
+    pub to: StepName,
+}
+
 impl Transition {
-    /// The steps this transition names.
+    /// The steps this transition names, each once.
     #[must_use]
-    pub fn targets(&self) -> &[StepName] {
+    pub fn targets(&self) -> Vec<&StepName> {
         match self {
-            Self::Linear { to } | Self::Foreach { to, .. } => std::slice::from_ref(to),
-            Self::Branch { to } => to,
-            Self::End => &[],
+            Self::Linear { to } | Self::Foreach { to, .. } => vec![to],
+            Self::Branch { to } => to.iter().collect(),
+            Self::Switch { cases, .. } => {
+                let mut targets: Vec<&StepName> = Vec::with_capacity(cases.len());
+                for case in cases {
+                    if !targets.contains(&&case.to) {
+                        targets.push(&case.to);
+                    }
+                }
+                targets
+            }
+            Self::End => Vec::new(),
         }
     }
 }
@@ -133,6 +165,8 @@ pub struct Flow {
     closes: Vec<Option<Split>>,
     /// Splits that enclose each step, outermost first.
     enclosing: Vec<Vec<Split>>,
+    /// Steps that no run can end without.
+    certain: Vec<bool>,
 }
 
 impl From<Flow> for Definition {
@@ -175,10 +209,30 @@ impl Flow {
         self.index.get(name).copied()
     }
 
-    /// The steps whose transition names this one, in order of definition.
+    /// The other steps whose transition names this one, in order of definition; those of a join in the order of its split's branches.
+    /// A join and the step behind a switch may have several parents of one branch: alternatives, of which a run takes one.
     #[must_use]
     pub fn parents(&self, index: StepIndex) -> &[StepIndex] {
         &self.parents[usize::from(index.0)]
+    }
+
+    /// Whether a switch leads back to the step itself.
+    #[must_use]
+    pub fn recurs(&self, index: StepIndex) -> bool {
+        let step = self.step(index);
+        leads_to_itself(step)
+    }
+
+    /// Whether every run that succeeds enters the step; a switch may pass others by.
+    #[must_use]
+    pub fn is_certain(&self, index: StepIndex) -> bool {
+        self.certain[usize::from(index.0)]
+    }
+
+    /// How often the step may be entered on one path.
+    #[must_use]
+    pub fn visits_max(&self, index: StepIndex) -> u32 {
+        self.step(index).visits_max.unwrap_or(VISITS_MAX_DEFAULT)
     }
 
     /// The split this join closes; `None` for a step that is no join.
@@ -195,6 +249,10 @@ impl Flow {
     pub fn indices(&self) -> impl Iterator<Item = StepIndex> + use<> {
         (0..self.definition.steps.len()).map(|place| StepIndex(u16::try_from(place).unwrap_or(u16::MAX)))
     }
+}
+
+fn leads_to_itself(step: &Step) -> bool {
+    matches!(&step.next, Transition::Switch { cases, .. } if cases.iter().any(|case| case.to == step.name))
 }
 
 fn fault(definition: &Definition, step: Option<&Step>, what: impl std::fmt::Display) -> Problem {
@@ -216,8 +274,36 @@ fn check(definition: Definition) -> Result<Flow, Problem> {
     let mut parents = parents_of(&definition, &index);
     let order = topological_order(&definition, &index, &parents)?;
     let (closes, enclosing) = balance(&definition, &index, &mut parents, &order, start)?;
+    let certain = certain(&definition, &index, &order, start);
     let digest = Digest::of(&serde_json::to_vec(&definition).expect("a definition has a JSON form"));
-    Ok(Flow { definition, digest, start, index, parents, closes, enclosing })
+    Ok(Flow { definition, digest, start, index, parents, closes, enclosing, certain })
+}
+
+/// For each step, whether the flow cannot come to its end without it: a switch avoids what one of its paths avoids, a split only what all
+/// of them avoid.
+fn certain(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, order: &[StepIndex], start: StepIndex) -> Vec<bool> {
+    let count = definition.steps.len();
+    if !definition.steps.iter().any(|step| matches!(step.next, Transition::Switch { .. })) {
+        return vec![true; count];
+    }
+    let targets: Vec<Vec<usize>> = definition
+        .steps
+        .iter()
+        .map(|step| step.next.targets().into_iter().filter(|to| **to != step.name).map(|to| usize::from(index[to].0)).collect())
+        .collect();
+    let needs = |wanted: usize| {
+        let mut avoids = vec![true; count];
+        for here in order.iter().rev().map(|here| usize::from(here.0)) {
+            let paths = &targets[here];
+            avoids[here] = here != wanted
+                && match definition.steps[here].next {
+                    Transition::Switch { .. } => paths.iter().any(|to| avoids[*to]),
+                    _ => paths.iter().all(|to| avoids[*to]),
+                };
+        }
+        !avoids[usize::from(start.0)]
+    };
+    (0..count).map(needs).collect()
 }
 
 fn check_header(definition: &Definition) -> Result<(), Problem> {
@@ -261,9 +347,24 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
         let Some(to) = index.get(target) else {
             return Err(fault(definition, Some(step), format!("goes on to `{target}`, which is not a step")));
         };
-        let splits = matches!(step.next, Transition::Branch { .. } | Transition::Foreach { .. });
-        if splits && definition.steps[usize::from(to.0)].join {
-            return Err(fault(definition, Some(step), format!("splits straight into the join `{target}`; put a step between them")));
+        let how = match step.next {
+            Transition::Branch { .. } | Transition::Foreach { .. } => "splits",
+            Transition::Switch { .. } => "switches",
+            Transition::Linear { .. } | Transition::End => continue,
+        };
+        if definition.steps[usize::from(to.0)].join {
+            return Err(fault(definition, Some(step), format!("{how} straight into the join `{target}`; put a step between them")));
+        }
+    }
+    if let Transition::Switch { condition, cases } = &step.next {
+        check_switch(definition, step, condition, cases)?;
+    }
+    if let Some(visits) = step.visits_max {
+        if !leads_to_itself(step) {
+            return Err(fault(definition, Some(step), "bounds its visits, but no case of a switch leads back to it"));
+        }
+        if !(1..=VISITS_MAX).contains(&visits) {
+            return Err(fault(definition, Some(step), format!("bounds its visits at {visits}; 1 to {VISITS_MAX} are possible")));
         }
     }
     if let Transition::Branch { to } = &step.next {
@@ -281,15 +382,39 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
             return Err(fault(definition, Some(step), "asks for an impossible amount of cpu or gpu"));
         }
     }
-    if step.catch.is_some() && matches!(step.next, Transition::Foreach { .. }) {
-        return Err(fault(definition, Some(step), "has catch and a foreach: when it fails there are no items to go on with"));
+    match &step.next {
+        Transition::Foreach { .. } if step.catch.is_some() => {
+            Err(fault(definition, Some(step), "has catch and a foreach: when it fails there are no items to go on with"))
+        }
+        Transition::Switch { .. } if step.catch.is_some() => {
+            Err(fault(definition, Some(step), "has catch and a switch: when it fails there is no value to choose a case by"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_switch(definition: &Definition, step: &Step, condition: &str, cases: &[Case]) -> Result<(), Problem> {
+    if condition.is_empty() {
+        return Err(fault(definition, Some(step), "has a switch without a condition"));
+    }
+    if cases.len() < 2 {
+        return Err(fault(definition, Some(step), format!("switches between {} cases; at least two are needed", cases.len())));
+    }
+    for (place, Case { value, .. }) in cases.iter().enumerate() {
+        if !(value.is_string() || value.is_number() || value.is_boolean()) {
+            return Err(fault(definition, Some(step), format!("has a switch case {value}, which is no text, number or boolean")));
+        }
+        if cases[..place].iter().any(|earlier| earlier.value == *value) {
+            return Err(fault(definition, Some(step), format!("has the switch case {value} twice")));
+        }
     }
     Ok(())
 }
 
 /// The step without parents; every other one must be reached, and one must end.
 fn find_ends(definition: &Definition, index: &BTreeMap<StepName, StepIndex>) -> Result<StepIndex, Problem> {
-    let targets: BTreeSet<&StepName> = definition.steps.iter().flat_map(|step| step.next.targets()).collect();
+    let others = |step: &'_ Step| step.next.targets().into_iter().filter(|target| **target != step.name).cloned().collect::<Vec<_>>();
+    let targets: BTreeSet<StepName> = definition.steps.iter().flat_map(others).collect();
     let mut sources = definition.steps.iter().filter(|step| !targets.contains(&step.name));
     let Some(start) = sources.next() else {
         return Err(fault(definition, None, "has no first step: every step is the target of another"));
@@ -298,6 +423,9 @@ fn find_ends(definition: &Definition, index: &BTreeMap<StepName, StepIndex>) -> 
         let start_named = definition.steps.iter().find(|step| step.name.as_str() == "start");
         let orphan = if start_named.is_some_and(|named| named.name == orphan.name) { start } else { orphan };
         return Err(fault(definition, Some(orphan), "is never reached: no step goes on to it"));
+    }
+    if leads_to_itself(start) {
+        return Err(fault(definition, Some(start), "is the first step and leads back to itself; put a step before it"));
     }
     let ends: Vec<&Step> = definition.steps.iter().filter(|step| step.next == Transition::End).collect();
     match ends[..] {
@@ -310,7 +438,7 @@ fn find_ends(definition: &Definition, index: &BTreeMap<StepName, StepIndex>) -> 
 fn parents_of(definition: &Definition, index: &BTreeMap<StepName, StepIndex>) -> Vec<Vec<StepIndex>> {
     let mut parents = vec![Vec::new(); definition.steps.len()];
     for step in &definition.steps {
-        for target in step.next.targets() {
+        for target in step.next.targets().into_iter().filter(|target| **target != step.name) {
             parents[usize::from(index[target].0)].push(index[&step.name]);
         }
     }
@@ -327,7 +455,8 @@ fn topological_order(
     let mut next = 0;
     while let Some(step) = order.get(next).copied() {
         next += 1;
-        for target in definition.steps[usize::from(step.0)].next.targets() {
+        let here = &definition.steps[usize::from(step.0)];
+        for target in here.next.targets().into_iter().filter(|target| **target != here.name) {
             let target = index[target];
             waiting[usize::from(target.0)] -= 1;
             if waiting[usize::from(target.0)] == 0 {
@@ -340,7 +469,13 @@ fn topological_order(
     }
     let reached: BTreeSet<StepIndex> = order.into_iter().collect();
     let stuck = definition.steps.iter().find(|step| !reached.contains(&index[&step.name]));
-    Err(fault(definition, stuck, "is part of a cycle: following its transitions leads back to it"))
+    let cycle = fault(definition, stuck, "is part of a cycle: following its transitions leads back to it");
+    let switch = |step: &Step| matches!(step.next, Transition::Switch { .. }) && !reached.contains(&index[&step.name]);
+    Err(if definition.steps.iter().any(switch) {
+        cycle.hint("a switch may lead back to its own step, but not to an earlier one")
+    } else {
+        cycle
+    })
 }
 
 type Balance = (Vec<Option<Split>>, Vec<Vec<Split>>);
@@ -378,7 +513,8 @@ fn balance(
             stack.pop();
             open[at] = stack;
         } else {
-            if arriving.len() > 1 {
+            // Equal open splits and branches: only one of the paths carries a task, because a switch chose it.
+            if arriving.iter().any(|stack| *stack != arriving[0]) {
                 return Err(fault(
                     definition,
                     Some(step),
@@ -425,7 +561,7 @@ fn leaving(
             stack.push((Split { step: parent, foreach: false }, branch));
         }
         Transition::Foreach { .. } => stack.push((Split { step: parent, foreach: true }, 0)),
-        Transition::Linear { .. } | Transition::End => {}
+        Transition::Linear { .. } | Transition::Switch { .. } | Transition::End => {}
     }
     stack
 }
@@ -443,9 +579,9 @@ fn close(definition: &Definition, join: &Step, arriving: &[Vec<(Split, usize)>])
     }
     let expected = if split.foreach { 1 } else { splitter.next.targets().len() };
     let branches: BTreeSet<usize> = arriving.iter().map(|stack| stack[stack.len() - 1].1).collect();
-    if branches.len() != expected || arriving.len() != expected {
+    if branches.len() != expected {
         let what =
-            format!("joins {} of the {expected} paths that step `{}` opens; all must meet in one join", arriving.len(), splitter.name);
+            format!("joins {} of the {expected} paths that step `{}` opens; all must meet in one join", branches.len(), splitter.name);
         return Err(fault(definition, Some(join), what));
     }
     Ok(split)
@@ -455,7 +591,7 @@ fn close(definition: &Definition, join: &Step, arriving: &[Vec<(Split, usize)>])
 mod tests {
     use super::*;
 
-    /// Builds a definition from lines such as `start > a b`, `a > join*`, `fan each work`, `join* > end`; `*` marks a join.
+    /// Builds a definition from lines such as `start > a b`, `a > join*`, `fan each work`, `choose ? a b`, `join* > end`; `*` marks a join.
     fn definition(lines: &[&str]) -> Definition {
         let steps = lines.iter().enumerate().map(|(place, line)| {
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -464,6 +600,7 @@ mod tests {
                 [] => Transition::End,
                 [">", to] => Transition::Linear { to: name(to) },
                 ["each", to] => Transition::Foreach { to: name(to), variable: "items".into() },
+                ["?", ref to @ ..] => Transition::Switch { condition: "kind".into(), cases: cases(to) },
                 [">", ref to @ ..] => Transition::Branch { to: to.iter().map(|word| name(word)).collect() },
                 _ => panic!("{line}"),
             };
@@ -478,6 +615,7 @@ mod tests {
                 catch: None,
                 resources: None,
                 host: None,
+                visits_max: None,
             }
         });
         Definition {
@@ -491,6 +629,11 @@ mod tests {
             parameters: Vec::new(),
             triggers: Vec::new(),
         }
+    }
+
+    /// Cases `0`, `1`, … in order.
+    fn cases(to: &[&str]) -> Vec<Case> {
+        to.iter().enumerate().map(|(value, to)| Case { value: value.into(), to: StepName::new(to).unwrap() }).collect()
     }
 
     fn error(lines: &[&str]) -> String {
@@ -555,6 +698,73 @@ mod tests {
         assert_eq!(
             error(&["start > a b", "a each x", "x > j", "b > j", "j* > end", "end"]),
             "demo.py:14: step `j` joins steps of different splits; close the inner split with a join of its own first"
+        );
+    }
+
+    #[test]
+    fn the_paths_of_a_switch_may_meet_in_a_step_or_in_the_join_around_it() {
+        assert!(Flow::try_from(definition(&["start ? a end", "a > end", "end"])).is_ok(), "a path may end early");
+        let meeting = Flow::try_from(definition(&["start ? a b", "a > c", "b > c", "c > end", "end"])).unwrap();
+        let certain: Vec<bool> = meeting.indices().map(|step| meeting.is_certain(step)).collect();
+        assert_eq!(certain, [true, false, false, true, true]);
+        let flow =
+            Flow::try_from(definition(&["start > right left", "left ? a b", "a > meet", "b > meet", "right > meet", "meet* > end", "end"]))
+                .unwrap();
+        let find = |name: &str| flow.find(&StepName::new(name).unwrap()).unwrap();
+        let parents: Vec<_> = flow.parents(find("meet")).iter().map(|parent| flow.step(*parent).name.to_string()).collect();
+        assert_eq!(parents, ["right", "a", "b"], "in the order of the branches, alternatives together");
+    }
+
+    #[test]
+    fn a_switch_may_lead_back_to_its_own_step() {
+        let flow = Flow::try_from(definition(&["start > again", "again ? again end", "end"])).unwrap();
+        assert!(flow.indices().all(|step| flow.is_certain(step)));
+        let again = flow.find(&StepName::new("again").unwrap()).unwrap();
+        assert!(flow.recurs(again));
+        assert_eq!(flow.parents(again), [flow.start()]);
+        assert_eq!(flow.visits_max(again), VISITS_MAX_DEFAULT);
+    }
+
+    #[test]
+    fn faulty_switches_are_refused_with_step_and_line() {
+        assert_eq!(error(&["start ? a", "a > end", "end"]), "demo.py:10: step `start` switches between 1 cases; at least two are needed");
+        assert_eq!(error(&["start ? nowhere end", "end"]), "demo.py:10: step `start` goes on to `nowhere`, which is not a step");
+        assert_eq!(
+            error(&["start > a", "a > b", "b ? a end", "end"]),
+            "demo.py:11: step `a` is part of a cycle: following its transitions leads back to it"
+        );
+        assert_eq!(
+            error(&["start ? start end", "end"]),
+            "demo.py:10: step `start` is the first step and leads back to itself; put a step before it"
+        );
+        assert_eq!(
+            error(&["start each work", "work ? join other", "other > join", "join* > end", "end"]),
+            "demo.py:11: step `work` switches straight into the join `join`; put a step between them"
+        );
+        assert_eq!(
+            error(&["start > a b", "a ? x y", "x > join", "y > b", "b > join", "join* > end", "end"]),
+            "demo.py:14: step `b` is reached by several steps but is no join; a join takes the argument `inputs`"
+        );
+        let mut caught = definition(&["start ? a end", "a > end", "end"]);
+        caught.steps[0].catch = Some(CatchPolicy { variable: None });
+        assert_eq!(
+            Flow::try_from(caught).unwrap_err().message,
+            "demo.py:10: step `start` has catch and a switch: when it fails there is no value to choose a case by"
+        );
+    }
+
+    #[test]
+    fn a_bound_of_visits_is_for_recursion_and_within_range() {
+        let mut flow = definition(&["start > again", "again ? again end", "end"]);
+        flow.steps[1].visits_max = Some(0);
+        assert_eq!(
+            Flow::try_from(flow.clone()).unwrap_err().message,
+            "demo.py:11: step `again` bounds its visits at 0; 1 to 100000 are possible"
+        );
+        (flow.steps[0].visits_max, flow.steps[1].visits_max) = (Some(5), None);
+        assert_eq!(
+            Flow::try_from(flow).unwrap_err().message,
+            "demo.py:10: step `start` bounds its visits, but no case of a switch leads back to it"
         );
     }
 

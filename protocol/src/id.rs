@@ -283,6 +283,12 @@ impl Path {
         let (last, rest) = self.0.split_last()?;
         Some((Self(rest.to_vec()), *last))
     }
+
+    /// A task's name within its step: the path, and for recursion the visit behind a `~`.
+    #[must_use]
+    pub fn task_name(&self, visit: u32) -> String {
+        if visit == 0 { self.to_string() } else { format!("{self}~{visit}") }
+    }
 }
 
 impl fmt::Display for Path {
@@ -349,11 +355,7 @@ impl TaskId {
 impl fmt::Display for TaskId {
     /// `step/TASK` as in people's paths: `work/3`, `work/3.1~2`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.step, self.path)?;
-        if self.visit > 0 {
-            write!(f, "~{}", self.visit)?;
-        }
-        Ok(())
+        write!(f, "{}/{}", self.step, self.path.task_name(self.visit))
     }
 }
 

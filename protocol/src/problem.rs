@@ -85,6 +85,8 @@ codes! {
     PUBLICATION = 2105;
     /// The attempt was lost with its worker too often.
     POISONED = 2106;
+    /// Recursion beyond the bound of its step.
+    VISITS = 2107;
     /// Cancelled on request.
     CANCELLED = 3001;
     /// The artifact store refused, or a stored object is damaged.

@@ -167,6 +167,14 @@ pub enum Record {
         retry: u32,
         not_before: Timestamp,
     },
+    /// The switch of a finished task chose the step `to`, which has this task as its parent.
+    SwitchTaken {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        visit: u32,
+        to: StepIndex,
+    },
     ForeachOpened {
         run: RunId,
         step: StepIndex,

@@ -177,6 +177,32 @@ fn live_messages() {
     check("live-output", &output);
 }
 
+/// A flow with a switch, one case of which leads back to its step.
+fn switching() -> Flow {
+    let definition: Definition = serde_json::from_value(json!({
+        "format": 1, "name": "Switching", "language": "python", "file": "switching.py", "package": Digest::of(b"package"),
+        "steps": [
+            {"name": "start", "line": 5, "next": {"linear": {"to": "again"}}},
+            {"name": "again", "line": 9, "visits_max": 50, "next": {"switch": {"condition": "left", "cases": [
+                {"value": "more", "to": "again"}, {"value": 0, "to": "end"}, {"value": true, "to": "end"}]}}},
+            {"name": "end", "line": 18, "next": "end"}
+        ]
+    }))
+    .unwrap();
+    Flow::try_from(definition).unwrap()
+}
+
+#[test]
+fn switches() {
+    let (run, step, path) = (run(), StepIndex(1), Path(vec![2]));
+    let records = vec![
+        Record::FlowRegistered { digest: switching().digest(), flow: Box::new(switching()) },
+        Record::SwitchTaken { run, step, path, visit: 3, to: StepIndex(2) },
+    ];
+    let (at, previous) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
+    check("turn-switch", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
+}
+
 #[test]
 fn turns() {
     let (run, step, path, worker, pool) = (run(), StepIndex(1), Path(vec![2]), "w1".parse().unwrap(), "gpu".parse().unwrap());

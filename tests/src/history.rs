@@ -325,6 +325,8 @@ struct Judge {
     accepted: BTreeSet<Task>,
     foreaches: BTreeMap<(RunId, StepIndex, Path), u32>,
     gathered: BTreeSet<(RunId, StepIndex, Path, u32)>,
+    /// Steps that a switch chose, and the task that did.
+    switched: BTreeMap<(RunId, StepIndex, Path), Task>,
     ended: BTreeSet<RunId>,
     models: BTreeMap<ModelName, u32>,
     published: BTreeSet<(Task, ModelName)>,
@@ -380,6 +382,13 @@ impl Judge {
                 if self.foreaches.insert((*run, *step, path.clone()), *count).is_some() {
                     found.push(format!("I3: a foreach of run {run} was opened twice"));
                 }
+            }
+            Record::SwitchTaken { run, step, path, visit, to } => {
+                let by = (*run, *step, path.clone(), *visit);
+                if !self.accepted.contains(&by) {
+                    found.push(format!("I4: the switch of {by:?} was taken before its result was accepted"));
+                }
+                self.switched.insert((*run, *to, path.clone()), by);
             }
             Record::ModelPublished(published) => {
                 let task = (published.run, published.step, published.path.clone(), published.visit);
@@ -440,21 +449,29 @@ impl Judge {
             found.push(format!("I4: {task:?} was opened in a run that is not known"));
             return;
         };
-        let missing = self.needs(&flow, task).into_iter().filter(|needed| !self.accepted.contains(needed));
-        found.extend(missing.map(|needed| format!("I4: {task:?} was dispatched before {needed:?} was accepted")));
+        let missing = self.needs(&flow, task).into_iter().filter(|needed| !needed.iter().any(|one| self.accepted.contains(one)));
+        found.extend(missing.map(|needed| format!("I4: {task:?} was dispatched before one of {needed:?} was accepted")));
     }
 
-    /// The tasks whose results this one takes.
-    fn needs(&self, flow: &Flow, (run, step, path, _): &Task) -> Vec<Task> {
+    /// The tasks whose results this one takes: of each set one, because switches make its members alternatives.
+    fn needs(&self, flow: &Flow, (run, step, path, visit): &Task) -> Vec<Vec<Task>> {
+        if let Some(by) = self.switched.get(&(*run, *step, path.clone())) {
+            return vec![vec![by.clone()]];
+        }
         let at = |step: StepIndex, path: Path| (*run, step, path, 0);
         let parents = flow.parents(*step);
         match flow.closes(*step) {
             Some(split) if split.foreach => {
                 let count = self.foreaches.get(&(*run, split.step, path.clone())).copied().unwrap_or_default();
-                parents.iter().flat_map(|parent| (0..count).map(|index| at(*parent, path.child(index)))).collect()
+                (0..count).map(|index| parents.iter().map(|parent| at(*parent, path.child(index))).collect()).collect()
             }
-            Some(_) => parents.iter().map(|parent| at(*parent, path.clone())).collect(),
-            None => parents.iter().filter_map(|parent| Some(at(*parent, parent_path(flow, *parent, path)?))).collect(),
+            // Parents are in the order of the branches; with alternatives it is not said here which belong together.
+            Some(split) if parents.len() > flow.step(split.step).next.targets().len() => {
+                vec![parents.iter().map(|parent| at(*parent, path.clone())).collect()]
+            }
+            Some(_) => parents.iter().map(|parent| vec![at(*parent, path.clone())]).collect(),
+            None if *step == flow.start() && *visit == 0 => Vec::new(),
+            None => vec![parents.iter().filter_map(|parent| Some(at(*parent, parent_path(flow, *parent, path)?))).collect()],
         }
     }
 

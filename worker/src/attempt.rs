@@ -453,8 +453,14 @@ impl Running<'_> {
         let chunks = take(&mut self.output, now());
         for LiveChunk { at, stream, text } in chunks {
             let task = self.job.task();
-            let output =
-                LiveOutput { step: self.job.dispatch.step.clone(), task: task.path.to_string(), attempt: task.attempt, at, stream, text };
+            let output = LiveOutput {
+                step: self.job.dispatch.step.clone(),
+                task: task.path.task_name(task.visit),
+                attempt: task.attempt,
+                at,
+                stream,
+                text,
+            };
             self.tools.live.show(self.job.dispatch.run, output);
         }
     }

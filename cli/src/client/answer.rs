@@ -27,11 +27,13 @@ pub(crate) enum State {
     Failed,
     Cancelled,
     Aborted,
+    /// A step that no switch chose.
+    Skipped,
 }
 
 impl State {
     pub(crate) fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Aborted)
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Aborted | Self::Skipped)
     }
 
     pub(crate) fn word(self) -> &'static str {
@@ -45,6 +47,7 @@ impl State {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::Aborted => "aborted",
+            Self::Skipped => "skipped",
         }
     }
 }

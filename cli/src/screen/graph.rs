@@ -36,6 +36,10 @@ fn step_line(step: &Step, names: usize, paint: Paint) -> String {
         Transition::Linear { to } => format!("→ {to}"),
         Transition::Branch { to } => format!("→ {}", to.iter().map(|step| step.as_str()).collect::<Vec<_>>().join(", ")),
         Transition::Foreach { to, variable } => format!("⇉ {to}  for each of {variable}"),
+        Transition::Switch { condition, cases } => {
+            let cases: Vec<String> = cases.iter().map(|case| format!("{} → {}", case.value, case.to)).collect();
+            format!("? {condition}: {}", cases.join(", "))
+        }
         Transition::End => "end of the flow".into(),
     };
     let mark = if step.join { "⇒" } else { "·" };
@@ -48,6 +52,7 @@ fn notes(step: &Step) -> Vec<String> {
     let mut notes = Vec::new();
     notes.extend(step.retry.as_ref().map(|retry| format!("retries {}", retry.times)));
     notes.extend(step.catch.as_ref().map(|_| "catches failures".to_owned()));
+    notes.extend(step.visits_max.map(|visits| format!("at most {visits} visits")));
     if let Some(resources) = &step.resources {
         notes.push(format!("cpu {}", resources.cpu));
         notes.extend(resources.memory_mb.map(|memory| format!("memory {memory} MB")));
@@ -89,18 +94,21 @@ mod tests {
             "steps": [
                 {"name": "start", "next": {"foreach": {"to": "work", "variable": "items"}}},
                 {"name": "work", "next": {"linear": {"to": "join"}}, "retry": {"times": 3, "delay_seconds": 1.0}, "host": "reuse"},
-                {"name": "join", "join": true, "next": {"linear": {"to": "end"}}},
+                {"name": "join", "join": true, "next": {"linear": {"to": "again"}}},
+                {"name": "again", "visits_max": 9, "next": {"switch": {"condition": "left", "cases": [
+                    {"value": true, "to": "again"}, {"value": false, "to": "end"}]}}},
                 {"name": "end", "next": "end"}],
             "parameters": [{"name": "alpha", "type": "float", "default": 0.5, "help": "How much"}, {"name": "day", "type": "str", "required": true}],
             "triggers": [{"events": [{"name": "viewing.arrived"}, {"name": "titles.arrived"}]}]}))
         .unwrap();
         let expected = "\
-Hello   hello.py · 4 steps
+Hello   hello.py · 5 steps
   Says hello.
 
   · start  ⇉ work  for each of items
   · work   → join   retries 3 · one process for many tasks
-  ⇒ join   → end
+  ⇒ join   → again
+  · again  ? left: true → again, false → end   at most 9 visits
   · end    end of the flow
 
 parameters

@@ -50,6 +50,7 @@ fn mark(state: State, paint: Paint) -> String {
         State::Succeeded => paint.green("✔"),
         State::Failed => paint.red("✘"),
         State::Cancelled | State::Aborted => paint.yellow("⊘"),
+        State::Skipped => paint.dim("-"),
     }
 }
 

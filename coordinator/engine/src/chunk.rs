@@ -24,8 +24,13 @@ impl BlobUse {
 }
 
 /// Whether the results of a foreach are gathered in chunks. A foreach inside another is, unless its join's inputs fit a dispatch:
-/// many of them would else come together in one chunk of the outer one.
-pub(crate) fn size(path: &Path, count: u32) -> Option<u32> {
+/// many of them would else come together in one chunk of the outer one. Where switches make several steps the last one, a chunk could not
+/// say which an item came to: the join then gets a manifest.
+pub(crate) fn size(flow: &Flow, split: StepIndex, path: &Path, count: u32) -> Option<u32> {
+    let mut joins = flow.indices().filter(|step| flow.closes(*step).is_some_and(|closed| closed.foreach && closed.step == split));
+    if joins.any(|join| flow.parents(join).len() > 1) {
+        return None;
+    }
     let unchunked = if path.0.is_empty() { CHUNK_ITEMS } else { u32::try_from(INLINE_INPUTS_MAX).unwrap_or(u32::MAX) };
     (count > unchunked).then_some(CHUNK_ITEMS)
 }

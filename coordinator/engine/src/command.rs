@@ -12,6 +12,7 @@ use crate::join;
 use crate::retry::retries_max;
 use crate::run::{Run, TaskRef};
 use crate::state::{Notification, State};
+use crate::switch;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
@@ -107,7 +108,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
     let open = run.dispatch(first, attempt)?;
     let (definition, step) = (flow.definition(), flow.step(first.step));
     let tasks = open.tasks.iter().map(|(path, visit)| {
-        let inputs = inputs(run, &flow, first.step, &path);
+        let inputs = inputs(run, &flow, &TaskRef::new(first.step, path.clone(), visit));
         DispatchedTask { path, visit, attempt: open.attempt, retry: open.retry, inputs }
     });
     let events = match &run.start.cause {
@@ -149,7 +150,8 @@ fn splits(run: &Run, flow: &Flow, task: &TaskRef) -> Vec<SplitLevel> {
 }
 
 /// What a task receives: the objects of its siblings for a join, else the one of its parent.
-fn inputs(run: &Run, flow: &Flow, step: StepIndex, path: &Path) -> Inputs {
+fn inputs(run: &Run, flow: &Flow, task: &TaskRef) -> Inputs {
+    let (step, path) = (task.step, &task.path);
     if flow.step(step).join {
         if let Some(list) = chunk::list(run, flow, step, path) {
             let count = join::expected(run, flow, step, path).unwrap_or_default();
@@ -162,12 +164,7 @@ fn inputs(run: &Run, flow: &Flow, step: StepIndex, path: &Path) -> Inputs {
         let digest = Digest::of(&join::manifest(&inputs));
         return Inputs::Manifest { digest, count: u32::try_from(inputs.len()).unwrap_or(u32::MAX) };
     }
-    let parent = flow.parents(step).first().map(|parent| {
-        let fanned = matches!(flow.step(*parent).next, causey_protocol::flow::Transition::Foreach { .. });
-        let path = if fanned { path.split_last().map_or_else(Path::default, |(outer, _)| outer) } else { path.clone() };
-        TaskRef::new(*parent, path, 0)
-    });
-    let input = parent.and_then(|task| {
+    let input = switch::parent(run, flow, task).and_then(|task| {
         let object = run.object(flow, &task)?;
         Some(InputRef { step: flow.step(task.step).name.clone(), path: task.path, object })
     });

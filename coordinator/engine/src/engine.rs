@@ -18,6 +18,7 @@ use crate::foreach::tasks_per_dispatch;
 use crate::name::run_name;
 use crate::run::{Run, TaskRef, join_after};
 use crate::state::State;
+use crate::switch;
 
 /// Decides about one input. The records have been applied to `state` when this returns; `state` must be in a turn
 /// ([`State::open_turn`]), whose time is the input's.
@@ -243,10 +244,18 @@ impl Decider<'_> {
 
     /// Decides about a piece of a report: several items are packed ones.
     fn report(&mut self, pool: &PoolName, worker: &WorkerName, items: Vec<ReportItem>) {
-        if items.len() > 1 && items.iter().all(|item| items[0].is_packed_with(item)) {
+        // Items that a switch sends on go different ways.
+        let switches = items.first().is_some_and(|item| self.switches(item.run, &item.step));
+        if items.len() > 1 && !switches && items.iter().all(|item| items[0].is_packed_with(item)) {
             return self.report_pack(pool, worker, items);
         }
         items.into_iter().for_each(|item| self.report_one(pool, worker, item));
+    }
+
+    fn switches(&self, run: RunId, step: &StepName) -> bool {
+        let flow = self.run_and_flow(run).map(|(_, flow)| flow);
+        let found = flow.as_ref().and_then(|flow| Some(&flow.step(flow.find(step)?).next));
+        matches!(found, Some(Transition::Switch { .. }))
     }
 
     /// Attempts of one number at items of one foreach that all succeeded: what is accepted of them becomes one record.
@@ -369,7 +378,7 @@ impl Decider<'_> {
     }
 
     fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: Success) {
-        let Success { digest, bytes, foreach, publications, started, ended, next: _ } = success;
+        let Success { digest, bytes, foreach, publications, started, ended, next } = success;
         let TaskRef { step, path, visit } = task.clone();
         self.emit(Record::AttemptSucceeded {
             run,
@@ -392,6 +401,11 @@ impl Decider<'_> {
             Transition::Branch { to } => {
                 for target in to.iter().filter_map(|target| flow.find(target)) {
                     self.open(run, target, TaskSet::One { path: path.clone(), visit: 0 }, 0, 0);
+                }
+            }
+            Transition::Switch { .. } => {
+                if let Some(to) = next.first().and_then(|target| flow.find(target)) {
+                    self.take_switch(run, task, to);
                 }
             }
             Transition::Linear { to } => match (join_after(flow, step), path.split_last()) {
@@ -471,6 +485,20 @@ pub(crate) fn pool_of(flow: &Flow, step: StepIndex) -> PoolName {
     wanted.unwrap_or_else(|| DEFAULT.clone())
 }
 
+/// Whether the steps a task named are those of its transition, in any order; of a switch one of them.
+fn as_planned(transition: &Transition, went: &[StepName]) -> bool {
+    let mut planned = transition.targets();
+    if matches!(transition, Transition::Switch { .. }) {
+        return went.len() == 1 && planned.contains(&&went[0]);
+    }
+    let mut went: Vec<&StepName> = went.iter().collect();
+    if went != planned {
+        went.sort();
+        planned.sort();
+    }
+    went == planned
+}
+
 /// Why a result cannot be accepted although its attempt is open; `None` when it can.
 fn objection(flow: &Flow, task: &TaskRef, success: &Success) -> Option<ErrorInfo> {
     let step = flow.step(task.step);
@@ -479,26 +507,26 @@ fn objection(flow: &Flow, task: &TaskRef, success: &Success) -> Option<ErrorInfo
         Some(ErrorInfo { kind: code.to_string(), message, file, line, hint: Some(hint.into()), ..ErrorInfo::default() })
     };
     let named = |names: &[StepName]| names.iter().map(StepName::as_str).collect::<Vec<_>>().join(", ");
-    let sorted = |names: &[StepName]| {
-        let mut names = names.to_vec();
-        names.sort();
-        names
-    };
-    let (went, planned) = (&success.next, step.next.targets());
-    if went != planned && sorted(went) != sorted(planned) {
-        let message = format!("step `{}` went on to [{}], but the graph says [{}]", step.name, named(went), named(planned));
+    let went = &success.next;
+    if !as_planned(&step.next, went) {
+        let planned: Vec<StepName> = step.next.targets().into_iter().cloned().collect();
+        let message = format!("step `{}` went on to [{}], but the graph says [{}]", step.name, named(went), named(&planned));
         return fault(Code::TRANSITION, message, "the code on the worker is not the code whose graph was submitted");
+    }
+    if let Some(beyond) = switch::beyond_bound(flow, task, went) {
+        return fault(Code::VISITS, beyond, "raise it with @recursion(visits_max=…), if the recursion shall end later");
     }
     match (&step.next, success.foreach) {
         (Transition::Foreach { variable, .. }, Some(0)) => {
             let message = format!("foreach over `{variable}`, which has no items");
             fault(Code::TRANSITION, message, "give it at least one item, or end the flow before")
         }
-        (Transition::Foreach { .. }, Some(_)) | (Transition::Linear { .. } | Transition::Branch { .. } | Transition::End, None) => None,
+        (Transition::Foreach { .. }, Some(_))
+        | (Transition::Linear { .. } | Transition::Branch { .. } | Transition::Switch { .. } | Transition::End, None) => None,
         (Transition::Foreach { variable, .. }, None) => {
             fault(Code::TRANSITION, format!("foreach over `{variable}` did not say how many items there are"), "upgrade the SDK")
         }
-        (Transition::Linear { .. } | Transition::Branch { .. } | Transition::End, Some(_)) => {
+        (Transition::Linear { .. } | Transition::Branch { .. } | Transition::Switch { .. } | Transition::End, Some(_)) => {
             fault(Code::TRANSITION, format!("step `{}` reported a foreach that its graph does not have", step.name), "upgrade the SDK")
         }
     }

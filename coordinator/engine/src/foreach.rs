@@ -41,7 +41,9 @@ fn window(run: &Run, flow: &Flow, split: StepIndex, path: &Path) -> u32 {
 
 impl Decider<'_> {
     pub(crate) fn open_foreach(&mut self, run: RunId, split: StepIndex, path: &Path, count: u32) {
-        self.emit(Record::ForeachOpened { run, step: split, path: path.clone(), count, chunk: chunk::size(path, count) });
+        let Some((_, flow)) = self.run_and_flow(run) else { return };
+        let chunk = chunk::size(&flow, split, path, count);
+        self.emit(Record::ForeachOpened { run, step: split, path: path.clone(), count, chunk });
         self.refill_foreach(run, split, path);
     }
 

@@ -12,7 +12,11 @@ use crate::run::{Run, TaskRef};
 /// How many siblings a join waits for; `None` while its foreach is not open.
 pub(crate) fn expected(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> Option<u32> {
     let split = flow.closes(join)?;
-    if split.foreach { run.foreach(split.step, path).map(|foreach| foreach.count) } else { u32::try_from(flow.parents(join).len()).ok() }
+    if split.foreach {
+        run.foreach(split.step, path).map(|foreach| foreach.count)
+    } else {
+        u32::try_from(flow.step(split.step).next.targets().len()).ok()
+    }
 }
 
 /// Whether the join's inputs come in chunks, the last of which opens it.
@@ -21,7 +25,8 @@ pub(crate) fn is_chunked(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -
     split.and_then(|split| run.foreach(split.step, path)).is_some_and(|foreach| foreach.chunk.is_some())
 }
 
-/// The objects a join receives: by foreach index, or in the order in which the split names its branches.
+/// The objects a join receives: by foreach index, or in the order in which the split names its branches. Of the parents that a switch
+/// makes alternatives, one has an object.
 pub(crate) fn inputs(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> Vec<InputRef> {
     let Some(split) = flow.closes(join) else { return Vec::new() };
     let input = |task: &TaskRef| {
@@ -30,8 +35,9 @@ pub(crate) fn inputs(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> Ve
     };
     if split.foreach {
         let count = run.foreach(split.step, path).map_or(0, |foreach| foreach.count);
-        let Some(last) = flow.parents(join).first() else { return Vec::new() };
-        (0..count).filter_map(|index| input(&TaskRef::new(*last, path.child(index), 0))).collect()
+        let parents = flow.parents(join);
+        let of = |index| parents.iter().find_map(|last| input(&TaskRef::new(*last, path.child(index), 0)));
+        (0..count).filter_map(of).collect()
     } else {
         flow.parents(join).iter().filter_map(|parent| input(&TaskRef::new(*parent, path.clone(), 0))).collect()
     }

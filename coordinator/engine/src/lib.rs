@@ -13,6 +13,7 @@ mod retry;
 mod run;
 mod state;
 mod storage;
+mod switch;
 mod table;
 mod tasks;
 mod trigger;

@@ -233,6 +233,8 @@ pub struct Run {
     pub foreaches: BTreeMap<(StepIndex, Path), Foreach>,
     /// By the joining step and its path.
     pub joins: BTreeMap<(StepIndex, Path), Join>,
+    /// The parent that a switch gave a step on a path; kept until the step has its result.
+    pub routes: BTreeMap<(StepIndex, Path), (StepIndex, u32)>,
     /// By step.
     pub steps: Vec<StepSummary>,
 }
@@ -249,6 +251,7 @@ impl Run {
             tasks: Tasks::default(),
             foreaches: BTreeMap::new(),
             joins: BTreeMap::new(),
+            routes: BTreeMap::new(),
             steps: vec![StepSummary::default(); flow.definition().steps.len()],
         }
     }
@@ -421,6 +424,7 @@ impl Run {
     }
 
     pub(crate) fn succeed(&mut self, task: &TaskRef, worker: &WorkerName, object: (Digest, u64), (started, ended): (Timestamp, Timestamp)) {
+        self.routes.remove(&(task.step, task.path.clone()));
         self.close(task, started, ended, |found| {
             found.state = TaskState::Succeeded;
             found.object = Some(object);
@@ -496,6 +500,7 @@ impl Run {
         }
         self.tasks.close_all();
         self.joins.clear();
+        self.routes.clear();
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);

@@ -392,6 +392,7 @@ impl State {
             | Record::AttemptsSucceeded { run, .. }
             | Record::AttemptFailed { run, .. }
             | Record::RetryScheduled { run, .. }
+            | Record::SwitchTaken { run, .. }
             | Record::ForeachOpened { run, .. }
             | Record::ChunkGathered { run, .. }
             | Record::ChunkStored { run, .. }
@@ -502,6 +503,9 @@ impl State {
                 let task = TaskRef::new(*step, path.clone(), *visit);
                 run.wait(&task, *retry, *not_before);
                 index.timers.insert((*not_before, id, task));
+            }
+            Record::SwitchTaken { step, path, visit, to, .. } => {
+                run.routes.insert((*to, path.clone()), (*step, *visit));
             }
             Record::ForeachOpened { step, path, count, chunk, .. } => {
                 run.open_foreach(*step, path, *count, *chunk);

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use causey_artifacts::{Object, Store, read_output};
-use causey_engine::{Run, Task};
+use causey_engine::{Run, Task, TaskRef};
 use causey_protocol::artifact::object_path;
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Path, RunId, StepName, TaskId, Timestamp};
@@ -39,7 +39,7 @@ const READS_AHEAD: usize = 8;
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     step: Option<StepName>,
-    /// A task's text form, such as `3.1` or `0`.
+    /// A task's text form, such as `3.1` or `0`; with recursion one visit, such as `0~2`, or without it all of them.
     task: Option<String>,
     attempt: Option<u32>,
 }
@@ -79,31 +79,33 @@ pub(super) async fn list(
 }
 
 impl Wanted {
-    fn path(&self) -> Result<Option<Path>, Refusal> {
+    fn task(&self) -> Result<Option<(Path, Option<u32>)>, Refusal> {
         self.task.as_deref().map(parse_task).transpose()
     }
 
     /// The stored chunks that may hold wanted tasks.
     fn chunks(&self, run: &Run, flow: &Flow) -> Result<Vec<(StepIndex, Covered)>, Refusal> {
         let step = self.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
-        let path = self.path()?;
-        let wanted = |chunk: &Covered| path.as_ref().is_none_or(|path| chunk.start <= *path && *path < chunk.end);
+        let task = self.task()?;
+        let wanted = |chunk: &Covered| task.as_ref().is_none_or(|(path, _)| chunk.start <= *path && *path < chunk.end);
         let steps = flow.indices().filter(|found| step.is_none_or(|step| step == *found));
         Ok(steps.flat_map(|step| stored::chunks_of(run, flow, step).into_iter().filter(wanted).map(move |chunk| (step, chunk))).collect())
     }
 
     /// Attempts at tasks in stored chunks, as many as an answer may look at.
     async fn stored_attempts(&self, store: &Store, flow: &Flow, chunks: Vec<(StepIndex, Covered)>) -> Result<Vec<Found>, Refusal> {
-        let path = self.path()?;
+        let task = self.task()?;
         let mut tasks = Vec::new();
         for (step, chunk) in chunks {
             if tasks.len() > ATTEMPTS_MAX {
                 break;
             }
-            let search = Search { path: path.as_ref(), ..Search::of(store, flow, step) };
+            let search = Search { path: task.as_ref().map(|(path, _)| path), ..Search::of(store, flow, step) };
             search.read(chunk.digest, &mut tasks, ATTEMPTS_MAX + 1).await?;
         }
-        Ok(tasks.into_iter().map(|task| Found { started: task.started, count: task.attempt + 1, task: task.id }).collect())
+        let visit = task.and_then(|(_, visit)| visit);
+        let tasks = tasks.into_iter().filter(|task| visit.is_none_or(|visit| visit == task.id.visit));
+        Ok(tasks.map(|task| Found { started: task.started, count: task.attempt + 1, task: task.id }).collect())
     }
 
     /// The attempts of tasks in the order in which these started; one more than the bound when there are more.
@@ -126,9 +128,14 @@ struct Found {
 /// Wanted tasks with ended attempts, but those in stored chunks.
 fn ended_attempts(run: &Run, flow: &Flow, wanted: &Wanted) -> Result<Vec<Found>, Refusal> {
     let step = wanted.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
-    let path = wanted.path()?;
-    let fits_path = |found: &Path| path.as_ref().is_none_or(|path| path == found || (found.0.is_empty() && path.0 == [0]));
-    let tasks = run.tasks(Bound::Unbounded).filter(|(task, _)| step.is_none_or(|step| task.step == step) && fits_path(&task.path));
+    let task = wanted.task()?;
+    let fits = |found: &TaskRef| {
+        task.as_ref().is_none_or(|(path, visit)| {
+            let same_path = *path == found.path || (found.path.0.is_empty() && path.0 == [0]);
+            same_path && visit.is_none_or(|visit| visit == found.visit)
+        })
+    };
+    let tasks = run.tasks(Bound::Unbounded).filter(|(task, _)| step.is_none_or(|step| task.step == step) && fits(task));
     let ended = tasks.filter(|(_, found)| ended_count(found) > 0);
     Ok(ended
         .map(|(task, found)| Found { started: found.started.unwrap_or(found.opened), task: task.id(flow), count: ended_count(found) })
@@ -140,9 +147,13 @@ fn ended_count(task: &Task) -> u32 {
     if task.state.is_open() { task.attempt } else { task.attempt + 1 }
 }
 
-fn parse_task(text: &str) -> Result<Path, Refusal> {
-    let indices = text.split('.').map(str::parse).collect::<Result<Vec<u32>, _>>();
-    indices.map(Path).map_err(|_| Refusal::malformed(format!("{text:?} is no task; tasks look like 3, 3.1 or 0")))
+fn parse_task(text: &str) -> Result<(Path, Option<u32>), Refusal> {
+    let parsed = || {
+        let (path, visit) = text.split_once('~').map_or((text, None), |(path, visit)| (path, Some(visit)));
+        let indices = path.split('.').map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+        Ok((Path(indices), visit.map(str::parse).transpose()?))
+    };
+    parsed().map_err(|_: std::num::ParseIntError| Refusal::malformed(format!("{text:?} is no task; tasks look like 3, 3.1, 0 or 0~2")))
 }
 
 /// The JSON text of the answer, piece by piece.
@@ -194,7 +205,7 @@ async fn chunks_of(store: &Store, run: RunId, ended: Ended) -> Vec<ChunkView> {
     let path = object_path(run, &ended.task.key(ended.attempt));
     let chunk = |micros, stream, text| ChunkView {
         step: ended.task.step.clone(),
-        task: ended.task.path.to_string(),
+        task: ended.task.path.task_name(ended.task.visit),
         attempt: ended.attempt,
         micros,
         stream,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use causey_engine::{Run, Task, TaskState};
 use causey_protocol::flow::{Flow, StepIndex, Transition};
 use causey_protocol::id::{StepName, Timestamp};
+use causey_protocol::record::RunState;
 use causey_protocol::task::ErrorInfo;
 use serde::Serialize;
 
@@ -100,9 +101,16 @@ fn unopened(run: &Run, flow: &Flow, step: StepIndex) -> u64 {
     split.items.saturating_sub(split.offered)
 }
 
-/// How many tasks a step will have: the items of its innermost foreach, once all of those are open.
+/// How many tasks a step will have: the items of its innermost foreach, once all of those are open. Where switches or recursion decide,
+/// what the run has opened; inside a foreach and for recursion that is known at the end.
 fn total(run: &Run, flow: &Flow, step: StepIndex) -> Option<u64> {
-    let Some(split) = flow.foreach_levels(step).last() else { return Some(1) };
+    let levels = flow.foreach_levels(step).last();
+    if flow.recurs(step) || !flow.is_certain(step) {
+        let entered = run.step(step).counts.iter().map(|count| u64::from(*count)).sum();
+        let known = run.state.is_terminal() || (levels.is_none() && !flow.recurs(step));
+        return (run.state == RunState::Succeeded || (entered > 0 && known)).then_some(entered);
+    }
+    let Some(split) = levels else { return Some(1) };
     let opened = run.step(split);
     (opened.foreaches > 0 && total(run, flow, split)? == u64::from(opened.foreaches)).then_some(opened.items)
 }
@@ -125,7 +133,7 @@ fn view(run: &Run, flow: &Flow, step: StepIndex) -> StepView {
             let group = groups.entry(hash).or_insert_with(|| Failures { count: 0, error: error_of(found), tasks: Vec::new() });
             group.count += 1;
             if group.tasks.len() < TASKS_NAMED_MAX {
-                group.tasks.push(task.path.to_string());
+                group.tasks.push(task.path.task_name(task.visit));
             }
         }
     }
@@ -152,6 +160,9 @@ fn error_of(task: &Task) -> ErrorInfo {
 }
 
 fn state(run_ended: bool, counts: &Counts, total: Option<u64>) -> &'static str {
+    if total == Some(0) {
+        return "skipped";
+    }
     let complete = total.is_some_and(|total| counts.succeeded >= total);
     match (run_ended, counts) {
         (_, _) if complete => "succeeded",

@@ -157,7 +157,7 @@ async fn page(store: &Store, flow: &Flow, paging: &Paging, Pieces { pieces, next
 fn stored_view(task: StoredTask) -> TaskView {
     TaskView {
         step: task.id.step,
-        task: task.id.path.to_string(),
+        task: task.id.path.task_name(task.id.visit),
         path: task.id.path,
         visit: task.id.visit,
         state: TaskState::Succeeded,
@@ -176,7 +176,7 @@ fn view(run: &Run, flow: &Flow, task: &TaskRef, found: &Task) -> TaskView {
     let has_object = !found.state.is_open() && !matches!(found.state, TaskState::Cancelled | TaskState::Aborted);
     TaskView {
         step: flow.step(task.step).name.clone(),
-        task: task.path.to_string(),
+        task: task.path.task_name(task.visit),
         path: task.path.clone(),
         visit: task.visit,
         state: found.state,

@@ -2,5 +2,6 @@
 
 mod properties;
 mod scenarios;
+mod switches;
 mod upkeep;
 mod world;

@@ -13,11 +13,14 @@ use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, ReportItem
 use proptest::prelude::*;
 
 /// Flows with every construct, by number.
-const FLOWS: [&[&str]; 5] = [
+const FLOWS: [&[&str]; 8] = [
     &["start > middle", "middle > end", "end"],
     &["start > a b", "a > meet", "b > meet", "meet* > end", "end"],
     &["start each work", "work > gather", "gather* > end", "end"],
     &["start each outer", "outer each inner", "inner > fold", "fold* > gather", "gather* > end", "end"],
+    &["start ? b a", "a > meet", "b > meet", "meet > end", "end"],
+    &["start > loop", "loop ? loop loop2 end", "loop2 > end", "end"],
+    &["start each loop", "loop ? loop a b", "a > gather", "b > gather", "gather* > end", "end"],
     &["start each item", "item > left right", "left > meet", "right > meet", "meet* > gather", "gather* > end", "end"],
 ];
 

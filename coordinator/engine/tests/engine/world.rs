@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use causey_engine::{Command, State, commands, decide, outstanding, violations};
 use causey_protocol::event::CloudEvent;
-use causey_protocol::flow::{Definition, Flow, Step, Transition, Trigger};
+use causey_protocol::flow::{Case, Definition, Flow, Step, Transition, Trigger};
 use causey_protocol::id::{Digest, FlowName, PoolName, RequestId, RunId, StepName, Timestamp, WorkerName};
 use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
 use causey_protocol::parameter::{Parameter, Values};
@@ -15,7 +15,7 @@ use causey_protocol::task::{
     Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, Inputs, Outcome, Publication, Report, ReportItem, Success,
 };
 
-/// Builds a definition from lines such as `start > a b`, `fan each work`, `join* > end`, `end`; `*` marks a join.
+/// Builds a definition from lines such as `start > a b`, `fan each work`, `choose ? a b`, `join* > end`, `end`; `*` marks a join.
 pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
     let step = |line: &&str| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -24,11 +24,16 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
             [] => Transition::End,
             [">", to] => Transition::Linear { to: named(to) },
             ["each", to] => Transition::Foreach { to: named(to), variable: "items".into() },
+            ["?", ref to @ ..] => {
+                let case = |(value, to): (usize, &&str)| Case { value: value.into(), to: named(to) };
+                Transition::Switch { condition: "kind".into(), cases: to.iter().enumerate().map(case).collect() }
+            }
             [">", ref to @ ..] => Transition::Branch { to: to.iter().map(|word| named(word)).collect() },
             _ => panic!("{line}"),
         };
         let join = words[0].ends_with('*');
-        Step { name: named(words[0]), line: 0, doc: String::new(), join, next, retry: None, catch: None, resources: None, host: None }
+        let (name, doc) = (named(words[0]), String::new());
+        Step { name, line: 0, doc, join, next, retry: None, catch: None, resources: None, host: None, visits_max: None }
     };
     Definition {
         format: 1,
@@ -192,6 +197,16 @@ impl World {
         self.queue.iter().flat_map(|dispatch| dispatch.tasks.iter().map(|task| dispatch.task_id(task).to_string())).collect()
     }
 
+    /// A worker runs the queued task of a switch to its end, which chooses the step `to`.
+    pub(crate) fn choose(&mut self, name: &str, to: &str) -> Vec<Record> {
+        let (dispatch, task) = self.take(name);
+        let mut item = self.success(&dispatch, &task, None, Vec::new());
+        if let Outcome::Succeeded(success) = &mut item.outcome {
+            success.next = vec![to.parse().unwrap()];
+        }
+        self.report(item)
+    }
+
     /// A worker runs the queued task to its end.
     pub(crate) fn succeed(&mut self, name: &str, foreach: Option<u32>) -> Vec<Record> {
         let (dispatch, task) = self.take(name);
@@ -260,13 +275,22 @@ impl World {
         let success = Success {
             digest: Digest::of(dispatch.task_id(task).to_string().as_bytes()),
             bytes: 10,
-            next: step.next.targets().to_vec(),
+            next: Self::next(&step.next, task),
             foreach,
             publications,
             started: Timestamp(self.now),
             ended: Timestamp(self.now + 1),
         };
         item(dispatch, task, Outcome::Succeeded(success))
+    }
+
+    /// What a task names as its next steps; a switch takes the case of its number of visits, so that recursion ends.
+    fn next(transition: &Transition, task: &DispatchedTask) -> Vec<StepName> {
+        let targets: Vec<StepName> = transition.targets().into_iter().cloned().collect();
+        match transition {
+            Transition::Switch { .. } => vec![targets[(task.visit as usize).min(targets.len() - 1)].clone()],
+            _ => targets,
+        }
     }
 
     pub(crate) fn run_state(&self, run: RunId) -> RunState {

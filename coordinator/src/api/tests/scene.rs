@@ -55,6 +55,7 @@ fn flow(retries: u32) -> Flow {
         catch: None,
         resources: None,
         host: None,
+        visits_max: None,
     };
     let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0 };
     let definition = Definition {
