@@ -7,7 +7,7 @@ Importing this package stays cheap (every `causey run` pays for it), so nothing 
 from __future__ import annotations
 
 from causey._current import current
-from causey._decorators import catch, host, resources, retry, trigger
+from causey._decorators import catch, host, recursion, resources, retry, trigger
 from causey._errors import (
     CauseyException,
     FailureHandledByCatch,
@@ -48,6 +48,7 @@ __all__ = [
     "events",
     "host",
     "models",
+    "recursion",
     "resources",
     "retry",
     "step",

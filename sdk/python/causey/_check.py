@@ -38,7 +38,7 @@ def check_graph(flow: str, file: str, graph: Graph) -> list[Problem]:
     ends = Ends(graph)
     if not graph:
         return [Problem(GRAPH, f"flow '{flow}' has no steps", file, hint="mark its methods with @step")]
-    for rule in (_names, _ends, _arguments, _transitions, _unknown_targets, _loops, _orphans, _balance, _empty_foreach):
+    for rule in (_names, _ends, _arguments, _transitions, _unknown_targets, _loops, _orphans, _balance, _straight_to_a_join):
         problems = list(rule(graph, ends))
         if problems:
             for problem in problems:
@@ -104,11 +104,11 @@ def _arguments(graph: Graph, ends: Ends) -> Iterator[Problem]:
                 f"step '{node.name}' has too many arguments",
                 "a step takes (self), a join takes (self, inputs)",
             )
-        elif node.is_join and node.splits:
+        elif node.is_join and (node.splits or node.switches):
             yield _problem(
                 node,
-                f"step '{node.name}' is a join and a split at once",
-                "let the join go to a step of its own, and split there",
+                f"step '{node.name}' is a join and a {'switch' if node.switches else 'split'} at once",
+                f"let the join go to a step of its own, and {'switch' if node.switches else 'split'} there",
             )
 
 
@@ -126,7 +126,8 @@ def _transitions(graph: Graph, ends: Ends) -> Iterator[Problem]:
             yield _problem(
                 node,
                 f"step '{node.name}' has a wrong self.next(…): {node.transition.problem}",
-                "write self.next(self.a), self.next(self.a, self.b) or self.next(self.a, foreach='items')",
+                "write self.next(self.a), self.next(self.a, self.b), self.next(self.a, foreach='items') or "
+                "self.next({'x': self.a, 'y': self.b}, condition='kind')",
                 node.transition.line,
             )
         elif node.other_transitions:
@@ -158,14 +159,19 @@ def _loops(graph: Graph, ends: Ends) -> Iterator[Problem]:
             loop = [*path[path.index(name) :], name]
             node = graph[path[-1]]
             line = node.transition.line if node.transition else None
-            yield _problem(node, f"the flow has a loop: {' → '.join(loop)}", "steps must not lead back", line)
+            hint = "steps must not lead back; only a case of a switch may lead to its own step"
+            yield _problem(node, f"the flow has a loop: {' → '.join(loop)}", hint, line)
         elif name not in done:
             done.add(name)
-            for target in graph[name].targets:
+            for target in graph[name].forward_targets:
                 yield from visit(target, [*path, name])
 
     for name in graph:
         yield from visit(name, [])
+    if ends.start is not None and graph[ends.start].recurs:
+        yield _problem(
+            graph[ends.start], f"the first step '{ends.start}' leads back to itself", "put a step before it"
+        )
 
 
 def _orphans(graph: Graph, ends: Ends) -> Iterator[Problem]:
@@ -191,7 +197,7 @@ def _balance(graph: Graph, ends: Ends) -> Iterator[Problem]:
     opened: dict[str, list[tuple[str, str]]] = {}
     parents: dict[str, list[str]] = {name: [] for name in graph}
     for node in graph.values():
-        for target in node.targets:
+        for target in node.forward_targets:
             parents[target].append(node.name)
 
     def stack_into(parent: str, target: str) -> list[tuple[str, str]]:
@@ -219,18 +225,17 @@ def _balance(graph: Graph, ends: Ends) -> Iterator[Problem]:
             split = graph[incoming[0][-1][0]]
             arrived = {stack[-1][1] for stack in incoming}
             missing = [target for target in split.targets if target not in arrived]
-            if missing or len(incoming) != len(split.targets):
+            if missing:
                 yield _problem(
                     node,
-                    f"step '{name}' joins {len(incoming)} of the {len(split.targets)} branches of '{split.name}'"
-                    if missing
-                    else f"step '{name}' is reached more than once from the same branch of '{split.name}'",
-                    f"lead {', '.join(missing)} to '{name}' too" if missing else "join each branch once",
+                    f"step '{name}' joins {len(arrived)} of the {len(split.targets)} branches of '{split.name}'",
+                    f"lead {', '.join(missing)} to '{name}' too",
                 )
                 return
             opened[name] = incoming[0][:-1]
         else:
-            if len(incoming) > 1:
+            # Equal stacks: a switch before them lets one of them run.
+            if len({tuple(stack) for stack in incoming}) > 1:
                 yield _problem(
                     node,
                     f"step '{name}' follows several steps ({', '.join(parents[name])}) but is not a join",
@@ -258,14 +263,14 @@ def _topological(graph: Graph, parents: dict[str, list[str]]) -> list[str]:
     while ready:
         name = ready.pop(0)
         order.append(name)
-        for target in graph[name].targets:
+        for target in graph[name].forward_targets:
             waiting[target] -= 1
             if not waiting[target]:
                 ready.append(target)
     return order
 
 
-def _empty_foreach(graph: Graph, ends: Ends) -> Iterator[Problem]:
+def _straight_to_a_join(graph: Graph, ends: Ends) -> Iterator[Problem]:
     for node in graph.values():
         if node.transition and node.transition.variable is not None and graph[node.targets[0]].is_join:
             yield _problem(
@@ -274,12 +279,20 @@ def _empty_foreach(graph: Graph, ends: Ends) -> Iterator[Problem]:
                 "add a step between them",
                 node.transition.line,
             )
+        elif node.switches:
+            for join in (target for target in node.targets if graph[target].is_join):
+                yield _problem(
+                    node,
+                    f"the switch of step '{node.name}' leads straight to the join '{join}'",
+                    "put a step between them on that path",
+                    node.transition.line if node.transition else None,
+                )
 
 
 def in_order_of_the_graph(graph: Graph) -> list[Node]:
     """The steps from start to end, for people to read."""
     parents: dict[str, list[str]] = {name: [] for name in graph}
     for node in graph.values():
-        for target in node.targets:
+        for target in node.forward_targets:
             parents[target].append(node.name)
     return [graph[name] for name in _topological(graph, parents)]

@@ -110,6 +110,8 @@ if TYPE_CHECKING:
 
     def host(function: Any = None, *, mode: str = "fork") -> Any: ...
 
+    def recursion(function: Any = None, *, visits_max: int = 1000) -> Any: ...
+
     def trigger(
         flow: Any = None,
         *,
@@ -138,4 +140,5 @@ else:
         mark_step,
     )
     host = _decorator("host", {"mode": "fork"}, mark_step)
+    recursion = _decorator("recursion", {"visits_max": 1000}, mark_step)
     trigger = _decorator("trigger", {"event": None, "events": None, "options": None}, mark_flow)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from causey._graph import Node
 
 RETRIES_MAX = 100
+VISITS_MAX = 100_000
 _HOST_MODES = ("fork", "reuse", "spawn")
 
 
@@ -74,6 +75,7 @@ def _step(node: Node) -> dict[str, Any]:
         "catch": {"variable": decorators["catch"]["var"]} if "catch" in decorators else None,
         "resources": _resources(decorators["resources"]) if "resources" in decorators else None,
         "host": decorators["host"]["mode"] if "host" in decorators else None,
+        **({"visits_max": decorators["recursion"]["visits_max"]} if "recursion" in decorators else {}),
     }
 
 
@@ -81,6 +83,9 @@ def _next(node: Node) -> dict[str, Any] | str:
     transition = node.transition
     if transition is None:
         return "end"
+    if transition.condition is not None:
+        cases = [{"value": value, "to": target} for value, target in transition.cases.items()]
+        return {"switch": {"condition": transition.condition, "cases": cases}}
     if transition.variable is not None:
         return {"foreach": {"to": transition.targets[0], "variable": transition.variable}}
     if len(transition.targets) > 1:
@@ -128,6 +133,12 @@ def _decorator_problems(node: Node) -> list[Problem]:
                 f"step '{node.name}' has @catch and splits with foreach",
                 "let another step split: the items would be missing after a failure",
             )
+        if node.switches:
+            refuse(
+                "catch",
+                f"step '{node.name}' has @catch and a switch",
+                "let another step switch: after a failure there is no value to choose by",
+            )
         variable = decorators["catch"]["var"]
         if variable is not None and not (isinstance(variable, str) and variable.isidentifier()):
             refuse(
@@ -151,6 +162,15 @@ def _decorator_problems(node: Node) -> list[Problem]:
         problem = _out_of_range(decorators["resources"], {"cpu": (0, None), "memory": (1, None), "gpu": (0, None)})
         if problem:
             refuse("resources", f"@resources of step '{node.name}': {problem}")
+    if "recursion" in decorators:
+        visits = decorators["recursion"]["visits_max"]
+        if not node.recurs:
+            refuse("recursion", f"step '{node.name}' has @recursion, but no case of a switch leads back to it")
+        elif type(visits) is not int or not 1 <= visits <= VISITS_MAX:
+            refuse(
+                "recursion",
+                f"@recursion of step '{node.name}': visits_max={visits!r} is not a whole number between 1 and {VISITS_MAX}",
+            )
     if "host" in decorators and decorators["host"]["mode"] not in _HOST_MODES:
         refuse(
             "host",

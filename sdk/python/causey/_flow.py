@@ -47,7 +47,8 @@ class FlowSpec:
     def next(self, *steps: Callable[..., None], **options: Any) -> None:
         """Names the next step; the last statement of every step but the end.
 
-        `self.next(self.a)`, `self.next(self.a, self.b)` or `self.next(self.a, foreach="items")`.
+        `self.next(self.a)`, `self.next(self.a, self.b)`, `self.next(self.a, foreach="items")` or
+        `self.next({"x": self.a, "y": self.b}, condition="kind")`, which goes on to the step of `self.kind`.
         """
         from causey._next import transition
         from causey._task import require_task

@@ -19,15 +19,25 @@ if TYPE_CHECKING:
 
 
 class Transition:
-    """self.next(…) as written; `problem` says what is wrong with it."""
+    """self.next(…) as written; `problem` says what is wrong with it. A switch has a condition and cases."""
 
-    __slots__ = ("line", "problem", "targets", "variable")
+    __slots__ = ("cases", "condition", "line", "problem", "targets", "variable")
 
-    def __init__(self, targets: list[str], line: int, variable: str | None = None, problem: str | None = None) -> None:
+    def __init__(
+        self,
+        targets: list[str],
+        line: int,
+        variable: str | None = None,
+        problem: str | None = None,
+        condition: str | None = None,
+        cases: dict[str | int | float | bool, str] | None = None,
+    ) -> None:
         self.targets = targets
         self.line = line
         self.variable = variable
         self.problem = problem
+        self.condition = condition
+        self.cases = cases or {}
 
 
 class Node:
@@ -53,9 +63,24 @@ class Node:
         return self.transition.targets if self.transition else []
 
     @property
+    def switches(self) -> bool:
+        return self.transition is not None and self.transition.condition is not None
+
+    @property
+    def recurs(self) -> bool:
+        return self.switches and self.name in self.targets
+
+    @property
+    def forward_targets(self) -> list[str]:
+        """The targets without the step itself, to which a case of its switch may lead back."""
+        return [target for target in self.targets if not (self.switches and target == self.name)]
+
+    @property
     def splits(self) -> bool:
         transition = self.transition
-        return transition is not None and (transition.variable is not None or len(transition.targets) > 1)
+        if transition is None or transition.condition is not None:
+            return False
+        return transition.variable is not None or len(transition.targets) > 1
 
     def decorator_line(self, name: str) -> int:
         return self._decorator_lines.get(name, self.line)
@@ -134,18 +159,19 @@ def _tail_transition(definition: ast.FunctionDef) -> Transition | None:
     assert isinstance(tail, ast.Expr) and isinstance(tail.value, ast.Call)
     call = tail.value
     options = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "condition" in options or any(isinstance(argument, ast.Dict) for argument in call.args):
+        return _switch(call, options, owner, tail.lineno)
     targets = []
     problem = None
     for argument in call.args:
-        if isinstance(argument, ast.Attribute) and isinstance(argument.value, ast.Name) and argument.value.id == owner:
-            targets.append(argument.attr)
-        elif not isinstance(argument, ast.Dict):
+        target = _member(argument, owner)
+        if target is not None:
+            targets.append(target)
+        else:
             problem = "a target must be written as self.<step>"
     foreach = options.pop("foreach", None)
     variable = foreach.value if isinstance(foreach, ast.Constant) and isinstance(foreach.value, str) else None
-    if "condition" in options or any(isinstance(argument, ast.Dict) for argument in call.args):
-        problem = "a switch (condition=…) is not offered yet"
-    elif "num_parallel" in options:
+    if "num_parallel" in options:
         problem = "num_parallel is not offered yet, use foreach"
     elif options:
         problem = f"it has an unknown keyword argument '{next(iter(options))}'"
@@ -156,3 +182,37 @@ def _tail_transition(definition: ast.FunctionDef) -> Transition | None:
     elif not call.args:
         problem = "it names no step"
     return Transition(targets, tail.lineno, variable, problem)
+
+
+def _member(expression: ast.expr, owner: str) -> str | None:
+    """The name behind `self.`; None for any other expression."""
+    if isinstance(expression, ast.Attribute) and isinstance(expression.value, ast.Name) and expression.value.id == owner:
+        return expression.attr
+    return None
+
+
+def _switch(call: ast.Call, options: dict[str | None, ast.expr], owner: str, line: int) -> Transition:
+    condition = options.pop("condition", None)
+    variable = condition.value if isinstance(condition, ast.Constant) and isinstance(condition.value, str) else None
+    cases: dict[str | int | float | bool, str] = {}
+    problem = None
+    if condition is None:
+        problem = "a dictionary of cases needs condition='<artifact>'"
+    elif not variable:
+        problem = "condition must be the name of an artifact in quotes"
+    elif options:
+        problem = f"a switch cannot be combined with '{next(iter(options))}'"
+    elif len(call.args) != 1 or not isinstance(call.args[0], ast.Dict):
+        problem = "condition needs one dictionary that maps its values to steps"
+    else:
+        for key, value in zip(call.args[0].keys, call.args[0].values):
+            target = _member(value, owner)
+            if target is None:
+                problem = "a target must be written as self.<step>"
+            elif not isinstance(key, ast.Constant) or not isinstance(key.value, (str, int, float)):
+                problem = "a case must be a text, a number or a boolean, written out"
+            else:
+                cases[key.value] = target
+        if not problem and len(cases) < 2:
+            problem = f"a switch needs at least two cases, this one has {len(cases)}"
+    return Transition(list(dict.fromkeys(cases.values())), line, None, problem, variable, cases)

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 def transition(flow: FlowSpec, task: Task, steps: tuple[Any, ...], options: dict[str, Any]) -> Transition:
     step = task.step
-    unknown = [option for option in options if option != "foreach"]
+    unknown = [option for option in options if option not in ("foreach", "condition")]
     if unknown:
         raise InvalidNextException(f"step '{step}' passes an unknown keyword argument '{unknown[0]}' to self.next()")
     if task.transition is not None:
         raise InvalidNextException(f"multiple self.next() calls detected in step '{step}': call self.next() only once")
+    if options.get("condition") is not None:
+        return Transition([_chosen(flow, step, steps, options)])
+    if any(isinstance(target, dict) for target in steps):
+        raise InvalidNextException(
+            f"self.next() in step '{step}' has a dictionary of cases but no condition: add condition='<artifact>'"
+        )
     names = [_step_name(flow, step, place, target) for place, target in enumerate(steps, start=1)]
     variable = options.get("foreach")
     if not variable:
@@ -48,6 +54,34 @@ def _step_name(flow: FlowSpec, step: str, place: int, target: Any) -> str:
     if step_marks(getattr(type(flow), name, None)) is None:
         raise InvalidNextException(f"step '{step}' goes to '{name}', which is not a step of the flow")
     return str(name)
+
+
+def _chosen(flow: FlowSpec, step: str, steps: tuple[Any, ...], options: dict[str, Any]) -> str:
+    """The step whose case is the value of the condition."""
+    variable = options["condition"]
+    if len(steps) != 1 or not isinstance(steps[0], dict) or not steps[0]:
+        raise InvalidNextException(
+            f"self.next(…, condition=…) in step '{step}' needs one dictionary that maps values to steps"
+        )
+    if not isinstance(variable, str):
+        raise InvalidNextException(
+            f"the argument to 'condition' in step '{step}' must be a string, the name of an artifact"
+        )
+    if options.get("foreach") is not None:
+        raise InvalidNextException(f"self.next() in step '{step}' combines condition and foreach: use one of them")
+    cases = steps[0]
+    try:
+        value = getattr(flow, variable)
+    except AttributeError:
+        raise InvalidNextException(
+            f"condition variable 'self.{variable}' in step '{step}' does not exist: set it in this step"
+        ) from None
+    if value not in cases:
+        raise RuntimeError(
+            f"Switch condition variable '{variable}' has value '{value}' "
+            f"which is not in the available cases: {list(cases)}"
+        )
+    return _step_name(flow, step, 1, cases[value])
 
 
 def _items(flow: FlowSpec, step: str, variable: str) -> list[Any]:

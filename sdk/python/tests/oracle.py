@@ -42,6 +42,9 @@ def artifacts(run_file, flow_name):
     for step in run:
         for task in step:
             path = ".".join(str(frame.index) for frame in task["_foreach_stack"].data) or "0"
+            visit = ([0] + task["_iteration_stack"].data)[-1]
+            if visit:
+                path += f"~{visit}"
             # A caught failure counts as unsuccessful there, but its artifacts are the task's result.
             if task["_task_ok"].data:
                 found[f"{step.id}/{path}"] = {

@@ -13,6 +13,11 @@ END = """
             pass
 """
 
+WRITE = (
+    "write self.next(self.a), self.next(self.a, self.b), self.next(self.a, foreach='items') or "
+    "self.next({'x': self.a, 'y': self.b}, condition='kind')"
+)
+
 CASES = {
     "unknown_step_suggests_a_near_name": (
         """
@@ -121,7 +126,7 @@ CASES = {
             def end(self):
                 pass
         """,
-        ["13 b: the flow has a loop: a → b → a | steps must not lead back"],
+        ["13 b: the flow has a loop: a → b → a | steps must not lead back; only a case of a switch may lead to its own step"],
     ),
     "orphan": (
         """
@@ -299,7 +304,7 @@ CASES = {
         """,
         ["4 start: step 'start' has too many arguments | a step takes (self), a join takes (self, inputs)"],
     ),
-    "switch_is_refused": (
+    "switch_with_one_case": (
         """
         class Flow(FlowSpec):
             @step
@@ -310,9 +315,200 @@ CASES = {
             def end(self):
                 pass
         """,
+        ["5 start: step 'start' has a wrong self.next(…): a switch needs at least two cases, this one has 1 | " + WRITE],
+    ),
+    "switch_without_condition": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next({"a": self.a, "b": self.end})
+
+            @step
+            def a(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
         [
-            "5 start: step 'start' has a wrong self.next(…): a switch (condition=…) is not offered yet | "
-            "write self.next(self.a), self.next(self.a, self.b) or self.next(self.a, foreach='items')"
+            "5 start: step 'start' has a wrong self.next(…): a dictionary of cases needs condition='<artifact>' | "
+            + WRITE
+        ],
+    ),
+    "switch_by_a_variable": (
+        """
+        KEY = "a"
+
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next({KEY: self.a, "b": self.end}, condition="x")
+
+            @step
+            def a(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "7 start: step 'start' has a wrong self.next(…): a case must be a text, a number or a boolean, written out | "
+            + WRITE
+        ],
+    ),
+    "switch_to_an_unknown_step": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next({"a": self.ent, "b": self.end}, condition="x")
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["5 start: step 'start' goes to an unknown step 'ent' | did you mean 'end'?"],
+    ),
+    "switch_straight_to_a_join": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.work, foreach="items")
+
+            @step
+            def work(self):
+                self.next({"a": self.join, "b": self.more}, condition="x")
+
+            @step
+            def more(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "9 work: the switch of step 'work' leads straight to the join 'join' | put a step between them on that path"
+        ],
+    ),
+    "switch_back_to_an_earlier_step": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.a)
+
+            @step
+            def a(self):
+                self.next(self.b)
+
+            @step
+            def b(self):
+                self.next({"a": self.a, "b": self.end}, condition="x")
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "13 b: the flow has a loop: a → b → a | "
+            "steps must not lead back; only a case of a switch may lead to its own step"
+        ],
+    ),
+    "switch_of_the_first_step_back_to_itself": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next({"a": self.start, "b": self.end}, condition="x")
+
+            @step
+            def end(self):
+                pass
+        """,
+        ["4 start: the first step 'start' leads back to itself | put a step before it"],
+    ),
+    "switch_into_another_branch": (
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.left, self.right)
+
+            @step
+            def left(self):
+                self.next({"a": self.more, "b": self.right}, condition="x")
+
+            @step
+            def more(self):
+                self.next(self.join)
+
+            @step
+            def right(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "16 right: step 'right' follows several steps (start, left) but is not a join | "
+            "write def right(self, inputs):"
+        ],
+    ),
+    "catch_on_a_switch": (
+        """
+        class Flow(FlowSpec):
+            @catch
+            @step
+            def start(self):
+                self.next({"a": self.a, "b": self.end}, condition="x")
+
+            @step
+            def a(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "3 start: step 'start' has @catch and a switch | "
+            "let another step switch: after a failure there is no value to choose by"
+        ],
+    ),
+    "recursion_without_one_or_out_of_range": (
+        """
+        class Flow(FlowSpec):
+            @recursion
+            @step
+            def start(self):
+                self.next(self.again)
+
+            @recursion(visits_max=0)
+            @step
+            def again(self):
+                self.next({True: self.again, False: self.end}, condition="x")
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "3 start: step 'start' has @recursion, but no case of a switch leads back to it | None",
+            "8 again: @recursion of step 'again': visits_max=0 is not a whole number between 1 and 100000 | None",
         ],
     ),
     "refused_decorators": (

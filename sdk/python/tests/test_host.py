@@ -257,6 +257,26 @@ def test_current_describes_the_attempt(run_step):
             "foreach variable 'self.absent' in step 'start' does not exist: check the name",
         ),
         (
+            ["self.kind = 'c'", "self.next({'a': self.start, 'b': self.end}, condition='kind')"],
+            "RuntimeError",
+            "Switch condition variable 'kind' has value 'c' which is not in the available cases: ['a', 'b']",
+        ),
+        (
+            ["self.next({'a': self.start, 'b': self.end}, condition='absent')"],
+            "InvalidNextException",
+            "condition variable 'self.absent' in step 'start' does not exist: set it in this step",
+        ),
+        (
+            ["self.next({'a': self.start, 'b': self.end})"],
+            "InvalidNextException",
+            "self.next() in step 'start' has a dictionary of cases but no condition: add condition='<artifact>'",
+        ),
+        (
+            ["self.items = [1]", "self.next({1: self.end}, condition='count', foreach='items')"],
+            "InvalidNextException",
+            "self.next() in step 'start' combines condition and foreach: use one of them",
+        ),
+        (
             ["self.next(self.end, colour=1)"],
             "InvalidNextException",
             "step 'start' passes an unknown keyword argument 'colour' to self.next()",

@@ -235,7 +235,7 @@ def run_flow(worker, definition, parameters=None, reuse=False):
     shared = worker.fork() if reuse else None
     done = {}
 
-    def task(step, path, inputs, splits):
+    def task(step, path, inputs, splits, visit=0):
         retries_max = (steps[step]["retry"] or {"times": 0})["times"]
         for retry in range(retries_max + 1):
             run = message(
@@ -245,6 +245,7 @@ def run_flow(worker, definition, parameters=None, reuse=False):
                 path=path,
                 inputs=inputs,
                 splits=splits,
+                visit=visit,
                 parameters=values,
                 retry=retry,
                 attempt=retry,
@@ -262,13 +263,21 @@ def run_flow(worker, definition, parameters=None, reuse=False):
 
     def follow(step, path, inputs, splits, until):
         """Runs from a step to the join that closes the level (exclusive); returns (join, last reference)."""
+        visit = 0
         while True:
-            answer, reference = task(step, path, inputs, splits)
+            answer, reference = task(step, path, inputs, splits, visit)
             declared = steps[step]["next"]
             if declared == "end":
                 assert answer["next"] == [], answer
                 return None, reference
             ((kind, how),) = declared.items()
+            if kind == "switch":
+                (chosen,) = answer["next"]
+                assert chosen in [case["to"] for case in how["cases"]], answer
+                visit = visit + 1 if chosen == step else 0
+                step, inputs = chosen, [reference]
+                continue
+            visit = 0
             targets = how["to"] if kind == "branch" else [how["to"]]
             assert answer["next"] == targets, answer
             if kind == "linear":

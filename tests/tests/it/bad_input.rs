@@ -66,6 +66,50 @@ async fn a_flow_file_that_cannot_be_used_is_refused_with_place_and_advice() {
     small_runs(&project).await;
 }
 
+#[tokio::test]
+async fn a_switch_value_without_a_case_and_endless_recursion_fail_by_name() {
+    let project = Project::new();
+    let stack = Stack::start(&project).await;
+    let flow = project.flow("switching.py", SWITCHING);
+    project
+        .expect(1, &["run", &flow, "--kind", "neither"])
+        .await
+        .says(&["start", "Switch condition variable 'kind' has value 'neither' which is not in the available cases: ['turn', 'leave']"]);
+    project.expect(1, &["run", &flow, "--kind", "turn"]).await.says(&[
+        "CSY-2107",
+        "step `turn` leads back to itself after 5 visits, which is its bound",
+        "@recursion(visits_max=…)",
+    ]);
+    let output = project.ok(&["run", &flow, "--kind", "leave"]).await;
+    assert!(output.stdout.contains("left"), "{output:#?}");
+    let listed = project.ok(&["runs", "--json"]).await.json_lines();
+    let tree = project.ok(&["show", listed[0]["name"].as_str().unwrap()]).await;
+    assert!(tree.stdout.contains("- turn   0/0"), "{tree:#?}");
+    let history = History::read(&stack.nats().await).await;
+    assert_eq!(history.violations(), Vec::<String>::new());
+}
+
+const SWITCHING: &str = "\
+from causey import FlowSpec, Parameter, recursion, step
+
+
+class Switching(FlowSpec):
+    kind = Parameter('kind', default='leave')
+
+    @step
+    def start(self):
+        self.next({'turn': self.turn, 'leave': self.end}, condition='kind')
+
+    @recursion(visits_max=5)
+    @step
+    def turn(self):
+        self.next({'turn': self.turn, 'leave': self.end}, condition='kind')
+
+    @step
+    def end(self):
+        print('left')
+";
+
 const CYCLE: &str = "\
 from causey import FlowSpec, step
 

@@ -1,6 +1,6 @@
 """`metaflow` as existing flows import it, answered by Causey. The host and the check put this folder on sys.path."""
 
-from causey import FlowSpec, JSONType, Parameter, catch, current, host, resources, retry, step, trigger
+from causey import FlowSpec, JSONType, Parameter, catch, current, host, recursion, resources, retry, step, trigger
 from causey._refused import stand_in as _stand_in
 from causey._trigger import MetaflowEvent, Trigger
 
@@ -13,6 +13,7 @@ __all__ = [
     "catch",
     "current",
     "host",
+    "recursion",
     "resources",
     "retry",
     "step",
