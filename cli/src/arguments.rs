@@ -110,6 +110,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "KIND")]
     pub(crate) host: Option<HostKind>,
 
+    /// Longest time the run may take: 90s, 15m, 2h, 1d (default: what the flow says)
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub(crate) timeout: Option<f64>,
+
     /// Who asks (default: your login name)
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
@@ -124,6 +128,20 @@ pub(crate) struct Run {
 
     #[command(flatten)]
     pub(crate) place: Place,
+}
+
+/// A time limit in seconds.
+fn seconds(text: &str) -> Result<f64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        other => return Err(format!("`{other}` is no unit of time; use s, m, h or d")),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("{digits:?} is not a number; write 90s, 15m, 2h or 1d"))?;
+    causey_protocol::policy::timeout_fault(number * unit).map_or(Ok(number * unit), Err)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

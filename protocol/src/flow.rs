@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, FlowName, StepName};
 use crate::parameter::Parameter;
-use crate::policy::{CatchPolicy, HostMode, Resources, RetryPolicy};
+use crate::policy::{self, CatchPolicy, HostMode, Resources, RetryPolicy};
 use crate::problem::{Code, Problem};
 
 /// Most steps a flow may have.
@@ -39,6 +39,9 @@ pub struct Definition {
     pub parameters: Vec<Parameter>,
     #[serde(default)]
     pub triggers: Vec<Trigger>,
+    /// Longest time a run may take, in seconds. A request may set another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
 }
 
 /// A named node of a flow.
@@ -67,6 +70,12 @@ pub struct Step {
     /// How often recursion may enter the step on one path; `None`: [`VISITS_MAX_DEFAULT`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visits_max: Option<u32>,
+    /// Longest time an attempt may take, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
+    /// Time between the request to end and the kill, in seconds; `None`: [`policy::GRACE_SECONDS_DEFAULT`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<f64>,
 }
 
 /// How a step ends.
@@ -313,6 +322,9 @@ fn check_header(definition: &Definition) -> Result<(), Problem> {
     if definition.steps.is_empty() || definition.steps.len() > STEPS_MAX {
         return Err(fault(definition, None, format!("has {} steps; 1 to {STEPS_MAX} are possible", definition.steps.len())));
     }
+    if let Some(what) = definition.timeout_seconds.and_then(policy::timeout_fault) {
+        return Err(fault(definition, None, format!("is wrong: {what}")));
+    }
     let mut seen = BTreeSet::new();
     if let Some(twice) = definition.parameters.iter().find(|parameter| !seen.insert(&parameter.name)) {
         return Err(fault(definition, None, format!("has parameter `{}` twice", twice.name)));
@@ -373,7 +385,8 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
             return Err(fault(definition, Some(step), "branches to fewer than two different steps"));
         }
     }
-    if let Some(what) = step.retry.as_ref().and_then(RetryPolicy::fault) {
+    let times = [step.timeout_seconds.and_then(policy::timeout_fault), step.grace_seconds.and_then(policy::grace_fault)];
+    if let Some(what) = step.retry.as_ref().and_then(RetryPolicy::fault).into_iter().chain(times.into_iter().flatten()).next() {
         return Err(fault(definition, Some(step), format!("is wrong: {what}")));
     }
     if let Some(resources) = &step.resources {
@@ -616,6 +629,8 @@ mod tests {
                 resources: None,
                 host: None,
                 visits_max: None,
+                timeout_seconds: None,
+                grace_seconds: None,
             }
         });
         Definition {
@@ -628,6 +643,7 @@ mod tests {
             steps: steps.collect(),
             parameters: Vec::new(),
             triggers: Vec::new(),
+            timeout_seconds: None,
         }
     }
 
@@ -765,6 +781,26 @@ mod tests {
         assert_eq!(
             Flow::try_from(flow).unwrap_err().message,
             "demo.py:10: step `start` bounds its visits, but no case of a switch leads back to it"
+        );
+    }
+
+    #[test]
+    fn a_timeout_of_zero_is_refused() {
+        let mut flow = definition(&["start > end", "end"]);
+        flow.steps[0].timeout_seconds = Some(0.0);
+        assert_eq!(
+            Flow::try_from(flow.clone()).unwrap_err().message,
+            "demo.py:10: step `start` is wrong: a timeout of 0 seconds is not between 0 (excluded) and 31536000"
+        );
+        (flow.steps[0].timeout_seconds, flow.timeout_seconds) = (None, Some(f64::NAN));
+        assert_eq!(
+            Flow::try_from(flow.clone()).unwrap_err().message,
+            "flow Demo is wrong: a timeout of NaN seconds is not between 0 (excluded) and 31536000"
+        );
+        (flow.timeout_seconds, flow.steps[1].grace_seconds) = (Some(0.5), Some(-1.0));
+        assert_eq!(
+            Flow::try_from(flow).unwrap_err().message,
+            "demo.py:11: step `end` is wrong: a grace of -1 seconds is not between 0 and 3600"
         );
     }
 

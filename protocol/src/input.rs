@@ -29,6 +29,9 @@ pub enum Request {
         tags: Vec<String>,
         /// Overrides the host mode of every step.
         host: Option<HostMode>,
+        /// Longest time the run may take, in seconds. `None`: what the flow says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_seconds: Option<f64>,
     },
     Deploy {
         flow: Box<Flow>,

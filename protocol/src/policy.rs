@@ -4,9 +4,41 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PoolName, hash_fields};
+use crate::task::ErrorInfo;
 
 /// Retries the user may ask for at most.
 pub const RETRIES_MAX: u32 = 100;
+
+/// Time between the request to end and the kill when the step sets none, in seconds.
+pub const GRACE_SECONDS_DEFAULT: f64 = 5.0;
+
+/// Longest grace, in seconds.
+pub const GRACE_SECONDS_MAX: f64 = 3_600.0;
+
+/// Longest timeout of a step or a run, in seconds.
+pub const TIMEOUT_SECONDS_MAX: f64 = 365.0 * 86_400.0;
+
+/// Why this number of seconds is no timeout; `None` when it is.
+#[must_use]
+pub fn timeout_fault(seconds: f64) -> Option<String> {
+    let fits = seconds.is_finite() && seconds > 0.0 && seconds <= TIMEOUT_SECONDS_MAX;
+    (!fits).then(|| format!("a timeout of {seconds} seconds is not between 0 (excluded) and {TIMEOUT_SECONDS_MAX}"))
+}
+
+/// Why this number of seconds is no grace; `None` when it is.
+#[must_use]
+pub fn grace_fault(seconds: f64) -> Option<String> {
+    let fits = seconds.is_finite() && (0.0..=GRACE_SECONDS_MAX).contains(&seconds);
+    (!fits).then(|| format!("a grace of {seconds} seconds is not between 0 and {GRACE_SECONDS_MAX}"))
+}
+
+/// Seconds as people write them, in microseconds.
+#[must_use]
+pub fn micros(seconds: f64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast saturates")]
+    let micros = (seconds * 1e6) as u64;
+    micros
+}
 
 /// When and how often a failed attempt is tried again. Only failures of user code are charged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +57,9 @@ pub struct RetryPolicy {
     /// Share of the wait, 0 to 1, that is drawn by chance (from the task's key, so it is the same at every replay).
     #[serde(default)]
     pub jitter: f64,
+    /// Names of error classes: only failures of these and of their subclasses are tried again. Empty: all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on: Vec<String>,
 }
 
 fn one() -> f64 {
@@ -43,9 +78,14 @@ impl RetryPolicy {
         let wait = (self.delay_seconds * self.factor.powi(exponent)).clamp(0.0, self.cap_seconds);
         let hash = hash_fields("causey retry jitter v1", &[seed, &retry.to_le_bytes()]);
         let chance = f64::from(u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]])) / f64::from(u32::MAX);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=cap above; a float cast saturates")]
-        let micros = (wait * (1.0 - self.jitter.clamp(0.0, 1.0) * chance) * 1e6) as u64;
-        micros
+        micros(wait * (1.0 - self.jitter.clamp(0.0, 1.0) * chance))
+    }
+
+    /// Whether a failure with this error is one to be tried again.
+    #[must_use]
+    pub fn covers(&self, error: &ErrorInfo) -> bool {
+        let listed = |name: &String| self.on.contains(name);
+        self.on.is_empty() || listed(&error.kind) || error.classes.iter().any(listed)
     }
 
     /// Why these numbers make no policy, in words; `None` when they do.
@@ -64,9 +104,18 @@ impl RetryPolicy {
         if !in_range(self.jitter, 0.0, 1.0) {
             return Some(format!("retry jitter {} is not between 0 and 1", self.jitter));
         }
+        if self.on.len() > ERROR_CLASSES_MAX || self.on.iter().any(|name| name.is_empty() || name.len() > ERROR_CLASS_BYTES_MAX) {
+            return Some(format!("retry names error classes: at most {ERROR_CLASSES_MAX}, of 1 to {ERROR_CLASS_BYTES_MAX} bytes"));
+        }
         None
     }
 }
+
+/// Most error classes that a retry may name.
+pub const ERROR_CLASSES_MAX: usize = 64;
+
+/// Longest name of one, in bytes.
+pub const ERROR_CLASS_BYTES_MAX: usize = 256;
 
 /// A step whose final failure is caught: the flow goes on with what the step left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +162,7 @@ mod tests {
     use super::*;
 
     fn policy() -> RetryPolicy {
-        RetryPolicy { times: 5, delay_seconds: 1.0, factor: 2.0, cap_seconds: 5.0, jitter: 0.0 }
+        RetryPolicy { times: 5, delay_seconds: 1.0, factor: 2.0, cap_seconds: 5.0, jitter: 0.0, on: Vec::new() }
     }
 
     #[test]
@@ -129,6 +178,20 @@ mod tests {
         assert!(wait < 1_000_000);
         assert_eq!(wait, jittered.delay_micros(1, b"task"));
         assert_ne!(wait, jittered.delay_micros(1, b"other"));
+    }
+
+    #[test]
+    fn a_filter_covers_the_classes_it_names_and_their_subclasses() {
+        let error = |kind: &str, classes: &[&str]| ErrorInfo {
+            kind: kind.into(),
+            classes: classes.iter().map(|class| (*class).to_owned()).collect(),
+            ..ErrorInfo::default()
+        };
+        let filtered = RetryPolicy { on: vec!["OSError".into()], ..policy() };
+        assert!(policy().covers(&error("ValueError", &[])));
+        assert!(filtered.covers(&error("OSError", &[])));
+        assert!(filtered.covers(&error("ConnectionError", &["OSError", "Exception"])));
+        assert!(!filtered.covers(&error("ValueError", &["Exception"])));
     }
 
     #[test]

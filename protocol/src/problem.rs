@@ -87,6 +87,8 @@ codes! {
     POISONED = 2106;
     /// Recursion beyond the bound of its step.
     VISITS = 2107;
+    /// A step or a run took longer than its timeout.
+    TIMED_OUT = 2108;
     /// Cancelled on request.
     CANCELLED = 3001;
     /// The artifact store refused, or a stored object is damaged.

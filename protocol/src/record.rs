@@ -326,6 +326,9 @@ pub struct RunStarted {
     pub user: String,
     pub tags: Vec<String>,
     pub host: Option<HostMode>,
+    /// Longest time the run may take, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
 }
 
 /// Why a run exists.
@@ -402,6 +405,11 @@ pub enum FailureCause {
     /// Its worker gave it back unstarted; not charged.
     Released {
         because: String,
+    },
+    /// It took longer than its step's timeout. Charged.
+    TimedOut {
+        error: Box<ErrorInfo>,
+        object: Option<(Digest, u64)>,
     },
 }
 

@@ -17,6 +17,9 @@ pub const TASKS_PER_DISPATCH_MAX: u32 = 64;
 /// Most input references that travel inside a dispatch; more of them go by a manifest in the artifact store.
 pub const INLINE_INPUTS_MAX: usize = 64;
 
+/// Most base classes of an error inside a report.
+pub const ERROR_CLASSES_REPORTED_MAX: usize = 16;
+
 /// Longest traceback or message inside a report, in bytes; the whole text is in the attempt's object.
 pub const ERROR_TEXT_BYTES_MAX: usize = 8 * 1024;
 
@@ -46,6 +49,12 @@ pub struct Dispatch {
     pub tasks: Vec<DispatchedTask>,
     /// The queue may have lost this dispatch before: look for a stored result first.
     pub again: bool,
+    /// Longest time an attempt may take, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
+    /// Time between the request to end and the kill, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,7 +196,7 @@ pub struct Success {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: FailureKind,
-    pub error: ErrorInfo,
+    pub error: Box<ErrorInfo>,
     /// The object with output and full traceback, if one could be stored.
     pub digest: Option<Digest>,
     pub bytes: u64,
@@ -205,6 +214,8 @@ pub enum FailureKind {
     Permanent,
     /// Store, disk or network. Not charged.
     Infrastructure,
+    /// It took longer than the step's timeout. Charged.
+    TimedOut,
 }
 
 /// An error of user code, with what a person needs to find it.
@@ -232,6 +243,9 @@ pub struct ErrorInfo {
     pub hash: Option<String>,
     #[serde(default)]
     pub hint: Option<String>,
+    /// Names of the classes that its type derives from, nearest first: what a retry's filter may name too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
 }
 
 impl ErrorInfo {
@@ -240,6 +254,7 @@ impl ErrorInfo {
     pub fn clipped(mut self) -> Self {
         let cut = (0..=ERROR_TEXT_BYTES_MAX.min(self.message.len())).rev().find(|at| self.message.is_char_boundary(*at)).unwrap_or(0);
         self.message.truncate(cut);
+        self.classes.truncate(ERROR_CLASSES_REPORTED_MAX);
         if self.traceback.len() > ERROR_TEXT_BYTES_MAX {
             let from = self.traceback.len() - ERROR_TEXT_BYTES_MAX;
             let from = (from..=self.traceback.len()).find(|at| self.traceback.is_char_boundary(*at)).unwrap_or(from);

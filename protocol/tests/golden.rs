@@ -77,6 +77,7 @@ fn error() -> ErrorInfo {
         end_column: Some(18),
         hash: Some("abc".into()),
         hint: None,
+        classes: Vec::new(),
     }
 }
 
@@ -91,8 +92,13 @@ fn publication() -> Publication {
 fn requests() {
     let message = |request| RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request };
     let parameters = BTreeMap::from([("alpha".to_owned(), json!(0.1))]);
-    let submit =
-        Request::Submit { flow: FlowChoice::Given(Box::new(flow())), parameters, tags: vec!["t".into()], host: Some(HostMode::Spawn) };
+    let submit = Request::Submit {
+        flow: FlowChoice::Given(Box::new(flow())),
+        parameters,
+        tags: vec!["t".into()],
+        host: Some(HostMode::Spawn),
+        timeout_seconds: None,
+    };
     check("request-submit", &message(submit));
     check("request-deploy", &message(Request::Deploy { flow: Box::new(flow()) }));
     check("request-cancel", &message(Request::Cancel { run: run(), because: "wrong data".into() }));
@@ -113,7 +119,14 @@ fn reports() {
             started,
             ended,
         }),
-        Outcome::Failed(Failure { kind: FailureKind::User, error: error(), digest: Some(Digest::of(b"o")), bytes: 9, started, ended }),
+        Outcome::Failed(Failure {
+            kind: FailureKind::User,
+            error: Box::new(error()),
+            digest: Some(Digest::of(b"o")),
+            bytes: 9,
+            started,
+            ended,
+        }),
         Outcome::Released { because: "draining".into() },
     ];
     let item = |outcome| ReportItem { run: run(), step: "work".parse().unwrap(), path: Path(vec![2, 300]), visit: 1, attempt: 2, outcome };
@@ -144,8 +157,11 @@ fn dispatches() {
         splits: vec![SplitLevel { step: "start".parse().unwrap(), count: 3 }],
         tasks: vec![task(Inputs::Listed(vec![input])), task(manifest)],
         again: true,
+        timeout_seconds: None,
+        grace_seconds: None,
     };
     check("dispatch", &dispatch);
+    check("dispatch-timeout", &Dispatch { timeout_seconds: Some(90.0), grace_seconds: Some(0.5), ..dispatch });
 }
 
 #[test]
@@ -204,6 +220,59 @@ fn switches() {
 }
 
 #[test]
+fn timeouts_and_filters() {
+    let timed = || {
+        let mut definition = Definition::from(flow());
+        definition.timeout_seconds = Some(3600.0);
+        let step = &mut definition.steps[1];
+        (step.timeout_seconds, step.grace_seconds) = (Some(90.0), Some(0.5));
+        step.retry.as_mut().unwrap().on = vec!["OSError".into(), "TimeoutException".into()];
+        Flow::try_from(definition).unwrap()
+    };
+    let error = || ErrorInfo { classes: vec!["OSError".into(), "Exception".into()], ..error() };
+    let submit = Request::Submit {
+        flow: FlowChoice::Given(Box::new(timed())),
+        parameters: BTreeMap::new(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: Some(60.0),
+    };
+    check("request-submit-timeout", &RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request: submit });
+    let (run, step, path, started, ended) = (run(), StepIndex(1), Path(vec![2]), Timestamp(10), Timestamp(20));
+    let outcome = Outcome::Failed(Failure {
+        kind: FailureKind::TimedOut,
+        error: Box::new(error()),
+        digest: Some(Digest::of(b"o")),
+        bytes: 9,
+        started,
+        ended,
+    });
+    let item = ReportItem { run, step: "work".parse().unwrap(), path: path.clone(), visit: 0, attempt: 1, outcome };
+    check("report-timeout", &Report { pool: "gpu".parse().unwrap(), worker: "w1".parse().unwrap(), items: vec![item] });
+    let cause = FailureCause::TimedOut { error: Box::new(error()), object: Some((Digest::of(b"o"), 9)) };
+    let start = RunStarted {
+        run,
+        name: "brisk-otter-41".parse().unwrap(),
+        origin: Origin([7; 16]),
+        joined: Vec::new(),
+        definition: timed().digest(),
+        version: None,
+        parameters: BTreeMap::new(),
+        cause: Cause::Request { id: "r-1".parse().unwrap() },
+        user: "ann".into(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: Some(60.0),
+    };
+    let records = vec![
+        Record::RunStarted(Box::new(start)),
+        Record::AttemptFailed { run, step, path, visit: 0, attempt: 1, worker: None, cause, started, ended },
+    ];
+    let (at, previous) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
+    check("turn-timeout", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
+}
+
+#[test]
 fn turns() {
     let (run, step, path, worker, pool) = (run(), StepIndex(1), Path(vec![2]), "w1".parse().unwrap(), "gpu".parse().unwrap());
     let (started, ended, digest) = (Timestamp(10), Timestamp(20), Digest::of(b"object"));
@@ -222,6 +291,7 @@ fn turns() {
         user: "ann".into(),
         tags: vec!["t".into()],
         host: Some(HostMode::Fork),
+        timeout_seconds: None,
     };
     let published =
         ModelPublished { version: 4, run, step, path: path.clone(), visit: 0, attempt: 1, digest, bytes: 321, publication: publication() };

@@ -10,13 +10,14 @@ use causey_protocol::artifact::ObjectRef;
 use causey_protocol::codec;
 use causey_protocol::id::{Digest, ModelName, TaskKey, Timestamp};
 use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
-use causey_protocol::policy::HostMode;
+use causey_protocol::policy::{GRACE_SECONDS_DEFAULT, HostMode};
 use causey_protocol::problem::Code;
 use causey_protocol::task::{
     Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, INLINE_INPUTS_MAX, InputRef, Inputs, Outcome, ReportItem,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::depot::Depot;
 use crate::frame::{FromHost, Input, Run, ToHost, Trigger};
@@ -33,6 +34,9 @@ use crate::result::{self, Ended, Ending};
 
 /// An attempt older than this is reported as started; younger ones show in live output only.
 const STARTED_AFTER: Duration = Duration::from_secs(1);
+
+/// Longer than any time limit.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Largest list of inputs, in bytes: a million of them.
 const INPUTS_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -92,6 +96,16 @@ impl Job {
     fn mode(&self) -> HostMode {
         self.dispatch.host
     }
+
+    /// Time between the request to end and the kill.
+    fn grace(&self) -> Duration {
+        seconds_of(self.dispatch.grace_seconds.unwrap_or(GRACE_SECONDS_DEFAULT))
+    }
+}
+
+/// A time limit out of a message; one that makes no sense is no limit.
+fn seconds_of(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).map_or(NEVER, |duration| duration.min(NEVER))
 }
 
 /// What user code left when it ended.
@@ -128,18 +142,18 @@ pub(crate) async fn prepare(tools: Arc<Tools>, dispatch: Arc<Dispatch>) {
     }
 }
 
-/// Everything up to the end of user code. May be cut: a runner that is dropped is killed.
-pub(crate) async fn run(tools: &Tools, job: &Job) -> Progress {
+/// Everything up to the end of user code. May be cut: a runner that is dropped is killed. `None` when `end` asked it to end and it did.
+pub(crate) async fn run(tools: &Tools, job: &Job, end: &CancellationToken) -> Option<Progress> {
     if job.perhaps_done {
         match tools.depot.stored_result(job.dispatch.run, &job.key).await {
-            Ok(Some(object)) => return Progress::Known(Box::new(result::stored_outcome(&object))),
+            Ok(Some(object)) => return Some(Progress::Known(Box::new(result::stored_outcome(&object)))),
             Ok(None) => {}
-            Err(error) => return broken(FailureKind::Infrastructure, result::infrastructure(&job.dispatch.step, &error)),
+            Err(error) => return Some(broken(FailureKind::Infrastructure, result::infrastructure(&job.dispatch.step, &error))),
         }
     }
-    match run_step(tools, job).await {
-        Ok(ran) => Progress::Ran(Box::new(ran)),
-        Err((kind, error)) => broken(kind, error),
+    match run_step(tools, job, end).await {
+        Ok(ran) => ran.map(|ran| Progress::Ran(Box::new(ran))),
+        Err((kind, error)) => Some(broken(kind, error)),
     }
 }
 
@@ -158,7 +172,7 @@ pub(crate) async fn store(tools: &Tools, job: &Job, progress: Progress) -> (Outc
     if let Ended::Broken { kind: kind @ FailureKind::Infrastructure, error } = ended {
         // Store or disk are in trouble, or nothing has run: there is no output to keep.
         let error = error.clipped();
-        return (Outcome::Failed(Failure { kind, error, digest: None, bytes: 0, started, ended: at }), None);
+        return (Outcome::Failed(Failure { kind, error: Box::new(error), digest: None, bytes: 0, started, ended: at }), None);
     }
     let reuse = job.mode() == HostMode::Reuse && !matches!(ended, Ended::Broken { .. });
     let runner = match runner {
@@ -190,7 +204,25 @@ impl Used {
 
 type Fault = (FailureKind, ErrorInfo);
 
-async fn run_step(tools: &Tools, job: &Job) -> Result<Ran, Fault> {
+async fn run_step(tools: &Tools, job: &Job, end: &CancellationToken) -> Result<Option<Ran>, Fault> {
+    let (mut runner, inputs) = tokio::select! {
+        biased;
+        // No user code runs yet.
+        () = end.cancelled() => return Ok(None),
+        ready = ready_runner(tools, job) => ready?,
+    };
+    let links = links(&inputs.listed);
+    let mut running = Running { tools, job, inputs: &inputs, table: None, output: Output::default(), links, started: now() };
+    if job.mode() == HostMode::Reuse {
+        runner.pipes.discard();
+    }
+    let Some(ended) = running.drive(&mut runner, end).await else { return Ok(None) };
+    let (output, started) = (running.output, running.started);
+    Ok(Some(Ran { ended, output, started, at: now(), runner: Some(runner) }))
+}
+
+/// A process for the attempt, and its inputs.
+async fn ready_runner(tools: &Tools, job: &Job) -> Result<(Runner, Given), Fault> {
     let code = code(tools, job).await?;
     let inputs = inputs(tools, job).await?;
     if job.redelivered {
@@ -199,15 +231,8 @@ async fn run_step(tools: &Tools, job: &Job) -> Result<Ran, Fault> {
         tools.reports.send(job.report(Outcome::Started { at: now() }), Confirm::Waiting(told));
         let _ = heard.await;
     }
-    let mut runner = tools.hosts.runner(&code, job.mode()).await.map_err(|error| host_fault(job, error))?;
-    let links = links(&inputs.listed);
-    let mut running = Running { tools, job, inputs: &inputs, table: None, output: Output::default(), links, started: now() };
-    if job.mode() == HostMode::Reuse {
-        runner.pipes.discard();
-    }
-    let ended = running.drive(&mut runner).await;
-    let (output, started) = (running.output, running.started);
-    Ok(Ran { ended, output, started, at: now(), runner: Some(runner) })
+    let runner = tools.hosts.runner(&code, job.mode()).await.map_err(|error| host_fault(job, error))?;
+    Ok((runner, inputs))
 }
 
 async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
@@ -288,8 +313,8 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Sends the attempt to the runner and listens until it ends.
-    async fn drive(&mut self, runner: &mut Runner) -> Ended {
+    /// Sends the attempt to the runner and listens until it ends. `None` when it ended because it was asked to.
+    async fn drive(&mut self, runner: &mut Runner, end: &CancellationToken) -> Option<Ended> {
         let folder = runner.task_folder().to_string_lossy().into_owned();
         let infrastructure = |error: &dyn std::error::Error| {
             let error = result::infrastructure(&self.job.dispatch.step, error);
@@ -297,21 +322,21 @@ impl Running<'_> {
         };
         let inputs_file = match self.write_inputs_file(runner.task_folder()) {
             Ok(file) => file,
-            Err(error) => return infrastructure(&error),
+            Err(error) => return Some(infrastructure(&error)),
         };
         if let Some(list) = &self.inputs.chunks {
             match Table::write(&self.tools.depot, list, inputs::place_beside(runner.task_folder())).await {
                 Ok(table) => self.table = Some(table),
-                Err(error) => return infrastructure(&error),
+                Err(error) => return Some(infrastructure(&error)),
             }
         }
         let run = ToHost::Run(Box::new(self.run_line(&folder, inputs_file.clone())));
         if runner.connection.send(&run).await.is_err() {
-            return self.died(runner, None).await;
+            return Some(self.died(runner, None).await);
         }
         // While user code runs there is time for it.
         self.tools.depot.prepare(self.job.dispatch.run, &self.job.key);
-        let ended = self.listen(runner).await;
+        let ended = self.listen(runner, end).await;
         if let Some(file) = inputs_file {
             // A file that stays goes with the folder it is in at the next start.
             let _ = std::fs::remove_file(file);
@@ -320,8 +345,11 @@ impl Running<'_> {
         ended
     }
 
-    async fn listen(&mut self, runner: &mut Runner) -> Ended {
+    async fn listen(&mut self, runner: &mut Runner, end: &CancellationToken) -> Option<Ended> {
         let begun = Instant::now();
+        let limit = self.job.dispatch.timeout_seconds.map(seconds_of);
+        // The host raises in user code at the limit; this is for code that does not hear it.
+        let kill = begun + limit.map_or(NEVER, |limit| limit + self.job.grace());
         let mut seconds = tokio::time::interval_at(begun + STARTED_AFTER, STARTED_AFTER);
         let mut told = self.job.redelivered;
         let mut peak = None;
@@ -329,15 +357,25 @@ impl Running<'_> {
             tokio::select! {
                 biased;
                 line = runner.connection.receive() => match line {
-                    Ok(Some(FromHost::Finished(finished))) if finished.key == self.job.key => return Ended::Finished(finished),
-                    Ok(Some(FromHost::Failed(failed))) if failed.key == self.job.key => return Ended::Failed(failed),
+                    Ok(Some(FromHost::Finished(finished))) if finished.key == self.job.key => return Some(Ended::Finished(finished)),
+                    Ok(Some(FromHost::Failed(failed))) if failed.key == self.job.key => return Some(Ended::Failed(failed)),
                     Ok(Some(FromHost::Fetch { path })) => self.fetch(runner, &path).await,
                     Ok(Some(FromHost::Inputs { from, count })) => self.ready_inputs(runner, from, count).await,
                     Ok(Some(FromHost::Model { name, version })) => self.find_model(runner, &name, version).await,
-                    Ok(Some(other)) => return self.misunderstood(runner, &format!("{other:?}")),
-                    Ok(None) => return self.died(runner, peak).await,
-                    Err(error) => return self.misunderstood(runner, &error.to_string()),
+                    Ok(Some(other)) => return Some(self.misunderstood(runner, &format!("{other:?}"))),
+                    Ok(None) => return Some(self.died(runner, peak).await),
+                    Err(error) => return Some(self.misunderstood(runner, &error.to_string())),
                 },
+                () = end.cancelled() => {
+                    self.wind_down(runner).await;
+                    return None;
+                }
+                () = tokio::time::sleep_until(kill), if limit.is_some() => {
+                    process::kill_group(runner.pid);
+                    let step = self.job.dispatch.step.as_str();
+                    let error = process::timeout_in_words(step, limit.unwrap_or_default(), self.job.grace());
+                    return Some(Ended::Broken { kind: FailureKind::TimedOut, error: Box::new(error) });
+                }
                 () = runner.pipes.readable() => self.show(|output, at| output.take(&mut runner.pipes, at)),
                 _ = seconds.tick() => {
                     if !told {
@@ -350,8 +388,29 @@ impl Running<'_> {
         }
     }
 
+    /// Asks the host to end and serves it while it cleans up, for its grace at most. Dropping the runner then kills what is left.
+    async fn wind_down(&mut self, runner: &mut Runner) {
+        process::ask_group_to_end(runner.pid);
+        let enough = Instant::now() + self.job.grace();
+        loop {
+            tokio::select! {
+                biased;
+                line = runner.connection.receive() => match line {
+                    Ok(Some(FromHost::Fetch { path })) => self.fetch(runner, &path).await,
+                    Ok(Some(FromHost::Inputs { from, count })) => self.ready_inputs(runner, from, count).await,
+                    Ok(Some(FromHost::Model { name, version })) => self.find_model(runner, &name, version).await,
+                    Ok(_) | Err(_) => break,
+                },
+                () = runner.pipes.readable() => self.show(|output, at| output.take(&mut runner.pipes, at)),
+                () = tokio::time::sleep_until(enough) => break,
+            }
+        }
+        self.show(|output, at| output.drain(&mut runner.pipes, at));
+    }
+
     fn run_line<'l>(&'l self, folder: &'l str, inputs_file: Option<String>) -> Run<'l> {
-        let Dispatch { run, run_name, flow, step, retries_max, parameters, user, tags, events, splits, .. } = &*self.job.dispatch;
+        let Dispatch { run, run_name, flow, step, retries_max, parameters, user, tags, events, splits, timeout_seconds, .. } =
+            &*self.job.dispatch;
         let task = self.job.task();
         Run {
             key: self.job.key,
@@ -375,6 +434,7 @@ impl Running<'_> {
             inputs_file,
             inputs_table: self.table.as_ref().map(Table::line),
             splits,
+            timeout_seconds: *timeout_seconds,
         }
     }
 

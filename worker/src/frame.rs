@@ -80,6 +80,9 @@ pub(crate) struct Failed {
     pub(crate) key: TaskKey,
     #[serde(default = "yes")]
     pub(crate) retryable: bool,
+    /// The host ended the step at its time limit.
+    #[serde(default)]
+    pub(crate) timed_out: bool,
     pub(crate) error: ErrorInfo,
     #[serde(default)]
     pub(crate) objects: Vec<ObjectLink>,
@@ -179,6 +182,8 @@ pub(crate) struct Run<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) inputs_table: Option<InputTable<'a>>,
     pub(crate) splits: &'a [SplitLevel],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout_seconds: Option<f64>,
 }
 
 /// A file with 48 bytes per input, key and digest of its object; input `n` is that of item `n` of the foreach on `path`.

@@ -21,13 +21,22 @@ pub(crate) enum Because {
     HandedBack,
 }
 
+/// How user code is stopped.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop {
+    /// Its process is killed at once.
+    pub(crate) now: CancellationToken,
+    /// It is asked to end and may clean up.
+    pub(crate) gently: CancellationToken,
+}
+
 /// How far an attempt is.
 #[derive(Clone, Debug)]
 pub(crate) enum Stage {
     Queued,
     /// Occupies slots.
     Running {
-        stop: CancellationToken,
+        stop: Stop,
         stopped: Option<Because>,
     },
     /// User code has ended; the result is being stored or reported.
@@ -89,11 +98,11 @@ impl Held {
         self.queue.front().and_then(|key| self.attempts.get(key)).map(|attempt| &attempt.job)
     }
 
-    /// Takes the next attempt off the queue; it runs until it has ended or `CancellationToken` stops it.
-    pub(crate) fn start_front(&mut self) -> Option<(Job, CancellationToken)> {
+    /// Takes the next attempt off the queue; it runs until it has ended or [`Stop`] stops it.
+    pub(crate) fn start_front(&mut self) -> Option<(Job, Stop)> {
         let key = self.queue.pop_front()?;
         let attempt = self.attempts.get_mut(&key)?;
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         attempt.stage = Stage::Running { stop: stop.clone(), stopped: None };
         Some((attempt.job.clone(), stop))
     }
@@ -119,7 +128,11 @@ impl Held {
             Stage::Ended => None,
             Stage::Running { stop, stopped } => {
                 stopped.get_or_insert(because);
-                stop.cancel();
+                match because {
+                    Because::Closed => stop.gently.cancel(),
+                    // It may run elsewhere by now, or this worker is in a hurry.
+                    Because::Lapsed | Because::HandedBack => stop.now.cancel(),
+                }
                 None
             }
             Stage::Queued => {
@@ -210,6 +223,8 @@ mod tests {
             splits: vec![],
             tasks: (0..count).map(task).collect(),
             again: false,
+            timeout_seconds: None,
+            grace_seconds: None,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);
@@ -255,7 +270,9 @@ mod tests {
         let mut held = Held::default();
         held.deliver("ack".into(), Instant::now(), jobs(2));
         let (first, stop) = held.start_front().unwrap();
-        assert!(held.stop(&first.open_attempt(), Because::Closed).is_none() && stop.is_cancelled());
+        assert!(held.stop(&first.open_attempt(), Because::Closed).is_none());
+        assert!(stop.gently.is_cancelled() && !stop.now.is_cancelled());
+        assert!(held.stop(&first.open_attempt(), Because::HandedBack).is_none() && stop.now.is_cancelled());
         let second = jobs(2)[1].open_attempt();
         assert!(held.stop(&second, Because::Closed).is_some());
         assert_eq!(held.queued(), 0);

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use causey_protocol::problem::Code;
 use causey_protocol::task::ErrorInfo;
@@ -85,6 +86,14 @@ pub(crate) fn kill_group(pid: i32) {
     }
 }
 
+/// Asks a host and all it started to end: user code may clean up.
+pub(crate) fn ask_group_to_end(pid: i32) {
+    let Some(pid) = Pid::from_raw(pid) else { return };
+    if rustix::process::kill_process_group(pid, Signal::TERM).is_err() {
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+    }
+}
+
 /// Kills what a host that has ended left running in its group.
 pub(crate) fn kill_rest_of_group(pid: i32) {
     if let Some(pid) = Pid::from_raw(pid) {
@@ -162,6 +171,23 @@ pub(crate) fn death_in_words(step: &str, end: Option<&End>, peak_bytes: Option<u
         step: Some(step.to_owned()),
         hash: Some(format!("{}-{}", Code::HOST_DIED, blake3::hash(signature.as_bytes()).to_hex().split_at(16).0)),
         hint: hint.map(str::to_owned),
+        ..ErrorInfo::default()
+    }
+}
+
+/// The end of an attempt that was killed at its time limit.
+pub(crate) fn timeout_in_words(step: &str, limit: Duration, grace: Duration) -> ErrorInfo {
+    ErrorInfo {
+        kind: Code::TIMED_OUT.to_string(),
+        message: format!(
+            "step `{step}` timed out after {} seconds; its process had not ended {} seconds later and was killed",
+            limit.as_secs_f64(),
+            grace.as_secs_f64()
+        ),
+        step: Some(step.to_owned()),
+        hash: Some(Code::TIMED_OUT.to_string()),
+        hint: Some("give the step more time with @timeout(…), or see in its output where it hangs".into()),
+        classes: vec!["TimeoutException".into()],
         ..ErrorInfo::default()
     }
 }

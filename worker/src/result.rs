@@ -126,12 +126,12 @@ pub(crate) fn stored_outcome(object: &Object) -> Outcome {
         let error =
             ErrorInfo { kind: Code::STORE.to_string(), message: what.into(), step: Some(task.step.to_string()), ..ErrorInfo::default() };
         let kind = FailureKind::Infrastructure;
-        return Outcome::Failed(Failure { kind, error, digest: Some(digest), bytes, started: now, ended: now });
+        return Outcome::Failed(Failure { kind, error: Box::new(error), digest: Some(digest), bytes, started: now, ended: now });
     };
     match failure {
         Some(kind) => {
             let error = error.clone().unwrap_or_default().clipped();
-            Outcome::Failed(Failure { kind, error, digest: Some(digest), bytes, started, ended })
+            Outcome::Failed(Failure { kind, error: Box::new(error), digest: Some(digest), bytes, started, ended })
         }
         None => Outcome::Succeeded(Success { digest, bytes, next: next.clone(), foreach: *foreach, publications, started, ended }),
     }
@@ -159,7 +159,7 @@ fn host_fault(step: &StepName, what: &str) -> ErrorInfo {
 
 fn unstored(ending: &Ending<'_>, kind: FailureKind, error: ErrorInfo) -> Outcome {
     let Ending { started, ended, .. } = *ending;
-    Outcome::Failed(Failure { kind, error: error.clipped(), digest: None, bytes: 0, started, ended })
+    Outcome::Failed(Failure { kind, error: Box::new(error.clipped()), digest: None, bytes: 0, started, ended })
 }
 
 fn left(ended: Ended) -> Left {
@@ -171,8 +171,12 @@ fn left(ended: Ended) -> Left {
             Left { objects, artifacts, data, next, foreach, publications, failure: failure.map(|error| (FailureKind::User, error)) }
         }
         Ended::Failed(failed) => {
-            let Failed { retryable, error, objects, artifacts, data, .. } = *failed;
-            let kind = if retryable { FailureKind::User } else { FailureKind::Permanent };
+            let Failed { retryable, timed_out, error, objects, artifacts, data, .. } = *failed;
+            let kind = match (timed_out, retryable) {
+                (true, _) => FailureKind::TimedOut,
+                (false, true) => FailureKind::User,
+                (false, false) => FailureKind::Permanent,
+            };
             Left { objects, artifacts, data, failure: Some((kind, error)), ..Left::default() }
         }
         Ended::Broken { kind, error } => Left { failure: Some((kind, *error)), ..Left::default() },
@@ -239,7 +243,7 @@ async fn store(depot: &Depot, ending: &Ending<'_>, mut left: Left) -> Result<Out
     Ok(match (kind, error) {
         (Some(kind), error) => {
             let error = error.unwrap_or_default().clipped();
-            Outcome::Failed(Failure { kind, error, digest: Some(digest), bytes, started, ended })
+            Outcome::Failed(Failure { kind, error: Box::new(error), digest: Some(digest), bytes, started, ended })
         }
         (None, _) => Outcome::Succeeded(Success { digest, bytes, next, foreach, publications, started, ended }),
     })

@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{self, Job, Tools};
-use crate::held::{Because, Held, Stage};
+use crate::held::{Because, Held, Stage, Stop};
 use crate::lease::Lease;
 use crate::presence::Presence;
 use crate::pull::{Arrival, Pull, delivery_count};
@@ -383,16 +383,17 @@ impl Worker {
 }
 
 /// Runs one attempt and reports it. Says exactly one of `Ended` and `Stopped`.
-async fn perform(tools: Arc<Tools>, job: Job, stop: CancellationToken, events: mpsc::UnboundedSender<Event>) {
+async fn perform(tools: Arc<Tools>, job: Job, stop: Stop, events: mpsc::UnboundedSender<Event>) {
     let key = job.open_attempt();
     let mut last_word = LastWord { events: events.clone(), attempt: Some(key) };
     let begun = Instant::now();
     let progress = tokio::select! {
         biased;
         // The runner is dropped with the attempt, which kills its process group.
-        () = stop.cancelled() => return,
-        progress = attempt::run(&tools, &job) => progress,
+        () = stop.now.cancelled() => return,
+        progress = attempt::run(&tools, &job, &stop.gently) => progress,
     };
+    let Some(progress) = progress else { return };
     last_word.attempt = None;
     let _ = events.send(Event::Ended { attempt: key, ran: begun.elapsed() });
     let (outcome, used) = attempt::store(&tools, &job, progress).await;

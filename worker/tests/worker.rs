@@ -226,6 +226,8 @@ impl Bench {
             splits: vec![],
             tasks: items.map(task).collect(),
             again: false,
+            timeout_seconds: None,
+            grace_seconds: None,
         }
     }
 

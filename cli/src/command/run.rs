@@ -140,6 +140,9 @@ async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Su
     if let Some(host) = arguments.host {
         body["host"] = json!(HostMode::from(host));
     }
+    if let Some(seconds) = arguments.timeout {
+        body["timeout_seconds"] = json!(seconds);
+    }
     match request {
         Request::File(packaged, parameters) => {
             body["definition"] = json!(packaged.definition);

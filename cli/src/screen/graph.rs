@@ -13,6 +13,9 @@ pub(crate) fn lines(flow: &Definition, paint: Paint) -> Vec<String> {
     if !flow.doc.trim().is_empty() {
         lines.push(format!("  {}", paint.dim(&one_line(flow.doc.trim(), 120))));
     }
+    if let Some(seconds) = flow.timeout_seconds {
+        lines.push(format!("  a run may take {} at most", in_words(seconds)));
+    }
     lines.push(String::new());
     let names = flow.steps.iter().map(|step| step.name.as_str().len()).max().unwrap_or_default();
     lines.extend(flow.steps.iter().map(|step| step_line(step, names, paint)));
@@ -50,7 +53,11 @@ fn step_line(step: &Step, names: usize, paint: Paint) -> String {
 
 fn notes(step: &Step) -> Vec<String> {
     let mut notes = Vec::new();
-    notes.extend(step.retry.as_ref().map(|retry| format!("retries {}", retry.times)));
+    notes.extend(step.retry.as_ref().map(|retry| match retry.on.is_empty() {
+        true => format!("retries {}", retry.times),
+        false => format!("retries {} on {}", retry.times, retry.on.join(", ")),
+    }));
+    notes.extend(step.timeout_seconds.map(|seconds| format!("at most {}", in_words(seconds))));
     notes.extend(step.catch.as_ref().map(|_| "catches failures".to_owned()));
     notes.extend(step.visits_max.map(|visits| format!("at most {visits} visits")));
     if let Some(resources) = &step.resources {
@@ -65,6 +72,15 @@ fn notes(step: &Step) -> Vec<String> {
             .map(|host| if host == HostMode::Reuse { "one process for many tasks".to_owned() } else { "fresh interpreter".to_owned() }),
     );
     notes
+}
+
+/// A time limit: `90 s`, `1.5 min`, `2 h`.
+fn in_words(seconds: f64) -> String {
+    match seconds {
+        ..120.0 => format!("{seconds} s"),
+        120.0..7_200.0 => format!("{} min", seconds / 60.0),
+        _ => format!("{} h", seconds / 3_600.0),
+    }
 }
 
 fn parameter_line(parameter: &Parameter, names: usize) -> String {
@@ -91,9 +107,11 @@ mod tests {
     fn a_flow_is_shown_with_steps_parameters_and_triggers() {
         let flow: Definition = serde_json::from_value(serde_json::json!({
             "format": 1, "name": "Hello", "language": "python", "file": "hello.py", "package": "0".repeat(64), "doc": "Says hello.\nMore.",
+            "timeout_seconds": 7200.0,
             "steps": [
                 {"name": "start", "next": {"foreach": {"to": "work", "variable": "items"}}},
-                {"name": "work", "next": {"linear": {"to": "join"}}, "retry": {"times": 3, "delay_seconds": 1.0}, "host": "reuse"},
+                {"name": "work", "next": {"linear": {"to": "join"}}, "host": "reuse",
+                 "retry": {"times": 3, "delay_seconds": 1.0, "on": ["OSError"]}, "timeout_seconds": 90.0},
                 {"name": "join", "join": true, "next": {"linear": {"to": "again"}}},
                 {"name": "again", "visits_max": 9, "next": {"switch": {"condition": "left", "cases": [
                     {"value": true, "to": "again"}, {"value": false, "to": "end"}]}}},
@@ -104,9 +122,10 @@ mod tests {
         let expected = "\
 Hello   hello.py · 5 steps
   Says hello.
+  a run may take 2 h at most
 
   · start  ⇉ work  for each of items
-  · work   → join   retries 3 · one process for many tasks
+  · work   → join   retries 3 on OSError · at most 90 s · one process for many tasks
   ⇒ join   → again
   · again  ? left: true → again, false → end   at most 9 visits
   · end    end of the flow

@@ -37,7 +37,9 @@ pub fn commands(state: &State, position: Position, record: &Record) -> Option<Co
             let (path, visit) = tasks.iter().next()?;
             dispatch_command(state, run, &TaskRef::new(*step, path, visit), *attempt, false)
         }
-        Record::AttemptFailed { run, step, path, visit, attempt, cause: FailureCause::Lost, .. } => {
+        // Of these the worker does not know that they are over.
+        Record::AttemptFailed { run, step, path, visit, attempt, cause: FailureCause::Lost, .. }
+        | Record::AttemptFailed { run, step, path, visit, attempt, worker: None, cause: FailureCause::TimedOut { .. }, .. } => {
             let run = state.run(*run)?;
             let flow = state.flow_of(run)?;
             let pool = pool_of(&flow, *step);
@@ -136,6 +138,8 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         splits: splits(run, &flow, first),
         tasks: tasks.collect(),
         again,
+        timeout_seconds: step.timeout_seconds,
+        grace_seconds: step.grace_seconds,
     })
 }
 

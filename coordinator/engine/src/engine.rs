@@ -8,7 +8,7 @@ use causey_protocol::flow::{Flow, StepIndex, Transition};
 use causey_protocol::id::{Digest, FlowName, Origin, Path, PoolName, RunId, StepName, Timestamp, WorkerName, hash_fields};
 use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
 use causey_protocol::parameter::{self, Values};
-use causey_protocol::policy::HostMode;
+use causey_protocol::policy::{self, HostMode};
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{Answer, Cause, FailureCause, ItemSucceeded, ModelPublished, Record, RunStarted, RunState, TaskSet, Topic};
 use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Publication, ReportItem, Success};
@@ -56,6 +56,8 @@ pub(crate) struct NewRun {
     pub(crate) user: String,
     pub(crate) tags: Vec<String>,
     pub(crate) host: Option<HostMode>,
+    /// `None`: what the flow says.
+    pub(crate) timeout_seconds: Option<f64>,
 }
 
 impl Decider<'_> {
@@ -83,10 +85,10 @@ impl Decider<'_> {
         }
         let RequestMessage { id, user, request } = message;
         let answer = match request {
-            Request::Submit { flow, parameters, tags, host } => {
+            Request::Submit { flow, parameters, tags, host, timeout_seconds } => {
                 let origin = Origin(hash_fields("causey origin request v1", &[id.as_str().as_bytes()]));
                 let cause = Cause::Request { id: id.clone() };
-                self.submit(flow, origin, parameters, cause, user, tags, host).unwrap_or_else(Answer::Refused)
+                self.submit(flow, origin, parameters, cause, user, tags, host, timeout_seconds).unwrap_or_else(Answer::Refused)
             }
             Request::Deploy { flow } => self.deploy(&Arc::new(*flow), user),
             Request::Cancel { run, because } => self.cancel(run, &because),
@@ -105,7 +107,11 @@ impl Decider<'_> {
         user: String,
         tags: Vec<String>,
         host: Option<HostMode>,
+        timeout_seconds: Option<f64>,
     ) -> Result<Answer, Problem> {
+        if let Some(what) = timeout_seconds.and_then(policy::timeout_fault) {
+            return Err(Problem::new(Code::MALFORMED, what));
+        }
         if let Some((_, run)) = self.state.origins.get(&origin)
             && let Some(name) = self.state.name_of(*run)
         {
@@ -120,7 +126,9 @@ impl Decider<'_> {
         };
         let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
         let definition = flow.digest();
-        let run = self.start_run(NewRun { origin, joined: Vec::new(), flow, definition, version, parameters, cause, user, tags, host });
+        let joined = Vec::new();
+        let new = NewRun { origin, joined, flow, definition, version, parameters, cause, user, tags, host, timeout_seconds };
+        let run = self.start_run(new);
         let name = self.state.run(run).map(|run| run.start.name.clone());
         name.map(|name| Answer::RunStarted { run, name }).ok_or_else(|| Problem::new(Code::NOT_FOUND, "the run did not start"))
     }
@@ -150,6 +158,7 @@ impl Decider<'_> {
             user: new.user,
             tags: new.tags,
             host: new.host,
+            timeout_seconds: new.timeout_seconds.or(new.flow.definition().timeout_seconds),
         };
         self.emit(Record::RunStarted(Box::new(start)));
         self.open(run, new.flow.start(), TaskSet::One { path: Default::default(), visit: 0 }, 0, 0);
@@ -205,7 +214,7 @@ impl Decider<'_> {
     }
 
     /// Records a failed attempt and decides what follows.
-    fn close(
+    pub(crate) fn close(
         &mut self,
         run: RunId,
         task: &TaskRef,
@@ -322,11 +331,12 @@ impl Decider<'_> {
             },
             Outcome::Failed(failure) => {
                 let Failure { kind, error, digest, bytes, started, ended } = failure;
-                let (error, object) = (Box::new(error), digest.map(|digest| (digest, bytes)));
+                let object = digest.map(|digest| (digest, bytes));
                 let cause = match kind {
                     FailureKind::User => FailureCause::User { error, object },
                     FailureKind::Permanent => FailureCause::Permanent { error, object },
                     FailureKind::Infrastructure => FailureCause::Infrastructure { error },
+                    FailureKind::TimedOut => FailureCause::TimedOut { error, object },
                 };
                 self.close(run, &task, attempt, Some(worker.clone()), &cause, (started, ended));
             }

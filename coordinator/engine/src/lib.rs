@@ -16,6 +16,7 @@ mod storage;
 mod switch;
 mod table;
 mod tasks;
+mod timeout;
 mod trigger;
 
 pub use command::{Command, commands, dispatch, outstanding};

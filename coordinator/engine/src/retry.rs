@@ -28,21 +28,22 @@ impl Decider<'_> {
         let Some(state) = found.task(task).cloned() else { return };
         let id = task.id(&flow);
         match cause {
-            FailureCause::User { error, .. } => {
+            FailureCause::User { error, .. } | FailureCause::TimedOut { error, .. } => {
                 let retries = retries_max(&flow, task);
-                if state.retry < retries {
-                    let seed = id.key(0);
-                    let wait = flow.step(task.step).retry.as_ref().map_or(0, |retry| retry.delay_micros(state.retry + 1, &seed.0));
+                let policy = flow.step(task.step).retry.as_ref().filter(|policy| policy.covers(error));
+                if let Some(policy) = policy.filter(|_| state.retry < retries) {
+                    let wait = policy.delay_micros(state.retry + 1, &id.key(0).0);
                     self.try_again(run, task, &state, state.retry + 1, wait);
                 } else if flow.step(task.step).catch.is_some() && state.retry < retries + FALLBACK_ATTEMPTS {
                     // The host catches what user code raises; a failure beyond the retries means that its process died, so the
                     // fallback runs in a new one.
-                    self.try_again(run, task, &state, state.retry + 1, 0);
+                    self.try_again(run, task, &state, state.retry.max(retries) + 1, 0);
                 } else {
-                    self.fail(run, user_problem(&id.to_string(), &state, error));
+                    let code = if matches!(cause, FailureCause::TimedOut { .. }) { Code::TIMED_OUT } else { Code::USER_CODE };
+                    self.fail(run, user_problem(code, &id.to_string(), &state, error));
                 }
             }
-            FailureCause::Permanent { error, .. } => self.fail(run, user_problem(&id.to_string(), &state, error)),
+            FailureCause::Permanent { error, .. } => self.fail(run, user_problem(Code::USER_CODE, &id.to_string(), &state, error)),
             FailureCause::Infrastructure { error } => {
                 if state.infrastructure >= INFRASTRUCTURE_ATTEMPTS_MAX {
                     let what = format!("{id} failed {} times for reasons of infrastructure: {}", state.infrastructure, error.message);
@@ -75,25 +76,16 @@ impl Decider<'_> {
         }
     }
 
-    /// Opens the attempts whose delay is over.
-    pub(crate) fn timers_due(&mut self) {
-        for (run, task) in self.state.due_timers(self.now()) {
-            let Some(state) = self.state.run(run).and_then(|run| run.task(&task)) else { continue };
-            let (attempt, retry) = (state.attempt + 1, state.retry);
-            self.open(run, task.step, TaskSet::One { path: task.path, visit: task.visit }, attempt, retry);
-        }
-    }
-
     fn fail(&mut self, run: RunId, problem: Problem) {
         self.finish(run, RunState::Failed, Some(problem));
     }
 }
 
-fn user_problem(task: &str, state: &Task, error: &ErrorInfo) -> Problem {
+fn user_problem(code: Code, task: &str, state: &Task, error: &ErrorInfo) -> Problem {
     let attempts = state.attempt + 1;
     let plural = if attempts == 1 { "" } else { "s" };
     let first_line = error.message.lines().next().unwrap_or_default();
-    let problem = Problem::new(Code::USER_CODE, format!("{task} failed after {attempts} attempt{plural}: {}: {first_line}", error.kind));
+    let problem = Problem::new(code, format!("{task} failed after {attempts} attempt{plural}: {}: {first_line}", error.kind));
     match &error.hint {
         Some(hint) => problem.hint(hint.clone()),
         None => problem,

@@ -235,6 +235,8 @@ pub struct Run {
     pub joins: BTreeMap<(StepIndex, Path), Join>,
     /// The parent that a switch gave a step on a path; kept until the step has its result.
     pub routes: BTreeMap<(StepIndex, Path), (StepIndex, u32)>,
+    /// When a running attempt whose step has a timeout must be over at the latest.
+    pub deadlines: BTreeMap<TaskRef, Timestamp>,
     /// By step.
     pub steps: Vec<StepSummary>,
 }
@@ -252,6 +254,7 @@ impl Run {
             foreaches: BTreeMap::new(),
             joins: BTreeMap::new(),
             routes: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
             steps: vec![StepSummary::default(); flow.definition().steps.len()],
         }
     }
@@ -412,6 +415,9 @@ impl Run {
     pub(crate) fn close(&mut self, task: &TaskRef, started: Timestamp, ended: Timestamp, change: impl FnOnce(&mut Task)) {
         self.note_start(task.step, started);
         self.note_end(task.step, ended);
+        if !self.deadlines.is_empty() {
+            self.deadlines.remove(task);
+        }
         let dispatch = self.change(task, |found| {
             found.started = Some(started);
             found.ended = Some(ended);
@@ -424,7 +430,9 @@ impl Run {
     }
 
     pub(crate) fn succeed(&mut self, task: &TaskRef, worker: &WorkerName, object: (Digest, u64), (started, ended): (Timestamp, Timestamp)) {
-        self.routes.remove(&(task.step, task.path.clone()));
+        if !self.routes.is_empty() {
+            self.routes.remove(&(task.step, task.path.clone()));
+        }
         self.close(task, started, ended, |found| {
             found.state = TaskState::Succeeded;
             found.object = Some(object);
@@ -501,6 +509,7 @@ impl Run {
         self.tasks.close_all();
         self.joins.clear();
         self.routes.clear();
+        self.deadlines.clear();
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);

@@ -21,6 +21,7 @@ use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState};
 use crate::storage::HeldBack;
 use crate::table::{Change, Table, TableId, encode};
 use crate::tasks::{Group, GroupKey};
+use crate::timeout;
 
 /// How long answers to requests and outcomes of events are kept, in microseconds.
 const ANSWERS_KEPT_MICROS: u64 = 10 * 60 * 1_000_000;
@@ -124,7 +125,8 @@ pub struct State {
 pub(crate) struct Indices {
     live: BTreeSet<RunId>,
     pub(crate) names: BTreeMap<RunName, RunId>,
-    pub(crate) timers: BTreeSet<(Timestamp, RunId, TaskRef)>,
+    /// Delays of retries, and time limits: of a running attempt, or without a task of the whole run.
+    pub(crate) timers: BTreeSet<(Timestamp, RunId, Option<TaskRef>)>,
     /// Running attempts by the worker that said so.
     held: BTreeMap<WorkerName, BTreeSet<(RunId, TaskRef)>>,
     /// Blobs that are to be stored, and what for.
@@ -154,6 +156,9 @@ impl Indices {
                 self.held.remove(holder);
             }
         }
+        if let Some(due) = run.deadlines.get(task) {
+            self.timers.remove(&(*due, id, Some(task.clone())));
+        }
     }
 
     /// Enters a run that has not ended.
@@ -162,11 +167,13 @@ impl Indices {
         self.live.insert(id);
         for (task, found) in run.unfinished() {
             if let Some(due) = found.not_before {
-                self.timers.insert((due, id, task));
+                self.timers.insert((due, id, Some(task)));
             } else if let (TaskState::Running, Some(worker)) = (found.state, &found.worker) {
                 self.held.entry(worker.clone()).or_default().insert((id, task));
             }
         }
+        self.timers.extend(run.deadlines.iter().map(|(task, due)| (*due, id, Some(task.clone()))));
+        self.timers.extend(timeout::run_deadline(&run.start, run.created).map(|due| (due, id, None)));
         self.blobs.extend(run.blobs().map(|(digest, used)| (digest, id, used)));
     }
 
@@ -176,9 +183,12 @@ impl Indices {
         self.live.remove(&id);
         for (task, found) in run.unfinished() {
             match found.not_before {
-                Some(due) => drop(self.timers.remove(&(due, id, task))),
+                Some(due) => drop(self.timers.remove(&(due, id, Some(task)))),
                 None => self.release(run, id, &task),
             }
+        }
+        if let Some(due) = timeout::run_deadline(&run.start, run.created) {
+            self.timers.remove(&(due, id, None));
         }
         for (digest, used) in run.blobs() {
             self.blobs.remove(&(digest, id, used));
@@ -248,7 +258,7 @@ impl State {
         self.index_by.timers.first().map(|(due, _, _)| *due)
     }
 
-    pub(crate) fn due_timers(&self, now: Timestamp) -> Vec<(RunId, TaskRef)> {
+    pub(crate) fn due_timers(&self, now: Timestamp) -> Vec<(RunId, Option<TaskRef>)> {
         self.index_by.timers.iter().take_while(|(due, _, _)| *due <= now).map(|(_, run, task)| (*run, task.clone())).collect()
     }
 
@@ -433,6 +443,9 @@ impl State {
             self.index_by.origins.insert((self.at, *origin));
             self.origins.insert(*origin, (self.at, start.run));
         }
+        if let Some(due) = timeout::run_deadline(start, self.at) {
+            self.index_by.timers.insert((due, start.run, None));
+        }
         self.runs.insert(start.run, Arc::new(Run::new(start.clone(), &flow, self.at)));
     }
 
@@ -447,7 +460,7 @@ impl State {
                 for (path, visit) in tasks.iter().filter(|_| *attempt > 0) {
                     let task = TaskRef::new(*step, path, visit);
                     if let Some(due) = run.task(&task).and_then(|task| task.not_before) {
-                        index.timers.remove(&(due, id, task));
+                        index.timers.remove(&(due, id, Some(task)));
                     }
                 }
                 let first = tasks.iter().next().map(|(path, visit)| TaskRef::new(*step, path, visit));
@@ -462,6 +475,10 @@ impl State {
                 let task = TaskRef::new(*step, path.clone(), *visit);
                 index.release(run, id, &task);
                 run.started(&task, worker, *at);
+                if let Some(due) = timeout::attempt_deadline(&flow, *step, self.at) {
+                    run.deadlines.insert(task.clone(), due);
+                    index.timers.insert((due, id, Some(task.clone())));
+                }
                 index.held.entry(worker.clone()).or_default().insert((id, task));
             }
             Record::AttemptSucceeded { step, path, visit, worker, digest, bytes, started, ended, .. } => {
@@ -486,7 +503,9 @@ impl State {
                     found.state = TaskState::Failed;
                     found.worker.clone_from(worker);
                     match cause {
-                        FailureCause::User { error, object } | FailureCause::Permanent { error, object } => {
+                        FailureCause::User { error, object }
+                        | FailureCause::Permanent { error, object }
+                        | FailureCause::TimedOut { error, object } => {
                             found.error = Some(error.clone());
                             found.object = *object;
                         }
@@ -502,7 +521,7 @@ impl State {
             Record::RetryScheduled { step, path, visit, retry, not_before, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
                 run.wait(&task, *retry, *not_before);
-                index.timers.insert((*not_before, id, task));
+                index.timers.insert((*not_before, id, Some(task)));
             }
             Record::SwitchTaken { step, path, visit, to, .. } => {
                 run.routes.insert((*to, path.clone()), (*step, *visit));

@@ -103,6 +103,7 @@ impl Decider<'_> {
             user: deployment.user.clone(),
             tags: Vec::new(),
             host: None,
+            timeout_seconds: None,
         };
         Outcome::Started(self.start_run(new))
     }

@@ -45,6 +45,7 @@ pub(super) struct Submission {
     #[serde(default)]
     tags: Vec<String>,
     host: Option<HostMode>,
+    timeout_seconds: Option<f64>,
 }
 
 pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Submission>) -> Result<Reply<Value>, Refusal> {
@@ -59,7 +60,7 @@ pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Sub
         }
     };
     let parameters = given.parameters.unwrap_or_default();
-    let request = Request::Submit { flow, parameters, tags: given.tags, host: given.host };
+    let request = Request::Submit { flow, parameters, tags: given.tags, host: given.host, timeout_seconds: given.timeout_seconds };
     let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
     let Answer::RunStarted { run, name } = answered.answer else { return Err(other_request()) };
     let state = context.read();

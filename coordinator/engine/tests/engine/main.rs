@@ -1,5 +1,6 @@
 //! The engine from outside: scenarios, and properties over random happenings.
 
+mod limits;
 mod properties;
 mod scenarios;
 mod switches;

@@ -58,8 +58,9 @@ fn world_with(flow: usize, reuse: bool) -> World {
     let mut world = World::new();
     let mut definition = definition("Demo", FLOWS[flow]);
     for step in &mut definition.steps {
-        step.retry = Some(RetryPolicy { times: 3, delay_seconds: 1.0, factor: 2.0, cap_seconds: 60.0, jitter: 0.5 });
+        step.retry = Some(RetryPolicy { times: 3, delay_seconds: 1.0, factor: 2.0, cap_seconds: 60.0, jitter: 0.5, on: Vec::new() });
         step.host = reuse.then_some(HostMode::Reuse);
+        step.timeout_seconds = Some(600.0);
     }
     assert!(matches!(world.submit(definition, Default::default()), Answer::RunStarted { .. }));
     world
@@ -113,7 +114,8 @@ fn happen(world: &mut World, past: &mut Vec<ReportItem>, happening: &Happening) 
             let (dispatch, task) = world.take(&name);
             let error = ErrorInfo { kind: "ValueError".into(), message: "bad".into(), ..ErrorInfo::default() };
             let (started, ended) = (Timestamp(world.now), Timestamp(world.now));
-            let outcome = Outcome::Failed(Failure { kind: FailureKind::User, error, digest: None, bytes: 0, started, ended });
+            let outcome =
+                Outcome::Failed(Failure { kind: FailureKind::User, error: Box::new(error), digest: None, bytes: 0, started, ended });
             let report = item(&dispatch, &task, outcome);
             past.push(report.clone());
             world.report(report);

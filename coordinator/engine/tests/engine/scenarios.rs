@@ -20,7 +20,7 @@ fn ignored(records: &[Record]) -> &str {
 }
 
 fn retry(times: u32, delay_seconds: f64) -> Option<RetryPolicy> {
-    Some(RetryPolicy { times, delay_seconds, factor: 1.0, cap_seconds: 3600.0, jitter: 0.0 })
+    Some(RetryPolicy { times, delay_seconds, factor: 1.0, cap_seconds: 3600.0, jitter: 0.0, on: Vec::new() })
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn cancel_closes_everything_and_is_answered_again_the_same() {
 fn a_repeated_request_starts_no_second_run() {
     let mut world = World::new();
     let flow = || causey_protocol::input::FlowChoice::Given(Box::new(definition("Demo", &["only"]).try_into().unwrap()));
-    let submit = || Request::Submit { flow: flow(), parameters: Values::new(), tags: Vec::new(), host: None };
+    let submit = || Request::Submit { flow: flow(), parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None };
     let message = || causey_protocol::input::RequestMessage { id: "same".parse().unwrap(), user: "ann".into(), request: submit() };
     world.input(Input::Request(message()));
     assert!(ignored(&world.input(Input::Request(message()))).contains("has been answered"));

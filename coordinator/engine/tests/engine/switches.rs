@@ -28,9 +28,9 @@ fn key_of(step: &str, visit: u32) -> String {
 }
 
 fn step_tasks(world: &World, run: RunId, name: &str) -> usize {
-    let run = world.state.runs.get(&run).unwrap();
+    let run = world.state.run(run).unwrap();
     let step = world.state.flow_of(run).unwrap().find(&StepName::new(name).unwrap()).unwrap();
-    run.tasks.keys().filter(|task| task.step == step).count()
+    run.tasks_of(step).count()
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn recursion_enters_a_step_again_with_the_result_of_its_last_visit() {
 fn a_retry_in_recursion_repeats_the_visit_with_the_same_parent() {
     let mut world = World::new();
     let mut flow = definition("Demo", &["start > again", "again ? again end", "end"]);
-    flow.steps[1].retry = Some(RetryPolicy { times: 1, delay_seconds: 5.0, factor: 1.0, cap_seconds: 5.0, jitter: 0.0 });
+    flow.steps[1].retry = Some(RetryPolicy { times: 1, delay_seconds: 5.0, factor: 1.0, cap_seconds: 5.0, jitter: 0.0, on: Vec::new() });
     world.submit(flow, Values::new());
     world.succeed("start/0", None);
     world.choose("again/0", "again");

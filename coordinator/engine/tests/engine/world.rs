@@ -33,7 +33,20 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
         };
         let join = words[0].ends_with('*');
         let (name, doc) = (named(words[0]), String::new());
-        Step { name, line: 0, doc, join, next, retry: None, catch: None, resources: None, host: None, visits_max: None }
+        Step {
+            name,
+            line: 0,
+            doc,
+            join,
+            next,
+            retry: None,
+            catch: None,
+            resources: None,
+            host: None,
+            visits_max: None,
+            timeout_seconds: None,
+            grace_seconds: None,
+        }
     };
     Definition {
         format: 1,
@@ -45,6 +58,7 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
         steps: lines.iter().map(step).collect(),
         parameters: Vec::<Parameter>::new(),
         triggers: Vec::<Trigger>::new(),
+        timeout_seconds: None,
     }
 }
 
@@ -161,7 +175,7 @@ impl World {
 
     pub(crate) fn submit(&mut self, definition: Definition, parameters: Values) -> Answer {
         let flow = FlowChoice::Given(Box::new(Flow::try_from(definition).unwrap()));
-        self.request(Request::Submit { flow, parameters, tags: Vec::new(), host: None })
+        self.request(Request::Submit { flow, parameters, tags: Vec::new(), host: None, timeout_seconds: None })
     }
 
     pub(crate) fn run(&mut self, lines: &[&str]) -> RunId {
@@ -233,7 +247,7 @@ impl World {
         let (dispatch, task) = self.take(name);
         let error = ErrorInfo { kind: "ValueError".into(), message: "bad".into(), ..ErrorInfo::default() };
         let (started, ended) = (Timestamp(self.now), Timestamp(self.now + 1));
-        let outcome = Outcome::Failed(Failure { kind, error, digest: None, bytes: 0, started, ended });
+        let outcome = Outcome::Failed(Failure { kind, error: Box::new(error), digest: None, bytes: 0, started, ended });
         self.report(item(&dispatch, &task, outcome))
     }
 

@@ -56,8 +56,10 @@ fn flow(retries: u32) -> Flow {
         resources: None,
         host: None,
         visits_max: None,
+        timeout_seconds: None,
+        grace_seconds: None,
     };
-    let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0 };
+    let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0, on: Vec::new() };
     let definition = Definition {
         format: 1,
         name: FlowName::new("Demo").unwrap(),
@@ -72,6 +74,7 @@ fn flow(retries: u32) -> Flow {
         ],
         parameters: Vec::new(),
         triggers: Vec::new(),
+        timeout_seconds: None,
     };
     Flow::try_from(definition).unwrap()
 }
@@ -81,7 +84,7 @@ fn start(retries: u32) -> Scene {
     state.open_turn(Timestamp(1_700_000_000_000_000));
     let id = RequestId::new("request-1").unwrap();
     let flow = FlowChoice::Given(Box::new(flow(retries)));
-    let request = Request::Submit { flow, parameters: Values::new(), tags: vec!["nightly".into()], host: None };
+    let request = Request::Submit { flow, parameters: Values::new(), tags: vec!["nightly".into()], host: None, timeout_seconds: None };
     decide(&mut state, Input::Request(RequestMessage { id, user: "ann".into(), request }));
     let run = state.runs.values().next().unwrap().id();
     Scene { state, run, object: b"object".to_vec(), now: 1_700_000_000_000_000 }
@@ -125,7 +128,7 @@ impl Scene {
     pub(in crate::api) fn fail(&mut self, step: &str, index: u32, kind: &str, hash: &str) {
         let error = ErrorInfo { kind: kind.into(), message: "no".into(), hash: Some(hash.into()), ..ErrorInfo::default() };
         self.report(step, &[index], |started, ended| {
-            Outcome::Failed(Failure { kind: FailureKind::User, error, digest: None, bytes: 0, started, ended })
+            Outcome::Failed(Failure { kind: FailureKind::User, error: Box::new(error), digest: None, bytes: 0, started, ended })
         });
     }
 
