@@ -7,7 +7,7 @@ Importing this package stays cheap (every `causey run` pays for it), so nothing 
 from __future__ import annotations
 
 from causey._current import current
-from causey._decorators import catch, host, recursion, resources, retry, trigger
+from causey._decorators import catch, grace, host, recursion, resources, retry, timeout, trigger
 from causey._errors import (
     CauseyException,
     FailureHandledByCatch,
@@ -46,12 +46,14 @@ __all__ = [
     "catch",
     "current",
     "events",
+    "grace",
     "host",
     "models",
     "recursion",
     "resources",
     "retry",
     "step",
+    "timeout",
     "trigger",
 ]
 

@@ -7,15 +7,18 @@ from _thread import allocate_lock
 from os import getcwd
 
 from causey._current import current
-from causey._decorators import step_marks
+from causey._decorators import error_names, step_marks
 from causey._errors import (
     ArtifactStoreException,
     ExceptionWrapper,
     FailureHandledByCatch,
     InvalidNextException,
+    StepCancelled,
+    TimeoutException,
     UnpicklableArtifactException,
 )
 from causey._inputs import InputList, Inputs, InputTable
+from causey._interrupt import TimeLimit
 from causey._objects import Store
 from causey._report import Report, encode_artifact
 from causey._task import SPLIT_STACK, Task, Transition
@@ -85,7 +88,10 @@ class Attempt:
             error = describe_failure(problem, self.message.get("step"), self._loaded.folder)
             # Into the task's log too, as in Metaflow: what the step printed and why it ended belong together.
             print(error["traceback"], end="", file=sys.stderr)
-            return {"type": "failed", "key": self.message["key"], "retryable": True, "error": error}
+            failed = {"type": "failed", "key": self.message["key"], "retryable": True, "error": error}
+            if isinstance(problem, TimeoutException):
+                failed["timed_out"] = True
+            return failed
         finally:
             current._attempt = None
 
@@ -99,17 +105,26 @@ class Attempt:
         try:
             if message["retry"] > message["retries_max"]:
                 raise FailureHandledByCatch(message["retry"])
-            self._call(flow, function, is_join)
+            with TimeLimit(message["step"], message.get("timeout_seconds")):
+                self._call(flow, function, is_join)
             if catch and catch["var"]:
                 setattr(flow, catch["var"], None)
             return self._finished(flow)
         except BaseException as problem:
-            if catch is None or message["retry"] < message["retries_max"]:
+            if catch is None or isinstance(problem, StepCancelled) or self._is_tried_again(function, problem):
                 raise
             if isinstance(problem, UnpicklableArtifactException):
                 flow = self._flow(is_join)
             self._catch(flow, function, catch, problem)
             return self._finished(flow)
+
+    def _is_tried_again(self, function: Any, problem: BaseException) -> bool:
+        message = self.message
+        if message["retry"] >= message["retries_max"]:
+            return False
+        marks = step_marks(function)
+        wanted = error_names(marks.decorators["retry"]["on"]) if marks and "retry" in marks.decorators else []
+        return not wanted or any(each.__name__ in wanted for each in type(problem).__mro__)
 
     def _flow(self, is_join: bool) -> FlowSpec:
         """A fresh flow instance that sees the artifacts of the parents, in a join those that are the same in all."""

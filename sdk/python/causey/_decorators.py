@@ -27,6 +27,12 @@ def step_marks(function: Any) -> Marks | None:
     return getattr(function, "_causey_marks", None)
 
 
+def error_names(on: Any) -> list[str]:
+    """The names in @retry(on=…): one error class or name, or several."""
+    several = on if isinstance(on, (list, tuple, set, frozenset)) else [] if on is None else [on]
+    return [each.__name__ if isinstance(each, type) else each for each in several]
+
+
 def flow_marks(flow: Any) -> Marks:
     """The class's own marks; those of base classes are merged when the definition is made."""
     marks = flow.__dict__.get("_causey_flow_marks")
@@ -64,6 +70,10 @@ def mark_flow(name: str, flow: Any, attributes: dict[str, Any], repeatable: bool
     return flow
 
 
+def mark_step_or_flow(name: str, decorated: Any, attributes: dict[str, Any]) -> Any:
+    return (mark_flow if isinstance(decorated, type) else mark_step)(name, decorated, attributes)
+
+
 def _decorator(name: str, defaults: dict[str, Any], mark: Any) -> Callable[..., Any]:
     def decorate(function: Any = None, **attributes: Any) -> Any:
         unknown = [attribute for attribute in attributes if attribute not in defaults]
@@ -93,7 +103,12 @@ if TYPE_CHECKING:
         factor: float = 1.0,
         max_seconds: float = 86400.0,
         jitter: float = 0.0,
+        on: Any = None,
     ) -> Any: ...
+
+    def timeout(function: Any = None, *, seconds: float = 0, minutes: float = 0, hours: float = 0) -> Any: ...
+
+    def grace(function: Any = None, *, seconds: float = 5) -> Any: ...
 
     def catch(function: Any = None, *, var: str | None = None, print_exception: bool = True) -> Any: ...
 
@@ -130,9 +145,13 @@ else:
             "factor": 1.0,
             "max_seconds": 86400.0,
             "jitter": 0.0,
+            "on": None,
         },
         mark_step,
     )
+    # Above a step it limits each attempt, above the class the whole run.
+    timeout = _decorator("timeout", {"seconds": 0, "minutes": 0, "hours": 0}, mark_step_or_flow)
+    grace = _decorator("grace", {"seconds": 5}, mark_step)
     catch = _decorator("catch", {"var": None, "print_exception": True}, mark_step)
     resources = _decorator(
         "resources",

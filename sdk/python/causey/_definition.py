@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from causey._check import check_graph, in_order_of_the_graph
+from causey._decorators import error_names
 from causey._graph import NoSource, read_graph
 from causey._problem import DECORATOR, GRAPH, FlowProblem, Problem
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 RETRIES_MAX = 100
 VISITS_MAX = 100_000
+TIMEOUT_SECONDS_MAX = 365 * 86_400
+GRACE_SECONDS_MAX = 3600
 _HOST_MODES = ("fork", "reuse", "spawn")
 
 
@@ -34,6 +37,8 @@ def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
     if not problems:
         problems = [problem for node in graph.values() for problem in _decorator_problems(node)]
     problems += parameters_problems(flow, path)
+    run_timeout, timeout_problems = _run_timeout(flow, path)
+    problems += timeout_problems
     found_triggers, trigger_problems = triggers(flow, path)
     problems += trigger_problems
     if len(flow.__name__) > 64 or not flow.__name__.isascii():
@@ -56,6 +61,7 @@ def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
         "steps": [_step(node) for node in in_order_of_the_graph(graph)],
         "parameters": parameters(flow, path),
         "triggers": found_triggers,
+        **({"timeout_seconds": run_timeout} if run_timeout is not None else {}),
     }
 
 
@@ -75,6 +81,8 @@ def _step(node: Node) -> dict[str, Any]:
         "catch": {"variable": decorators["catch"]["var"]} if "catch" in decorators else None,
         "resources": _resources(decorators["resources"]) if "resources" in decorators else None,
         "host": decorators["host"]["mode"] if "host" in decorators else None,
+        **({"timeout_seconds": _seconds(decorators["timeout"])} if "timeout" in decorators else {}),
+        **({"grace_seconds": float(decorators["grace"]["seconds"])} if "grace" in decorators else {}),
         **({"visits_max": decorators["recursion"]["visits_max"]} if "recursion" in decorators else {}),
     }
 
@@ -102,7 +110,32 @@ def _retry(attributes: dict[str, Any]) -> dict[str, Any]:
         "factor": float(attributes["factor"]),
         "cap_seconds": float(attributes["max_seconds"]),
         "jitter": float(attributes["jitter"]),
+        **({"on": names} if (names := error_names(attributes["on"])) else {}),
     }
+
+
+def _seconds(timeout: dict[str, Any]) -> float:
+    return float(timeout["hours"]) * 3600 + float(timeout["minutes"]) * 60 + float(timeout["seconds"])
+
+
+def _timeout_problem(timeout: dict[str, Any]) -> str | None:
+    problem = _out_of_range(timeout, {"seconds": (0, None), "minutes": (0, None), "hours": (0, None)})
+    if problem is None and not 0 < _seconds(timeout) <= TIMEOUT_SECONDS_MAX:
+        return f"{_seconds(timeout):g} seconds are not between 0 (excluded) and {TIMEOUT_SECONDS_MAX}"
+    return problem
+
+
+def _run_timeout(flow: type[FlowSpec], path: str) -> tuple[float | None, list[Problem]]:
+    """The nearest @timeout above the class or one of its bases."""
+    for base in flow.__mro__:
+        marks = base.__dict__.get("_causey_flow_marks")
+        if marks is not None and "timeout" in marks.decorators:
+            problem = _timeout_problem(marks.decorators["timeout"])
+            if problem is None:
+                return _seconds(marks.decorators["timeout"]), []
+            message = f"@timeout of flow '{flow.__name__}': {problem}"
+            return None, [Problem(DECORATOR, message, path, hint="give it seconds=, minutes= or hours=")]
+    return None, []
 
 
 def _resources(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -158,6 +191,21 @@ def _decorator_problems(node: Node) -> list[Problem]:
         )
         if problem:
             refuse("retry", f"@retry of step '{node.name}': {problem}")
+        for name in error_names(decorators["retry"]["on"]):
+            if not (isinstance(name, str) and name):
+                refuse(
+                    "retry",
+                    f"@retry of step '{node.name}': on={name!r} is no error class",
+                    "name classes, as in on=[ConnectionError, 'TimeoutException']",
+                )
+    if "timeout" in decorators:
+        problem = _timeout_problem(decorators["timeout"])
+        if problem:
+            refuse("timeout", f"@timeout of step '{node.name}': {problem}", "give it seconds=, minutes= or hours=")
+    if "grace" in decorators:
+        problem = _out_of_range(decorators["grace"], {"seconds": (0, GRACE_SECONDS_MAX)})
+        if problem:
+            refuse("grace", f"@grace of step '{node.name}': {problem}")
     if "resources" in decorators:
         problem = _out_of_range(decorators["resources"], {"cpu": (0, None), "memory": (1, None), "gpu": (0, None)})
         if problem:

@@ -33,6 +33,8 @@ def triggers(flow: type[FlowSpec], path: str) -> tuple[list[dict[str, Any]], lis
                 message = f"flow '{flow.__name__}' has @{name}, which Causey does not offer yet"
                 problems.append(Problem(DECORATOR, message, path, _line(path, name), hint=FLOW_DECORATORS[name]))
                 continue
+            if name != "trigger":
+                continue
             try:
                 found.append({"events": _events(flow, attributes)})
             except _Wrong as problem:

@@ -38,6 +38,19 @@ class InvalidNextException(CauseyException):
     headline = "Invalid self.next() transition detected"
 
 
+class TimeoutException(CauseyException):
+    """The step took longer than its @timeout; raised where it was at that moment."""
+
+    headline = "@timeout"
+
+
+class StepCancelled(SystemExit):
+    """Raised in a step whose run was cancelled or failed elsewhere: `finally` and context managers may clean up."""
+
+    def __init__(self) -> None:
+        super().__init__(143)
+
+
 class UnpicklableArtifactException(CauseyException):
     headline = "Artifact cannot be stored"
 

@@ -6,6 +6,7 @@ import os
 import traceback
 
 from causey._encoding import content_hash
+from causey._errors import StepCancelled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def describe_failure(problem: BaseException, step: str | None, root: str | None 
         "column": None,
         "end_column": None,
         "hash": _hash(problem, summary),
+        "classes": [each.__name__ for each in type(problem).__mro__[1:-1]],
     }
     frame = _innermost_user_frame(summary, root)
     if frame is not None:
@@ -109,6 +111,8 @@ def _clipped(text: str) -> str:
 
 
 def _message(problem: BaseException) -> str:
+    if isinstance(problem, StepCancelled):
+        return "the step was cancelled"
     if isinstance(problem, SystemExit):
         return f"the step called sys.exit({'' if problem.code is None else repr(problem.code)})"
     if isinstance(problem, KeyboardInterrupt):

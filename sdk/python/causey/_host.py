@@ -54,8 +54,11 @@ def main() -> None:
         channel.send({"type": "loaded", "flow": flow.__name__, "forkable": because is None, "because": because})
         Template(channel, runner, die_with_parent, lambda runner_id: _hello(runner_id, "runner")).serve()
     else:
+        from causey._interrupt import listen_for_the_end
+
         gc.freeze()
         gc.enable()
+        listen_for_the_end()
         channel.send({"type": "ready"})
         runner.serve(channel)
     leave()

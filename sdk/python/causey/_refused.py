@@ -34,7 +34,6 @@ STEP_DECORATORS = {
     "pytorch_parallel": "use foreach instead of num_parallel",
     "ray_parallel": _LATER,
     "secrets": "remove it and read the secret in the step",
-    "timeout": "remove it; a step that hangs can be ended with `causey cancel`",
     "torchrun": _LATER,
 }
 

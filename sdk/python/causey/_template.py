@@ -11,6 +11,7 @@ import sys
 from _socket import socketpair
 
 from causey._channel import Channel
+from causey._interrupt import listen_for_the_end
 from causey._pages import learner
 from causey._process import leave, own_group, reseed, stream_lines, take_output, time_slices
 
@@ -111,6 +112,7 @@ class Template:
             _signal.set_wakeup_fd(-1)
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+            listen_for_the_end()
             for stream in (self._channel, self._wakeup_read, self._wakeup_write):
                 stream.close()
             take_output(stdout, stderr)

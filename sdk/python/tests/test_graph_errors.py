@@ -513,11 +513,11 @@ CASES = {
     ),
     "refused_decorators": (
         """
-        from causey import card, timeout, schedule
+        from causey import card, schedule, secrets
 
         @schedule(daily=True)
         class Flow(FlowSpec):
-            @timeout(seconds=5)
+            @secrets(sources=["a"])
             @step
             def start(self):
                 self.next(self.end)
@@ -529,12 +529,45 @@ CASES = {
                 pass
         """,
         [
-            "6 start: step 'start' has @timeout, which Causey does not offer yet | "
-            "remove it; a step that hangs can be ended with `causey cancel`",
+            "6 start: step 'start' has @secrets, which Causey does not offer yet | "
+            "remove it and read the secret in the step",
             "12 end: step 'end' has @card, which Causey does not offer yet | "
             "remove it; keep what the card would show as an artifact",
             "4 None: flow 'Flow' has @schedule, which Causey does not offer yet | "
             "remove it and start the flow from cron with `causey run` or an event",
+        ],
+    ),
+    "times_and_filters_out_of_range": (
+        """
+        @timeout(hours=-1)
+        class Flow(FlowSpec):
+            @timeout
+            @retry(on=[ValueError, 3])
+            @step
+            def start(self):
+                self.next(self.middle)
+
+            @timeout(seconds="soon")
+            @grace(seconds=7200)
+            @step
+            def middle(self):
+                self.next(self.end)
+
+            @retry(times=-1)
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "5 start: @retry of step 'start': on=3 is no error class | "
+            "name classes, as in on=[ConnectionError, 'TimeoutException']",
+            "4 start: @timeout of step 'start': 0 seconds are not between 0 (excluded) and 31536000 | "
+            "give it seconds=, minutes= or hours=",
+            "10 middle: @timeout of step 'middle': seconds='soon' is not a number | "
+            "give it seconds=, minutes= or hours=",
+            "11 middle: @grace of step 'middle': seconds=7200 is not between 0 and 3600 | None",
+            "16 end: @retry of step 'end': times=-1 is not between 0 and 100 | None",
+            "None None: @timeout of flow 'Flow': hours=-1 is not 0 or more | give it seconds=, minutes= or hours=",
         ],
     ),
     "decorator_below_step": (

@@ -454,3 +454,75 @@ def test_inputs_may_come_in_a_file_or_a_table(flow_file, start_worker):
 def test_report_above_the_line_limit_becomes_a_failure(run_step):
     answer, _, _ = run_step(flow("for i in range(9000):", "    setattr(self, f'a{i}', i)"))
     assert answer["error"]["type"] == "LineTooLong" and answer["retryable"] is False
+
+
+HANGING = """
+import os, signal, time
+
+class Flow(FlowSpec):
+    {decorators}
+    @step
+    def start(self):
+        self.begun = True
+        try:
+            {body}
+        finally:
+            print("cleaned up", flush=True)
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+"""
+
+
+def test_a_time_limit_raises_where_the_step_is(run_step):
+    body = HANGING.format(decorators="@timeout(seconds=5)", body="time.sleep(60)")
+    answer, _, runner = run_step(body, timeout_seconds=0.2)
+    assert answer["type"] == "failed" and answer["timed_out"] is True and answer["retryable"] is True
+    error = answer["error"]
+    assert (error["type"], error["message"]) == ("TimeoutException", "step 'start' timed out after 0.2 seconds")
+    assert (error["line"], error["source"]) == (11, "time.sleep(60)")
+    assert error["classes"] == ["CauseyException", "Exception", "BaseException"]
+    runner.close()
+    assert "cleaned up" in runner.text
+
+
+def test_a_time_limit_can_be_caught(run_step):
+    body = HANGING.format(decorators='@catch(var="problem")', body="time.sleep(60)")
+    answer, worker, _ = run_step(body, timeout_seconds=0.2)
+    assert answer["type"] == "finished" and answer["next"] == ["end"]
+    assert "problem" in answer["artifacts"]
+
+
+def test_a_limit_that_is_not_reached_changes_nothing(run_step):
+    body = HANGING.format(decorators="@retry", body="self.left = signal.getitimer(signal.ITIMER_REAL)[0]")
+    answer, worker, _ = run_step(body, timeout_seconds=600)
+    assert answer["type"] == "finished"
+
+
+def test_a_step_that_is_asked_to_end_may_clean_up_and_is_not_caught(run_step):
+    body = HANGING.format(decorators="@catch", body="os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
+    answer, _, runner = run_step(body)
+    assert answer["type"] == "failed"
+    assert (answer["error"]["type"], answer["error"]["message"]) == ("StepCancelled", "the step was cancelled")
+    runner.close()
+    assert "cleaned up" in runner.text
+
+
+def test_a_runner_without_a_step_ends_when_asked(start_worker, flow_file):
+    worker = start_worker(flow_file(flow()))
+    runner = worker.fork()
+    os.kill(runner.hello["pid"], signal.SIGTERM)
+    assert runner.connection.receive() is None
+    assert worker.connection.receive()["code"] == 143
+
+
+def test_catch_acts_at_once_on_an_error_that_the_retry_does_not_cover(run_step):
+    for raised, expected in (("KeyError('x')", "finished"), ("ConnectionRefusedError()", "failed")):
+        body = HANGING.format(
+            decorators='@catch(var="problem")\n    @retry(times=3, on=[ConnectionError, "TimeoutException"])',
+            body=f"raise {raised}",
+        )
+        answer, _, _ = run_step(body, retry=0, retries_max=3)
+        assert answer["type"] == expected, raised

@@ -7,6 +7,7 @@ mod durability;
 mod events;
 mod faults;
 mod flows;
+mod limits;
 mod log;
 mod main_road;
 mod output;

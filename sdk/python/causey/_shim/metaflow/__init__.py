@@ -1,6 +1,20 @@
 """`metaflow` as existing flows import it, answered by Causey. The host and the check put this folder on sys.path."""
 
-from causey import FlowSpec, JSONType, Parameter, catch, current, host, recursion, resources, retry, step, trigger
+from causey import (
+    FlowSpec,
+    JSONType,
+    Parameter,
+    catch,
+    current,
+    grace,
+    host,
+    recursion,
+    resources,
+    retry,
+    step,
+    timeout,
+    trigger,
+)
 from causey._refused import stand_in as _stand_in
 from causey._trigger import MetaflowEvent, Trigger
 
@@ -12,11 +26,13 @@ __all__ = [
     "Trigger",
     "catch",
     "current",
+    "grace",
     "host",
     "recursion",
     "resources",
     "retry",
     "step",
+    "timeout",
     "trigger",
 ]
 

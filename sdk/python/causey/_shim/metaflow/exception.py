@@ -5,6 +5,7 @@ from causey._errors import ExceptionWrapper as MetaflowExceptionWrapper
 from causey._errors import (
     InvalidDecoratorAttribute,
     MissingInMergeArtifactsException,
+    TimeoutException,
     UnhandledInMergeArtifactsException,
 )
 
@@ -13,5 +14,6 @@ __all__ = [
     "MetaflowException",
     "MetaflowExceptionWrapper",
     "MissingInMergeArtifactsException",
+    "TimeoutException",
     "UnhandledInMergeArtifactsException",
 ]
