@@ -300,7 +300,8 @@ impl Record {
             | Self::LossAccepted { .. }
             | Self::AttemptsSucceeded { .. }
             | Self::ChunkGathered { .. }
-            | Self::ChunkStored { .. } => 1,
+            | Self::ChunkStored { .. }
+            | Self::SwitchTaken { .. } => 1,
         }
     }
 }

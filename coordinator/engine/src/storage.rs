@@ -51,7 +51,7 @@ impl State {
             let due = self.run(id).and_then(|run| run.task(&task)).map(|found| found.not_before);
             let Some(due) = due else { continue };
             if let Some(due) = due {
-                self.index_by.timers.remove(&(due, id, task.clone()));
+                self.index_by.timers.remove(&(due, id, Some(task.clone())));
             }
             if let Some(run) = self.runs.get_mut(&id).map(Arc::make_mut) {
                 run.hold(&task, retry);

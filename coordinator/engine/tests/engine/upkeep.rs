@@ -141,7 +141,7 @@ fn scarce_storage_refuses_runs_and_critical_storage_holds_attempts_until_there_i
 fn a_retry_that_comes_due_while_storage_is_critical_waits_without_a_timer() {
     let mut world = World::new();
     let mut flow = definition("Demo", &["start > end", "end"]);
-    flow.steps[0].retry = Some(RetryPolicy { times: 3, delay_seconds: 1.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0 });
+    flow.steps[0].retry = Some(RetryPolicy { times: 3, delay_seconds: 1.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0, on: Vec::new() });
     let Answer::RunStarted { run, .. } = world.submit(flow, Default::default()) else { panic!("refused") };
     world.fail("start/0", causey_protocol::task::FailureKind::User);
     press(&mut world, StorageLevel::Critical);

@@ -68,6 +68,7 @@ impl World {
             parameters: Values::new(),
             tags: Vec::new(),
             host: Some(HostMode::Reuse),
+            timeout_seconds: None,
         };
         let id = RequestId::new(format!("r{number}"))?;
         self.turn(vec![Input::Request(RequestMessage { id, user: "bench".into(), request })]);
@@ -81,7 +82,7 @@ impl World {
         let item = |(run, step, path, visit): (RunId, StepIndex, _, u32)| {
             let step = flow.step(step);
             let foreach = matches!(step.next, causey_protocol::flow::Transition::Foreach { .. }).then_some(items);
-            let (next, publications) = (step.next.targets().to_vec(), Vec::new());
+            let (next, publications) = (step.next.targets().into_iter().cloned().collect(), Vec::new());
             let success = Success { digest: Digest([7; 32]), bytes: 200, next, foreach, publications, started: at, ended: at };
             ReportItem { run, step: step.name.clone(), path, visit, attempt: 0, outcome: Outcome::Succeeded(success) }
         };
