@@ -300,7 +300,7 @@ async fn a_log_that_breaks_ends_both_with_the_reason() {
     assert_eq!(refused.status.as_u16(), 503, "{refused:?}");
     for coordinator in [&mut pair.one, &mut pair.two] {
         let (status, words) = coordinator.last_words().await;
-        assert!(status == Some(1) && words.contains(&format!("turn {at} of the log cannot be read")), "{words}");
+        assert!(status == Some(1) && words.contains(&format!("turn {at} of stream CAUSEY_LOG cannot be read")), "{words}");
     }
 }
 
