@@ -124,6 +124,8 @@ pub(crate) enum ToHost<'a> {
     /// Two descriptors travel with it.
     Fork {
         host: &'a str,
+        /// An attempt waits for it: it need not make ready for being quick later.
+        awaited: bool,
     },
     Run(Box<Run<'a>>),
     Fetched {

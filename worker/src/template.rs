@@ -452,8 +452,9 @@ impl Keeper {
             Err(error) => return self.count_failure(&error),
         };
         let arrival = self.shared.expected.host(&place.id);
+        let awaited = self.forking.len() < self.waiting.len();
         // A template that is gone is noticed by its closed connection.
-        let _ = process.connection.send_with(&ToHost::Fork { host: &place.id }, theirs.each_ref().map(AsFd::as_fd)).await;
+        let _ = process.connection.send_with(&ToHost::Fork { host: &place.id, awaited }, theirs.each_ref().map(AsFd::as_fd)).await;
         let (handle, told) = (self.handle.clone(), place.id.clone());
         tokio::spawn(async move {
             let arrived = Runner::receive(arrival).await;

@@ -63,6 +63,11 @@ class Pages:
         self._theirs.close()
         return None
 
+    def leave(self) -> None:
+        """In a forked runner that copies nothing: the sockets are not its own."""
+        self._ours.close()
+        self._theirs.close()
+
     def _tell(self, before: set[int]) -> None:
         ranges = list(_ranges(page for page in _written_alone() if page not in before))
         if sum(end - start for start, end in ranges) > PAGES_MAX:

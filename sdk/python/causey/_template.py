@@ -86,7 +86,7 @@ class Template:
                 raise OSError("its two descriptors for output are missing")
             pid = os.fork()
             if pid == 0:
-                self._become_runner(message["host"], *output)
+                self._become_runner(message["host"], message["awaited"], *output)
             self._hosts[pid] = message["host"]
         except OSError as problem:
             self._channel.send({"type": "fork_failed", "host": message["host"], "message": str(problem)})
@@ -103,7 +103,7 @@ class Template:
                 del self._hosts[pid]
                 self._channel.send({"type": "exited", "host": host, "pid": pid, **_how_it_ended(status)})
 
-    def _become_runner(self, host: str, stdout: int, stderr: int) -> None:
+    def _become_runner(self, host: str, awaited: bool, stdout: int, stderr: int) -> None:
         """In the child; never returns."""
         template = os.getppid()
         try:
@@ -120,8 +120,11 @@ class Template:
                 os.close(descriptor)
             stream_lines()
             reseed()
-            self._rehearse()
-            after_first = self._pages.copy() if self._pages is not None else None
+            after_first = None
+            if awaited:
+                self._hurry()
+            else:
+                after_first = self._make_ready()
             gc.enable()
             self._set_slice(0)
             # The parent may have died before the kernel was asked to tell.
@@ -139,6 +142,16 @@ class Template:
         finally:
             # Whatever went wrong, also while saying so, a child must not run on as a second template.
             os._exit(FAILED_START_STATUS)
+
+
+    def _make_ready(self) -> Callable[[], None] | None:
+        """Spends now what would delay the first step, and returns what shall follow that."""
+        self._rehearse()
+        return self._pages.copy() if self._pages is not None else None
+
+    def _hurry(self) -> None:
+        if self._pages is not None:
+            self._pages.leave()
 
 
 def _ignore(signal_number: int, frame: object) -> None:

@@ -73,14 +73,12 @@ impl Folder {
         .await
     }
 
-    /// Makes what [`Folder::put`] of `path` will need.
+    /// Makes in the background what [`Folder::put`] of `path` will need.
     pub(crate) fn prepare(&self, path: &str) {
         let target = self.path(path);
-        // A durable store has to sync a folder that it makes, which takes too long for this. Whoever writes makes it if this fails.
-        if let Some(parent) = target.parent().filter(|parent| !self.durable && !parent.exists()) {
-            let _ = fs::create_dir_all(parent);
-        }
-        self.spares.add(&self.root.join("tmp"), STORED_MODE);
+        // A durable store syncs each folder that it makes, and must not find one that is not.
+        let missing = target.parent().filter(|parent| !self.durable && !parent.exists()).map(Path::to_owned);
+        self.spares.prepare(self.root.join("tmp"), STORED_MODE, missing);
     }
 
     pub(crate) async fn put_file(&self, path: &str, file: &Path) -> Result<Put, StoreError> {

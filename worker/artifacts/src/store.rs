@@ -112,8 +112,7 @@ impl Store {
         }
     }
 
-    /// Bytes will be written under `path` soon: does ahead what takes longest then. Blocks for some tens of microseconds, seldom for
-    /// a millisecond.
+    /// Bytes will be written under `path` soon: does ahead, in the background, what takes longest then. Call it in a runtime.
     pub fn prepare(&self, path: &str) {
         if let Backend::Folder(folder) = &self.backend
             && check(path).is_ok()
