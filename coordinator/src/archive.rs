@@ -163,6 +163,7 @@ mod tests {
         assert_eq!(reach(&segments(&store).await.unwrap()), 6);
     }
 
+    /// Row 14 of the fault model.
     #[tokio::test]
     async fn a_turn_that_does_not_continue_the_chain_is_named() {
         let folder = tempfile::tempdir().unwrap();

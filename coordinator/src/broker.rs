@@ -155,6 +155,7 @@ mod tests {
         assert!(version("2.16.0-RC.1") >= NATS_VERSION_MIN);
     }
 
+    /// Row 40 of the fault model.
     #[test]
     fn messages_do_not_show_the_password() {
         assert_eq!(without_password("nats://u:p@127.0.0.1:4222"), "nats://127.0.0.1:4222");

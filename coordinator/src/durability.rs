@@ -39,6 +39,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    /// Row 12 of the fault model.
     #[test]
     fn only_an_explicit_always_counts() {
         assert!(syncs_always(&json!({"jetstream": {"config": {"sync_always": true, "sync_interval": 120_000_000_000_u64}}})));

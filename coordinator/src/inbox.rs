@@ -164,6 +164,7 @@ mod tests {
         assert!(because(&decode_event(&raw("causey.event.api", &[], b"{"))).contains("EOF"));
     }
 
+    /// Row 41 of the fault model.
     #[test]
     fn a_report_in_the_name_of_another_worker_is_refused() {
         let report = Report { pool: "gpu".parse().unwrap(), worker: "a".parse().unwrap(), items: Vec::new() };

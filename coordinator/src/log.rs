@@ -211,6 +211,7 @@ mod tests {
         assert!(matches!(error, Error::BrokenChain { sequence: 2, .. }));
     }
 
+    /// Row 37 of the fault model.
     #[test]
     fn bytes_that_are_no_turn_stop_the_reader() {
         assert!(matches!(follow(Tail::EMPTY, 1, b"\x01rubbish"), Err(Error::Unreadable { sequence: 1, .. })));

@@ -271,6 +271,7 @@ mod tests {
         assert_eq!((loaded.hash(), loaded_tail), (state.hash(), tail));
     }
 
+    /// Row 22 of the fault model.
     #[test]
     fn a_copy_whose_files_were_cut_or_flipped_anywhere_is_the_state_it_was_or_an_older_one_or_none() {
         let folder = tempfile::tempdir().unwrap();

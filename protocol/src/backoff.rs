@@ -35,6 +35,7 @@ impl Delays {
 mod tests {
     use super::*;
 
+    /// Row 43 of the fault model.
     #[test]
     fn waits_grow_to_the_cap_and_start_again_after_a_reset() {
         let mut delays = Delays::new(Duration::from_millis(10), Duration::from_millis(100));

@@ -272,6 +272,7 @@ fn timeouts_and_filters() {
     check("turn-timeout", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
 }
 
+/// Row 37 of the fault model.
 #[test]
 fn turns() {
     let (run, step, path, worker, pool) = (run(), StepIndex(1), Path(vec![2]), "w1".parse().unwrap(), "gpu".parse().unwrap());

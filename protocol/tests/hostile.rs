@@ -43,6 +43,7 @@ proptest! {
         decode_all(&bytes);
     }
 
+    /// Row 31 of the fault model.
     #[test]
     fn damaged_messages_never_panic(bytes in damaged()) {
         decode_all(&bytes);
@@ -57,6 +58,7 @@ proptest! {
     }
 }
 
+/// Row 31 of the fault model.
 #[test]
 fn deep_nesting_is_refused_before_it_is_built() {
     let mut bytes = vec![codec::VERSION];

@@ -394,6 +394,7 @@ mod tests {
         assert!(!folder.path().join("runs/r/old").exists() && folder.path().join("cas/young").exists());
     }
 
+    /// Row 21 of the fault model.
     #[tokio::test]
     async fn a_file_that_changed_behind_our_back_is_not_handed_out() {
         let folder = tempfile::tempdir().unwrap();

@@ -254,6 +254,7 @@ mod tests {
         assert_eq!(held.close(&job.open_attempt()), ["first".into(), "second".into()]);
     }
 
+    /// Rows 4 and 16 of the fault model.
     #[test]
     fn only_attempts_without_a_living_delivery_lapse() {
         let mut held = Held::default();

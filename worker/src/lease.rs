@@ -45,6 +45,7 @@ impl Lease {
 mod tests {
     use super::*;
 
+    /// Row 4 of the fault model.
     #[test]
     fn a_delivery_lapses_at_four_fifths_of_the_wait_without_confirmed_progress() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));

@@ -195,6 +195,7 @@ mod tests {
         assert_eq!(fs::metadata(folder.path().join("flow.py")).unwrap().permissions().mode() & 0o7777 & !0o022, 0o644);
     }
 
+    /// Row 33 of the fault model.
     #[test]
     fn whatever_could_reach_outside_is_refused() {
         for (name, kind) in [
@@ -218,6 +219,7 @@ mod tests {
         assert!(matches!(outcome, Err(PackageError::Write { .. })));
     }
 
+    /// Row 32 of the fault model.
     #[test]
     fn a_size_that_lies_does_not_fill_the_disk() {
         let mut archive = header(b"huge", tar::EntryType::Regular, BYTES_MAX + 1).as_bytes().to_vec();
@@ -226,6 +228,7 @@ mod tests {
         assert!(matches!(unpack_archive(&archive[..], folder.path()), Err(PackageError::TooLarge)));
     }
 
+    /// Row 32 of the fault model.
     #[test]
     fn too_many_entries_are_refused() {
         let entries: Vec<(&[u8], tar::EntryType, &[u8])> = vec![(b"d/", tar::EntryType::Directory, b""); ENTRIES_MAX + 1];

@@ -196,6 +196,7 @@ pub(crate) fn timeout_in_words(step: &str, limit: Duration, grace: Duration) -> 
 mod tests {
     use super::*;
 
+    /// Row 28 of the fault model.
     #[test]
     fn a_death_reads_as_a_sentence() {
         let killed = End { code: None, signal: Some("SIGKILL".into()) };
@@ -209,6 +210,7 @@ mod tests {
         );
     }
 
+    /// Row 40 of the fault model.
     #[test]
     fn credentials_do_not_reach_hosts() {
         for name in ["AWS_SECRET_ACCESS_KEY", "CAUSEY_NATS_URL", "NATS_PASSWORD"] {

@@ -351,6 +351,7 @@ async fn many_tasks_of_a_dispatch_share_processes() {
     worker.stop().await;
 }
 
+/// Rows 27 and 28 of the fault model.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_say_what_happened() {
     let Some(bench) = Bench::new(FLOW).await else { return };
@@ -419,6 +420,7 @@ async fn an_attempt_that_is_no_longer_open_is_killed() {
     worker.stop().await;
 }
 
+/// Row 2 of the fault model.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_result_is_reported_again_and_not_made_again() {
     let Some(bench) = Bench::new(FLOW).await else { return };
@@ -477,6 +479,7 @@ async fn a_stopping_worker_lets_run_what_runs_and_hands_back_the_rest() {
     assert_eq!(bench.queued().await, 0);
 }
 
+/// Rows 9 and 16 of the fault model.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_outlives_the_broker() {
     let Some(mut bench) = Bench::new(FLOW).await else { return };
@@ -501,6 +504,7 @@ async fn a_result_outlives_the_broker() {
     worker.stop().await;
 }
 
+/// Row 31 of the fault model.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dispatch_nobody_can_read_is_dropped() {
     let Some(bench) = Bench::new(FLOW).await else { return };

@@ -110,6 +110,7 @@ impl Subscriber {
 mod tests {
     use super::*;
 
+    /// Row 18 of the fault model.
     #[test]
     fn a_subscriber_goes_on_where_it_was_and_knows_what_it_has_done() {
         let base = tempfile::tempdir().unwrap();

@@ -244,6 +244,7 @@ fn forged(worker: &str) -> Report {
     Report { pool: "default".parse().unwrap(), worker: worker.parse().unwrap(), items: vec![item] }
 }
 
+/// Row 31 of the fault model.
 #[tokio::test]
 async fn garbage_on_every_subject_is_counted_and_changes_nothing() {
     let project = Project::new();
@@ -325,6 +326,7 @@ async fn a_dispatch_of_a_later_format_is_handed_back_and_stops_only_that_worker(
     assert_eq!(stack.api.get("/v1/status").await["leader"], "coordinator");
 }
 
+/// Row 30 of the fault model.
 #[tokio::test]
 async fn what_is_too_large_is_refused_and_the_connection_of_others_lives_on() {
     let project = Project::new();
@@ -354,6 +356,7 @@ async fn what_is_too_large_is_refused_and_the_connection_of_others_lives_on() {
     assert_eq!(history.store_violations(&stack.store()).unwrap(), Vec::<String>::new());
 }
 
+/// Row 30 of the fault model.
 #[tokio::test]
 async fn an_error_of_any_length_reaches_the_user_in_a_bounded_form() {
     let project = Project::new();
@@ -446,6 +449,7 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
+/// Row 29 of the fault model.
 #[tokio::test]
 async fn a_nearly_full_disk_is_called_by_its_name_before_anything_starts() {
     let project = Project::new();
@@ -457,6 +461,7 @@ async fn a_nearly_full_disk_is_called_by_its_name_before_anything_starts() {
     project.is_quiet().await;
 }
 
+/// Row 13 of the fault model.
 #[tokio::test]
 async fn a_full_artifact_disk_refuses_packages_and_works_again_once_there_is_space() {
     let project = Project::new();

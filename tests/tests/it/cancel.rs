@@ -61,6 +61,7 @@ async fn cancelling_in_the_middle_of_a_foreach_kills_what_runs_and_starts_no_mor
     project.expect(3, &["cancel", "nobody-42"]).await.says(&["CSY-1006", "nobody-42"]);
 }
 
+/// Row 9 of the fault model.
 #[tokio::test]
 async fn a_run_goes_on_when_causey_dev_is_stopped_and_started_again() {
     let project = Project::new();

@@ -149,6 +149,7 @@ async fn again(nats: &Nats, base: &Path, place: &Place, runs: &[String], before:
     assert!(coordinator.service.stop(20).await.success());
 }
 
+/// Row 14 of the fault model.
 #[tokio::test]
 async fn a_log_that_lost_its_end_is_refused_and_its_loss_cannot_be_accepted() {
     let project = Project::new();
@@ -185,6 +186,7 @@ async fn a_log_that_lost_its_end_is_refused_and_its_loss_cannot_be_accepted() {
     assert!(status == Some(1) && words.contains("CAUSEY_LOG moved back"), "{words}");
 }
 
+/// Row 15 of the fault model.
 #[tokio::test]
 async fn a_stream_of_inputs_that_moved_back_is_read_on_once_its_loss_is_accepted() {
     let project = Project::new();
@@ -225,6 +227,7 @@ async fn a_stream_of_inputs_that_moved_back_is_read_on_once_its_loss_is_accepted
     assert_eq!((losses, nonsense), (1, 5), "the new stream is read from its beginning");
 }
 
+/// Row 15 of the fault model.
 #[tokio::test]
 async fn a_stream_that_vanishes_under_a_leader_stops_it_at_the_reconnect() {
     let project = Project::new();
@@ -241,6 +244,7 @@ async fn a_stream_that_vanishes_under_a_leader_stops_it_at_the_reconnect() {
 /// Size cap of each stream in the test of full ones, in bytes.
 const CAP: u64 = 400_000;
 
+/// Row 13 of the fault model.
 #[tokio::test]
 async fn nearly_full_streams_refuse_new_runs_and_events_and_recover_by_themselves() {
     let project = Project::new();

@@ -107,12 +107,14 @@ async fn crash_twice(role: Role) -> History {
     scene.ends_well().await
 }
 
+/// Row 6 of the fault model.
 #[tokio::test]
 async fn a_run_survives_two_crashes_of_the_coordinator() {
     let history = crash_twice(Role::Coordinator).await;
     assert_eq!(history.state().epoch, 3);
 }
 
+/// Row 1 of the fault model.
 #[tokio::test]
 async fn a_run_survives_two_crashes_of_the_worker() {
     let history = crash_twice(Role::Worker).await;
@@ -120,11 +122,13 @@ async fn a_run_survives_two_crashes_of_the_worker() {
     assert!(lost <= 8, "{lost} attempts were lost with two workers of two slots");
 }
 
+/// Row 10 of the fault model.
 #[tokio::test]
 async fn a_run_survives_two_crashes_of_nats_server() {
     crash_twice(Role::Nats).await;
 }
 
+/// Row 1 of the fault model.
 #[tokio::test]
 async fn a_run_survives_two_crashes_of_a_host() {
     let scene = Scene::new().await;
@@ -153,6 +157,7 @@ async fn a_run_survives_the_crash_of_the_whole_stack() {
     Scene { project, stack, marks, acted, follower, run }.ends_well().await;
 }
 
+/// Row 4 of the fault model.
 #[tokio::test]
 async fn a_worker_that_slept_past_its_lease_neither_blocks_nor_doubles_anything() {
     let scene = Scene::new().await;
@@ -165,6 +170,7 @@ async fn a_worker_that_slept_past_its_lease_neither_blocks_nor_doubles_anything(
     scene.ends_well().await;
 }
 
+/// Row 24 of the fault model.
 #[tokio::test]
 async fn every_input_sent_once_more_changes_nothing() {
     let project = Project::new();

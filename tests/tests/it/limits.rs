@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::flows::LIMITS;
 
+/// Row 5 of the fault model.
 #[tokio::test]
 async fn a_step_that_takes_too_long_times_out_whether_it_hears_it_or_not() {
     let project = Project::new();

@@ -17,6 +17,7 @@ async fn runs(project: &Project) -> Value {
     runs
 }
 
+/// Row 22 of the fault model.
 #[tokio::test]
 async fn the_same_runs_are_there_after_the_projection_was_deleted_or_damaged() {
     let project = Project::new();
@@ -57,6 +58,7 @@ fn sled_files(projection: &Path) -> Vec<std::path::PathBuf> {
     files
 }
 
+/// Row 22 of the fault model.
 #[tokio::test]
 async fn a_projection_damaged_at_any_place_is_rebuilt() {
     let project = Project::new();
@@ -107,6 +109,7 @@ pub(crate) async fn deploy(api: &causey_tests::Api, name: &str) -> Value {
     reply.body
 }
 
+/// Row 15 of the fault model.
 #[tokio::test]
 async fn a_vanished_log_is_refused_by_who_knows_of_it_and_never_taken_for_an_empty_one() {
     let project = Project::new();
@@ -130,6 +133,7 @@ async fn a_vanished_log_is_refused_by_who_knows_of_it_and_never_taken_for_an_emp
     assert!(words.contains("the artifact store") && words.contains("knows a log"), "{words}");
 }
 
+/// Row 15 of the fault model.
 #[tokio::test]
 async fn a_deleted_stream_is_named_and_refused() {
     let project = Project::new();
@@ -170,6 +174,7 @@ async fn a_first_start_that_was_cut_short_can_be_repeated() {
     deploy(&api, "a").await;
 }
 
+/// Row 6 of the fault model.
 #[tokio::test]
 async fn a_coordinator_killed_at_any_moment_of_its_first_start_starts_again() {
     for moment in 0..12 {
@@ -225,6 +230,7 @@ async fn a_port_taken_between_choosing_and_using_it_is_named_and_the_next_start_
     assert!(output.stdout.contains("alpha=0.5"), "{output:#?}");
 }
 
+/// Row 14 of the fault model.
 #[tokio::test]
 async fn a_stream_that_moved_back_is_refused_with_both_sequences() {
     let project = Project::new();
@@ -247,6 +253,7 @@ async fn a_stream_that_moved_back_is_refused_with_both_sequences() {
     }
 }
 
+/// Row 14 of the fault model.
 #[tokio::test]
 async fn a_broken_chain_is_refused_with_the_place_where_it_breaks() {
     let project = Project::new();

@@ -217,6 +217,7 @@ async fn a_leader_that_is_asked_to_stop_hands_over() {
     assert_eq!(pair.leaders().await, ["one", "two", "one"]);
 }
 
+/// Row 22 of the fault model.
 #[tokio::test]
 async fn a_standby_keeps_a_copy_of_its_own_and_does_without_it() {
     let (mut pair, first, _) = Pair::start().await;
@@ -272,6 +273,7 @@ async fn row_17_a_leader_cut_off_from_the_server_is_replaced_and_stands_by_when_
     assert_eq!((history.violations(), history.state().epoch), (Vec::new(), 2));
 }
 
+/// Row 10 of the fault model.
 #[tokio::test]
 async fn both_go_on_after_a_crash_of_the_server_and_one_of_them_leads() {
     let (mut pair, first, second) = Pair::start().await;
@@ -289,6 +291,7 @@ async fn both_go_on_after_a_crash_of_the_server_and_one_of_them_leads() {
     pair.history().await;
 }
 
+/// Row 14 of the fault model.
 #[tokio::test]
 async fn a_log_that_breaks_ends_both_with_the_reason() {
     let (mut pair, first, _) = Pair::start().await;
@@ -304,6 +307,7 @@ async fn a_log_that_breaks_ends_both_with_the_reason() {
     }
 }
 
+/// Row 37 of the fault model.
 #[tokio::test]
 async fn nothing_is_decided_that_a_living_coordinator_could_not_read() {
     let (pair, first, second) = Pair::start().await;

@@ -19,6 +19,7 @@ async fn listed(api: &Api, run: &str) -> Vec<String> {
     }
 }
 
+/// Row 38 of the fault model.
 #[tokio::test]
 async fn a_join_receives_every_item_of_a_foreach_that_is_kept_in_chunks() {
     let project = Project::new();
@@ -40,6 +41,7 @@ async fn a_join_receives_every_item_of_a_foreach_that_is_kept_in_chunks() {
     assert_eq!(held, 3, "start, gather and end");
 }
 
+/// Row 38 of the fault model.
 #[tokio::test]
 async fn cancelling_a_foreach_of_a_hundred_thousand_ends_at_once() {
     let project = Project::new();

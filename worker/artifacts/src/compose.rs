@@ -113,6 +113,7 @@ mod tests {
         }
     }
 
+    /// Row 20 of the fault model.
     #[test]
     fn every_truncation_is_an_error() {
         let whole = object();
@@ -121,6 +122,7 @@ mod tests {
         }
     }
 
+    /// Row 21 of the fault model.
     #[test]
     fn a_flipped_byte_is_seen_by_the_digest() {
         let mut bytes = object();

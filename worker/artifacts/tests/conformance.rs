@@ -84,6 +84,7 @@ async fn race(store: &Store) {
     }
 }
 
+/// Row 3 of the fault model.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_is_a_store() {
     let folder = tempfile::tempdir().unwrap();

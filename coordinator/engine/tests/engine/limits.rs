@@ -50,6 +50,7 @@ fn an_attempt_that_timed_out_is_charged_and_named() {
     assert_eq!(problem.message, "start/0 failed after 2 attempts: TimeoutException: bad");
 }
 
+/// Row 5 of the fault model.
 #[test]
 fn an_attempt_whose_worker_is_silent_ends_a_minute_after_its_limit_and_grace() {
     let mut world = World::new();

@@ -1,5 +1,7 @@
 //! The engine from outside: scenarios, and properties over random happenings.
 
+mod everything;
+mod golden;
 mod limits;
 mod properties;
 mod scenarios;

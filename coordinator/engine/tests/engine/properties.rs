@@ -157,6 +157,7 @@ fn tasks_of(run: &Run) -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
+    /// Rows 1, 6 and 24 of the fault model.
     /// I5: after the faults stop, the run reaches a terminal state. I3: each task then has one result.
     #[test]
     fn every_run_ends_whatever_happens(flow in 0..FLOWS.len(), reuse: bool, happenings in prop::collection::vec(happening(), 0..80)) {
@@ -257,6 +258,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4))]
 
+    /// Row 25 of the fault model.
     /// A wide foreach whose results come in any order, in messages of any size, with the leader killed and blobs stored at any time.
     #[test]
     fn a_wide_foreach_joins_every_item_once(

@@ -134,6 +134,7 @@ fn a_wide_foreach_opens_a_window_and_its_results_leave_the_state_chunk_by_chunk(
     assert_eq!((step.stored, step.counts[TaskState::Succeeded as usize]), (3_500, 3_500));
 }
 
+/// Row 38 of the fault model.
 #[test]
 fn late_items_and_a_slow_store_hold_a_wide_foreach_back() {
     let mut world = World::new();
@@ -181,6 +182,7 @@ fn a_pack_of_successes_is_one_record_and_opens_the_next_step_in_lists() {
     assert!(world.input(other).is_empty());
 }
 
+/// Row 26 of the fault model.
 #[test]
 fn the_rest_of_a_list_stays_on_offer_when_its_first_task_is_tried_again() {
     let mut world = World::new();
@@ -285,6 +287,7 @@ fn a_failure_is_retried_after_its_delay_as_often_as_asked() {
     assert_eq!(world.problem(run), "start/0 failed after 3 attempts: ValueError: bad");
 }
 
+/// Row 19 of the fault model.
 #[test]
 fn infrastructure_failures_and_hand_backs_are_not_charged() {
     let mut world = World::new();
@@ -322,6 +325,7 @@ fn one_failure_aborts_the_siblings() {
     assert!(ignored(&world.report(late)).starts_with("late report"));
 }
 
+/// Rows 2 and 25 of the fault model.
 #[test]
 fn late_and_repeated_reports_are_ignored() {
     let mut world = World::new();
@@ -332,6 +336,7 @@ fn late_and_repeated_reports_are_ignored() {
     assert!(ignored(&world.report(report)).starts_with("late report"));
 }
 
+/// Row 41 of the fault model.
 #[test]
 fn a_report_of_another_pool_does_not_count() {
     let mut world = World::new();
@@ -351,6 +356,7 @@ fn a_result_that_contradicts_the_graph_fails_the_run() {
     assert!(world.problem(run).contains("foreach over `items`, which has no items"), "{}", world.problem(run));
 }
 
+/// Row 27 of the fault model.
 #[test]
 fn attempts_of_a_lost_worker_run_again_until_the_task_is_poison() {
     let mut world = World::new();
@@ -379,6 +385,7 @@ fn cancel_closes_everything_and_is_answered_again_the_same() {
     assert!(world.queued().is_empty());
 }
 
+/// Row 24 of the fault model.
 #[test]
 fn a_repeated_request_starts_no_second_run() {
     let mut world = World::new();
@@ -393,6 +400,7 @@ fn a_repeated_request_starts_no_second_run() {
     assert_eq!(world.state.runs.len(), 1);
 }
 
+/// Row 24 of the fault model.
 #[test]
 fn an_event_starts_one_run_per_trigger_however_often_it_comes() {
     let mut world = World::new();
@@ -409,6 +417,29 @@ fn an_event_starts_one_run_per_trigger_however_often_it_comes() {
     assert_eq!((run.start.parameters["day"].as_str(), run.start.version), (Some("2026-01-01"), Some(1)));
     assert!(world.state.events_taken.get(&2).unwrap().duplicate);
     assert!(!world.state.events_taken.get(&1).unwrap().duplicate);
+}
+
+/// Row 36 of the fault model.
+#[test]
+fn a_run_keeps_the_version_it_started_with() {
+    let mut world = World::new();
+    let deploy = |world: &mut World, join: &str| {
+        let lines = ["start each work".into(), format!("work > {join}"), format!("{join}* > end"), "end".into()];
+        let mut flow = definition("Daily", &lines.each_ref().map(String::as_str));
+        flow.triggers = serde_json::from_value(json!([{"events": [{"name": "arrived"}]}])).unwrap();
+        world.deploy(flow)
+    };
+    deploy(&mut world, "gather");
+    world.event(1, "e1", "arrived", &json!({}));
+    world.succeed("start/0", Some(2));
+    world.succeed("work/1", None);
+    assert!(matches!(deploy(&mut world, "collect"), Answer::Deployed { version: 2, .. }));
+    world.restart();
+    world.succeed("work/0", None);
+    assert_eq!(world.queued(), ["gather/0"]);
+    world.event(2, "e2", "arrived", &json!({}));
+    let versions: Vec<_> = world.state.runs.values().map(|run| run.start.version).collect();
+    assert_eq!(versions, [Some(1), Some(2)]);
 }
 
 #[test]

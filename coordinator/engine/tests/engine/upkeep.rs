@@ -105,6 +105,7 @@ fn a_history_holds_the_run_its_flow_and_what_it_published_and_shows_damage() {
     }
 }
 
+/// Row 13 of the fault model.
 #[test]
 fn scarce_storage_refuses_runs_and_critical_storage_holds_attempts_until_there_is_room() {
     let mut world = World::new();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use causey_engine::{Command, State, commands, decide, outstanding, violations};
+use causey_protocol::codec;
 use causey_protocol::event::CloudEvent;
 use causey_protocol::flow::{Case, Definition, Flow, Step, Transition, Trigger};
 use causey_protocol::id::{Digest, FlowName, PoolName, RequestId, RunId, StepName, Timestamp, WorkerName};
@@ -95,11 +96,25 @@ impl World {
     pub(crate) fn turn(&mut self, inputs: Vec<Input>) -> Vec<Record> {
         self.now += 1_000;
         self.state.open_turn(Timestamp(self.now));
+        let events = inputs.iter().filter_map(|input| if let Input::Event { sequence, .. } = input { Some(*sequence) } else { None });
+        let covered = (self.state.inbox + 1, self.state.events.max(events.max().unwrap_or_default()));
         let records: Vec<Record> = inputs.into_iter().flat_map(|input| decide(&mut self.state, input)).collect();
+        self.commit(records, covered)
+    }
+
+    /// The first turn of another leader: what it writes without an input, and the watermarks from which it reads on.
+    pub(crate) fn take_over(&mut self, records: Vec<Record>, covered: (u64, u64)) {
+        self.now += 1_000;
+        self.state.open_turn(Timestamp(self.now));
+        self.state.epoch += 1;
+        records.iter().for_each(|record| self.state.apply(record));
+        self.commit(records, covered);
+    }
+
+    fn commit(&mut self, records: Vec<Record>, (inbox, events): (u64, u64)) -> Vec<Record> {
         let announced = self.announced.last().copied().unwrap_or_default();
-        let (inbox, events) = (self.state.inbox + 1, self.state.events);
         self.state.cover(inbox, events, announced);
-        let turn = Turn { epoch: 0, at: self.state.at, inbox, events, announced, previous: Digest::of(b""), records };
+        let turn = Turn { epoch: self.state.epoch, at: self.state.at, inbox, events, announced, previous: self.tail(), records };
         let sequence = self.turns.len() as u64 + 1;
         self.committed.apply_turn(sequence, &turn);
         // Hashing walks the whole state: for the wide ones every thousandth turn has to do.
@@ -117,6 +132,11 @@ impl World {
             self.perform(command);
         }
         records
+    }
+
+    /// BLAKE3 of the log's last message.
+    pub(crate) fn tail(&self) -> Digest {
+        self.turns.last().map_or(Digest([0; 32]), |turn| Digest::of(&codec::encode(turn)))
     }
 
     pub(crate) fn perform(&mut self, command: Command) {

@@ -1,0 +1,310 @@
+//! One log with every kind of record: what becomes a golden log. Whoever adds a kind makes it happen here.
+
+use crate::world::{World, definition, item, pool};
+use causey_protocol::id::{Digest, RunId, Timestamp};
+use causey_protocol::input::{FlowChoice, Input, Request};
+use causey_protocol::parameter::{Parameter, ParameterType, Values};
+use causey_protocol::policy::{CatchPolicy, HostMode, RetryPolicy};
+use causey_protocol::record::{Answer, Record, RunState};
+use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome};
+use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
+use serde_json::json;
+use uuid::Uuid;
+
+const MINUTE: u64 = 60_000_000;
+
+/// Finished runs that stay whole once their history is stored.
+const KEEP: u32 = 8;
+
+pub(crate) fn everything() -> World {
+    let mut world = World::new();
+    let store = Record::LogOpened { store: Uuid::from_u128(7) };
+    world.take_over(vec![store, leader("alpha"), streams(1)], (0, 0));
+    plain(&mut world);
+    events(&mut world);
+    foreaches(&mut world);
+    snapshot(&mut world);
+    switches(&mut world);
+    failures(&mut world);
+    limits(&mut world);
+    world.take_over(vec![leader("beta")], (world.state.inbox, world.state.events));
+    world.restart();
+    refusals(&mut world);
+    snapshot(&mut world);
+    retire(&mut world);
+    loss(&mut world);
+    storage(&mut world);
+    snapshot(&mut world);
+    under_way(&mut world);
+    world
+}
+
+fn leader(name: &str) -> Record {
+    Record::LeaderChanged { leader: name.into() }
+}
+
+/// The streams, the inbox having been made for the `time`th time.
+fn streams(time: u64) -> Record {
+    Record::StreamsSeen { created: [("CAUSEY_IN".into(), time), ("CAUSEY_EVENT".into(), 1), ("CAUSEY_LOG".into(), 1)].into() }
+}
+
+/// A line of steps, one of whose workers is lost and one of which publishes a model, twice; and a branch.
+fn plain(world: &mut World) {
+    for _ in 0..2 {
+        world.run(&["start > middle", "middle > end", "end"]);
+        world.started("start/0", "w");
+        world.request(Request::WorkerLost { pool: pool("default"), worker: "w".parse().unwrap() });
+        finish(world, &["start/0"]);
+        world.publish("middle/0", "demand");
+        finish(world, &["end/0"]);
+    }
+    world.run(&["start > a b", "a > meet", "b > meet", "meet* > end", "end"]);
+    finish(world, &["start/0", "b/0", "a/0", "meet/0", "end/0"]);
+}
+
+/// A trigger on one event and one on two, versions, events that start nothing, one that comes twice.
+fn events(world: &mut World) {
+    let mut flow = definition("Daily", &["only"]);
+    flow.parameters = vec![Parameter { name: "day".into(), kind: ParameterType::Str, required: true, default: None, help: String::new() }];
+    flow.triggers = serde_json::from_value(json!([{"events": [{"name": "arrived", "parameters": {"day": "date"}}]}])).unwrap();
+    world.deploy(flow.clone());
+    flow.doc = "Every day.".into();
+    assert!(matches!(world.deploy(flow), Answer::Deployed { version: 2, .. }));
+    let mut both = definition("Both", &["only"]);
+    both.triggers = serde_json::from_value(json!([{"events": [{"name": "a"}, {"name": "b"}]}])).unwrap();
+    world.deploy(both);
+    world.event(1, "e1", "arrived", &json!({"date": "2026-01-01"}));
+    world.event(2, "e1", "arrived", &json!({"date": "2026-01-01"}));
+    world.event(3, "e2", "arrived", &json!({}));
+    world.event(4, "e3", "nobody", &json!({}));
+    world.event(5, "a1", "a", &json!({"x": 1}));
+    world.event(6, "b1", "b", &json!({"y": [1.5, null, "z"]}));
+    world.event(7, "a2", "a", &json!({}));
+    finish(world, &["only/0", "only/0"]);
+}
+
+/// Narrow, of some hundreds, wide, and one inside another; singly, in lists and in packs.
+fn foreaches(world: &mut World) {
+    let lines = ["start each work", "work > gather", "gather* > end", "end"];
+    world.run(&lines);
+    world.succeed("start/0", Some(3));
+    finish(world, &["work/1", "work/0", "work/2", "gather/0", "end/0"]);
+    for count in [200, 1_050] {
+        let mut flow = definition("Wide", &lines);
+        flow.steps[1].host = Some(HostMode::Reuse);
+        world.submit(flow, Values::new());
+        world.succeed("start/0", Some(count));
+        while !world.queue.is_empty() {
+            pack(world);
+        }
+        world.store_blobs();
+        finish(world, &["gather/0", "end/0"]);
+    }
+    let run = world.run(&["start each outer", "outer each inner", "inner > fold", "fold* > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(2));
+    world.succeed("outer/0", Some(65));
+    world.succeed("outer/1", Some(1));
+    for index in 0..65 {
+        world.succeed(&format!("inner/0.{index}"), None);
+    }
+    world.store_blobs();
+    finish(world, &["inner/1.0", "fold/1", "fold/0", "gather/0", "end/0"]);
+    assert_eq!(world.run_state(run), RunState::Succeeded);
+}
+
+/// Two hundred tasks of what is queued succeed and are reported in one message.
+fn pack(world: &mut World) {
+    let names: Vec<String> = world.queued().into_iter().take(200).collect();
+    let items = names.iter().map(|name| {
+        let (dispatch, task) = world.take(name);
+        world.success(&dispatch, &task, None, Vec::new())
+    });
+    let items = items.collect();
+    world.report_message(items);
+}
+
+fn switches(world: &mut World) {
+    world.run(&["start ? b a", "a > meet", "b > meet", "meet > end", "end"]);
+    world.choose("start/0", "a");
+    finish(world, &["a/0", "meet/0", "end/0"]);
+    let mut flow = definition("Loop", &["start > again", "again ? again end", "end"]);
+    flow.steps[1].visits_max = Some(3);
+    world.submit(flow.clone(), Values::new());
+    finish(world, &["start/0"]);
+    world.choose("again/0", "again");
+    world.choose("again/0~1", "end");
+    finish(world, &["end/0"]);
+    let Answer::RunStarted { run: endless, .. } = world.submit(flow, Values::new()) else { panic!() };
+    finish(world, &["start/0"]);
+    for name in ["again/0", "again/0~1", "again/0~2"] {
+        world.choose(name, "again");
+    }
+    assert_eq!(world.run_state(endless), RunState::Failed);
+}
+
+/// Every cause of a failure, with and without a retry, a filter, a fallback; late and foreign reports; a cancel.
+fn failures(world: &mut World) {
+    let mut flow = definition("Fails", &["start > end", "end"]);
+    flow.steps[0].retry = retry(2, 30.0, &["OSError"]);
+    world.submit(flow.clone(), Values::new());
+    fail(world, "start/0", FailureKind::User, "ConnectionError", &["OSError"]);
+    world.pass_time();
+    fail(world, "start/0", FailureKind::Infrastructure, "CSY-3001", &[]);
+    world.pass_time();
+    let (dispatch, task) = world.take("start/0");
+    world.report(item(&dispatch, &task, Outcome::Released { because: "draining".into() }));
+    finish(world, &["start/0"]);
+    let late = world.success(&dispatch, &task, None, Vec::new());
+    world.report(late.clone());
+    world.input(Input::Report { pool: pool("gpu"), worker: "w".parse().unwrap(), items: vec![late] });
+    finish(world, &["end/0"]);
+    // The filter does not cover this one.
+    world.submit(flow.clone(), Values::new());
+    fail(world, "start/0", FailureKind::User, "KeyError", &["LookupError"]);
+    world.submit(flow.clone(), Values::new());
+    fail(world, "start/0", FailureKind::Permanent, "ImportError", &[]);
+    flow.steps[0].catch = Some(CatchPolicy { variable: Some("error".into()) });
+    world.submit(flow, Values::new());
+    fail(world, "start/0", FailureKind::User, "KeyError", &["LookupError"]);
+    finish(world, &["start/0", "end/0"]);
+
+    let poisoned = world.run(&["start > end", "end"]);
+    for _ in 0..4 {
+        world.started("start/0", "w1");
+        world.request(Request::WorkerLost { pool: pool("default"), worker: "w1".parse().unwrap() });
+    }
+    assert_eq!(world.run_state(poisoned), RunState::Failed);
+    let empty = world.run(&["start each work", "work > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(0));
+    assert_eq!(world.run_state(empty), RunState::Failed);
+    let cancelled = world.run(&["start > a b", "a > meet", "b > meet", "meet* > end", "end"]);
+    finish(world, &["start/0"]);
+    world.started("a/0", "w");
+    world.request(Request::Cancel { run: cancelled, because: "wrong data".into() });
+    assert_eq!(world.run_state(cancelled), RunState::Cancelled);
+}
+
+/// An attempt that is told to have timed out, one of which nothing is heard, and a run that takes too long.
+fn limits(world: &mut World) {
+    let mut flow = definition("Limits", &["start > end", "end"]);
+    (flow.steps[0].timeout_seconds, flow.steps[0].grace_seconds, flow.steps[0].retry) = (Some(90.0), Some(1.5), retry(2, 0.0, &[]));
+    flow.timeout_seconds = Some(3600.0);
+    let Answer::RunStarted { run, .. } = world.submit(flow, Values::new()) else { panic!() };
+    world.started("start/0", "w");
+    world.pass_time();
+    fail(world, "start/0", FailureKind::TimedOut, "TimeoutException", &[]);
+    finish(world, &["start/0"]);
+    world.pass_time();
+    assert_eq!(world.run_state(run), RunState::Failed);
+}
+
+/// Requests and messages that come to nothing.
+fn refusals(world: &mut World) {
+    assert!(matches!(world.submit(definition("Demo", &["only"]), Values::from([("speed".into(), json!(1))])), Answer::Refused(_)));
+    let flow = FlowChoice::Deployed("Nobody".parse().unwrap());
+    let host = Some(HostMode::Spawn);
+    let request = Request::Submit { flow, parameters: Values::new(), tags: vec!["night".into()], host, timeout_seconds: Some(60.0) };
+    assert!(matches!(world.request(request), Answer::Refused(_)));
+    world.input(Input::Malformed { subject: "causey.in.elsewhere".into(), sequence: 9, because: "the message is empty".into() });
+    world.input(Input::BlobStored { digest: Digest::of(b"nobody's") });
+}
+
+/// The histories of all finished runs are stored; of most only the entry remains.
+fn retire(world: &mut World) {
+    // Answers are forgotten by now.
+    world.now += 11 * MINUTE;
+    let ended: Vec<RunId> = world.committed.unstored_runs().collect();
+    for run in ended {
+        let bytes = world.committed.history(run).unwrap().encode();
+        world.input(Input::HistoryStored { run, digest: Digest::of(&bytes), bytes: bytes.len() as u64, keep: KEEP });
+    }
+    assert!(world.state.retired.len() > 10);
+}
+
+/// The inbox moved back, and that was accepted.
+fn loss(world: &mut World) {
+    let (seen, events) = (world.state.inbox, world.state.events);
+    let lost = Record::LossAccepted { stream: "CAUSEY_IN".into(), seen, found: seen - 20, user: "ann".into() };
+    world.take_over(vec![leader("causey state accept-loss"), lost, streams(2)], (seen - 20, events));
+    world.take_over(vec![leader("alpha")], (seen - 20, events));
+    world.restart();
+}
+
+/// New runs are refused, then attempts are held back, then all goes on.
+fn storage(world: &mut World) {
+    world.run(&["start each work", "work > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(2));
+    press(world, StorageLevel::Scarce, 82);
+    assert!(matches!(world.submit(definition("Demo", &["only"]), Values::new()), Answer::Refused(_)));
+    press(world, StorageLevel::Critical, 91);
+    finish(world, &["work/0", "work/1"]);
+    assert!(world.queued().is_empty());
+    press(world, StorageLevel::Ample, 40);
+    finish(world, &["gather/0", "end/0"]);
+}
+
+/// What the log ends with: runs that wait for every kind of thing, so that the last state has an entry in every table.
+fn under_way(world: &mut World) {
+    let lines = ["start each work", "work > gather", "gather* > end", "end"];
+    world.run(&["start > end", "end"]);
+    world.started("start/0", "w1");
+    let mut flow = definition("Limits", &lines);
+    (flow.steps[0].retry, flow.timeout_seconds) = (retry(3, 600.0, &[]), Some(3600.0));
+    world.submit(flow, Values::new());
+    fail(world, "start/0", FailureKind::User, "ValueError", &[]);
+    let mut flow = definition("Wide", &lines);
+    (flow.steps[1].host, flow.steps[1].timeout_seconds) = (Some(HostMode::Reuse), Some(90.0));
+    world.submit(flow, Values::new());
+    world.succeed("start/0", Some(70));
+    pack(world);
+    assert_eq!(world.blobs.len(), 1, "its join waits for the manifest");
+    world.event(8, "e8", "arrived", &json!({"date": "2026-01-02"}));
+    world.event(9, "a3", "a", &json!({}));
+    world.run(&lines);
+    world.succeed("start/0", Some(5));
+    world.started("work/3", "w2");
+    world.run(&["start > end", "end"]);
+    press(world, StorageLevel::Critical, 93);
+    finish(world, &["start/0", "work/0", "only/0"]);
+    assert_eq!(world.state.held_back.len(), 1);
+}
+
+fn press(world: &mut World, level: StorageLevel, percent: u8) {
+    world.input(Input::Pressure(Storage { level, stream: "CAUSEY_LOG".into(), percent }));
+}
+
+fn finish(world: &mut World, names: &[&str]) {
+    for name in names {
+        world.succeed(name, None);
+    }
+}
+
+fn retry(times: u32, delay_seconds: f64, on: &[&str]) -> Option<RetryPolicy> {
+    let on = on.iter().map(|name| (*name).to_owned()).collect();
+    Some(RetryPolicy { times, delay_seconds, factor: 2.0, cap_seconds: 3600.0, jitter: 0.25, on })
+}
+
+fn fail(world: &mut World, name: &str, kind: FailureKind, class: &str, bases: &[&str]) {
+    let (dispatch, task) = world.take(name);
+    let classes = bases.iter().map(|base| (*base).to_owned()).collect();
+    let error = Box::new(ErrorInfo { kind: class.into(), message: "bad".into(), classes, ..ErrorInfo::default() });
+    let (started, ended) = (Timestamp(world.now), Timestamp(world.now + 5));
+    let (digest, bytes) = (Some(Digest::of(b"output")), 6);
+    world.report(item(&dispatch, &task, Outcome::Failed(Failure { kind, error, digest, bytes, started, ended })));
+}
+
+/// A snapshot of the last turn, with the hash of its state: replaying is compared with it on the way.
+fn snapshot(world: &mut World) {
+    let state = &world.committed;
+    let snapshot = SnapshotTaken {
+        sequence: state.sequence,
+        turn: world.tail(),
+        state: state.hash(),
+        digest: Digest::of(b"snapshot"),
+        bytes: 8,
+        records: state.records,
+        inbox: state.inbox,
+        events: state.events,
+    };
+    world.input(Input::SnapshotStored(Box::new(snapshot)));
+}
