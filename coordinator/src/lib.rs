@@ -74,7 +74,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         durability::check(config.nats_monitoring_url.as_deref()).await?;
     }
     let context = async_nats::jetstream::new(front.client.clone());
-    streams::ensure(&context, config.stream_bytes_max, witness(&config, &store, tail).await?).await?;
+    let limits = streams::Limits { bytes_max: config.stream_bytes_max, replicas: config.replicas };
+    streams::ensure(&context, limits, witness(&config, &store, tail).await?).await?;
 
     let workers = Arc::new(Workers::default());
     let desk = Desk {
