@@ -62,7 +62,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 
     let store = Arc::new(Store::open(&config.store, !config.unsafe_durability).await.context("failed to open the artifact store")?);
     let (projection, state, tail) = Projection::open(&config.projection)
-        .with_context(|| format!("failed to open the projection in {}\nhint: the folder must be writable", config.projection.display()))?;
+        .with_context(|| format!("failed to open the projection in {}\nhint: the folder must be writable, and no other coordinator may use it: give each its own with --projection", config.projection.display()))?;
     let committed = Arc::new(Committed::new(state));
     let connect = |role| broker::connect(&config.nats_url, role, config.unsafe_nats_version);
     let connecting = async { futures_util::try_join!(connect("causey coordinator api"), connect("causey leader")) };

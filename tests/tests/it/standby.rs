@@ -220,6 +220,26 @@ async fn a_standby_keeps_a_copy_of_its_own_and_does_without_it() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_is_given_anothers_projection_refuses_and_leaves_it_alone() {
+    let (mut pair, first, _) = Pair::start().await;
+    deploy(&first, "a").await;
+    let projection = pair.place("one").projection;
+    let mut third = Coordinator::start(&pair.nats, pair.project.path(), &Place { projection: projection.clone(), ..pair.place("three") });
+    let (status, words) = third.last_words().await;
+    assert_eq!(status, Some(1), "{words}");
+    for expected in ["another process uses it", &projection.display().to_string(), "--projection"] {
+        assert!(words.contains(expected), "{words}");
+    }
+    deploy(&first, "b").await;
+    assert!(pair.one.service.stop(20).await.success());
+    let end = pair.two.with_role("leader").await;
+    assert_eq!(flows(&end).await, 2);
+    let (_, state, tail) = Projection::open(&projection).unwrap();
+    assert_eq!(state.hash(), pair.history().await.state_at(tail.sequence).hash());
+    assert!(tail.sequence > 0 && !projection.join("sled.damaged").exists());
+}
+
+#[tokio::test]
 async fn row_17_a_leader_cut_off_from_the_server_is_replaced_and_stands_by_when_it_is_back() {
     let project = Project::new();
     let base = project.path();
