@@ -42,6 +42,10 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_STREAM_BYTES_MAX", allow_negative_numbers = true, default_value_t = 8 * 1024 * 1024 * 1024)]
     pub stream_bytes_max: i64,
 
+    /// Servers of a NATS cluster that keep a copy of each stream and bucket made by this coordinator; 3 survive the loss of one
+    #[arg(long, env = "CAUSEY_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub replicas: u8,
+
     /// Seconds after which a changed state is written as a snapshot
     #[arg(long, env = "CAUSEY_SNAPSHOT_SECONDS", default_value_t = 60)]
     pub snapshot_seconds: u32,

@@ -62,7 +62,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 
     let store = Arc::new(Store::open(&config.store, !config.unsafe_durability).await.context("failed to open the artifact store")?);
     let (projection, state, tail) = Projection::open(&config.projection)
-        .with_context(|| format!("failed to open the projection in {}\nhint: the folder must be writable", config.projection.display()))?;
+        .with_context(|| format!("failed to open the projection in {}\nhint: the folder must be writable, and no other coordinator may use it: give each its own with --projection", config.projection.display()))?;
     let committed = Arc::new(Committed::new(state));
     let connect = |role| broker::connect(&config.nats_url, role, config.unsafe_nats_version);
     let connecting = async { futures_util::try_join!(connect("causey coordinator api"), connect("causey leader")) };
@@ -74,7 +74,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         durability::check(config.nats_monitoring_url.as_deref()).await?;
     }
     let context = async_nats::jetstream::new(front.client.clone());
-    streams::ensure(&context, config.stream_bytes_max, witness(&config, &store, tail).await?).await?;
+    let limits = streams::Limits { bytes_max: config.stream_bytes_max, replicas: config.replicas };
+    streams::ensure(&context, limits, witness(&config, &store, tail).await?).await?;
 
     let workers = Arc::new(Workers::default());
     let desk = Desk {

@@ -19,7 +19,7 @@ pub enum Error {
     #[error("failed to look at stream {stream}: {reason}")]
     Look { stream: &'static str, reason: String },
     #[error(
-        "failed to create stream {stream}: {reason}\nhint: the server reserves the caps of all streams: give it more disk (max_file_store), or the coordinator a smaller --stream-bytes-max"
+        "failed to create stream {stream}: {reason}\nhint: the server reserves the caps of all streams: give it more disk (max_file_store), or the coordinator a smaller --stream-bytes-max; as many servers as --replicas must run"
     )]
     Create { stream: String, reason: String },
     #[error(
@@ -57,14 +57,24 @@ const PRESENCE_TTL: Duration = Duration::from_secs(15);
 /// How long the mark of an expired entry stays; the server takes no less.
 const EXPIRY_MARKER_TTL: Duration = Duration::from_secs(1);
 
+/// What streams are made with; those that exist keep what they have.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Cap of each stream in bytes; -1 for none.
+    pub bytes_max: i64,
+    /// Servers that keep a copy.
+    pub replicas: u8,
+}
+
 /// A stream that refuses when it has reached its cap, instead of dropping what is old.
-fn config(name: &str, subjects: &[&str], bytes_max: i64) -> Config {
+fn config(name: &str, subjects: &[&str], limits: Limits) -> Config {
     Config {
         name: name.into(),
         subjects: subjects.iter().map(|&subject| subject.into()).collect(),
         storage: StorageType::File,
         discard: DiscardPolicy::New,
-        max_bytes: bytes_max,
+        max_bytes: limits.bytes_max,
+        num_replicas: limits.replicas.into(),
         max_message_size: i32::try_from(MESSAGE_BYTES_MAX + 8 * 1024).unwrap_or(i32::MAX),
         // Correctness never uses the server's duplicate window; the shortest costs the least memory.
         duplicate_window: Duration::from_millis(100),
@@ -72,8 +82,8 @@ fn config(name: &str, subjects: &[&str], bytes_max: i64) -> Config {
     }
 }
 
-fn configs(bytes_max: i64) -> Vec<Config> {
-    let config = |name: &str, subjects: &[&str]| config(name, subjects, bytes_max);
+fn configs(limits: Limits) -> Vec<Config> {
+    let config = |name: &str, subjects: &[&str]| config(name, subjects, limits);
     vec![
         config(subject::INBOX_STREAM, &[subject::INBOX_ALL]),
         Config { max_age: EVENTS_KEPT, ..config(subject::EVENT_STREAM, &[subject::EVENT_ALL]) },
@@ -92,12 +102,13 @@ fn configs(bytes_max: i64) -> Vec<Config> {
     ]
 }
 
-fn buckets() -> [kv::Config; 2] {
+fn buckets(replicas: u8) -> [kv::Config; 2] {
     // With markers the server tells of an entry that has expired.
     let bucket = |name: &str, max_age| kv::Config {
         bucket: name.into(),
         max_age,
         history: 1,
+        num_replicas: replicas.into(),
         limit_markers: Some(EXPIRY_MARKER_TTL),
         ..kv::Config::default()
     };
@@ -108,7 +119,7 @@ fn buckets() -> [kv::Config; 2] {
 ///
 /// # Errors
 /// [`Error`] when some are missing, when a log has vanished, or when the server refuses.
-pub async fn ensure(context: &Context, bytes_max: i64, witness: Option<String>) -> Result<(), Error> {
+pub async fn ensure(context: &Context, limits: Limits, witness: Option<String>) -> Result<(), Error> {
     let looks = STREAMS.map(|name| async move {
         match context.get_stream(name).await.map_err(|error| unseen(name, &error)) {
             Ok(stream) => Ok(Some(stream.cached_info().state.last_sequence)),
@@ -122,7 +133,7 @@ pub async fn ensure(context: &Context, bytes_max: i64, witness: Option<String>) 
         named.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     };
     if tails.iter().all(Option::is_some) {
-        return ensure_buckets(context).await;
+        return ensure_buckets(context, limits.replicas).await;
     }
     // Empty streams that nobody knows a log of are what a first start left that was cut short: it is finished here.
     let unfinished = witness.is_none() && tails.iter().flatten().all(|tail| *tail == 0);
@@ -132,18 +143,18 @@ pub async fn ensure(context: &Context, bytes_max: i64, witness: Option<String>) 
     if let Some(witness) = witness {
         return Err(Error::LogVanished { witness });
     }
-    let create = configs(bytes_max).into_iter().map(|config| async move {
+    let create = configs(limits).into_iter().map(|config| async move {
         let stream = config.name.clone();
         context.create_stream(config).await.map(drop).map_err(|error| Error::Create { stream, reason: error.to_string() })
     });
-    let (streams, buckets) = futures_util::join!(try_join_all(create), ensure_buckets(context));
+    let (streams, buckets) = futures_util::join!(try_join_all(create), ensure_buckets(context, limits.replicas));
     streams?;
     buckets
 }
 
 /// Buckets hold nothing that must last, so a missing one is simply made. One that another version made serves as it is.
-async fn ensure_buckets(context: &Context) -> Result<(), Error> {
-    let create = buckets().map(|config| async move {
+async fn ensure_buckets(context: &Context, replicas: u8) -> Result<(), Error> {
+    let create = buckets(replicas).map(|config| async move {
         let stream = config.bucket.clone();
         match context.create_key_value(config).await {
             Ok(_) => Ok(()),

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod cable;
+pub mod cluster;
 pub mod history;
 pub mod process;
 pub mod project;
@@ -13,6 +14,7 @@ pub mod wait;
 
 pub use api::Api;
 pub use cable::Cable;
+pub use cluster::Cluster;
 pub use history::History;
 pub use project::{Output, Project};
 pub use service::{Coordinator, Nats, Service};

@@ -82,6 +82,21 @@ impl Drop for Service {
     }
 }
 
+/// Starts a nats-server and waits until it listens on all its ports. One of them can be taken by somebody's outgoing connection
+/// between choosing and using it, so a failed start is tried again.
+pub(crate) async fn listening(start: impl Fn() -> Service, ports: &[u16]) -> Service {
+    for _ in 0..20 {
+        let service = start();
+        let taken = || service.stderr().contains("address already in use");
+        let connected = || ports.iter().all(|port| std::net::TcpStream::connect(("127.0.0.1", *port)).is_ok());
+        let up = until("nats-server", 20, async || if taken() { Some(false) } else { connected().then_some(true) }).await;
+        if up {
+            return service;
+        }
+    }
+    panic!("one of the ports {ports:?} stays in use");
+}
+
 /// A nats-server with JetStream on its own port and folder.
 #[derive(Debug)]
 pub struct Nats {
@@ -99,20 +114,13 @@ impl Nats {
         Self::start_at(folder, tools::free_port()).await
     }
 
-    /// A port can be taken by somebody's outgoing connection between choosing and using it, so a failed start is tried again.
     async fn start_at(folder: &Path, port: u16) -> Self {
-        for _ in 0..20 {
+        let start = || {
             let mut command = Command::new(tools::nats_server());
             command.args(["--addr", "127.0.0.1", "--port", &port.to_string(), "--jetstream", "--store_dir"]).arg(folder);
-            let service = Service::start(command, &folder.with_extension("nats"));
-            let taken = || service.stderr().contains("address already in use");
-            let connected = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-            let up = until("nats-server", 20, async || if taken() { Some(false) } else { connected().then_some(true) }).await;
-            if up {
-                return Self { service, port, folder: folder.to_owned() };
-            }
-        }
-        panic!("port {port} stays in use");
+            Service::start(command, &folder.with_extension("nats"))
+        };
+        Self { service: listening(start, &[port]).await, port, folder: folder.to_owned() }
     }
 
     /// Starts it again on the same port and folder.
@@ -263,9 +271,9 @@ impl Coordinator {
 /// # Panics
 /// When it cannot be started.
 #[must_use]
-pub fn worker(nats: &Nats, base: &Path, store: &Path, name: &str) -> Service {
+pub fn worker(nats_url: &str, base: &Path, store: &Path, name: &str) -> Service {
     let mut command = Command::new(tools::causey());
-    command.args(["worker", "--unsafe-durability", "--slots", "2", "--name", name, "--nats-url", &nats.url()]);
+    command.args(["worker", "--unsafe-durability", "--slots", "2", "--name", name, "--nats-url", nats_url]);
     command.arg("--store").arg(store).arg("--folder").arg(base.join(format!("worker-{name}")));
     command.arg("--python").arg(tools::python()).arg("--sdk").arg(tools::sdk()).env("NO_COLOR", "1").env_remove("RUST_LOG");
     Service::start(command, &base.join(name))

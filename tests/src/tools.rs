@@ -92,6 +92,16 @@ pub fn sdk() -> PathBuf {
 /// When the machine has no free port.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("it has an address").port()
+    let [port] = free_ports();
+    port
+}
+
+/// Different ports nobody listens on now.
+///
+/// # Panics
+/// When the machine has not so many.
+#[must_use]
+pub fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let listeners = [(); COUNT].map(|()| std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("it has an address").port())
 }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cancel;
 mod checker;
+mod cluster;
 mod durability;
 mod events;
 mod faults;
@@ -10,6 +11,7 @@ mod flows;
 mod limits;
 mod log;
 mod main_road;
+mod marked;
 mod output;
 mod standby;
 mod wide;

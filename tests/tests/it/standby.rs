@@ -1,21 +1,17 @@
 //! Several coordinators on one log: one leads, the others follow, and whoever is killed, stopped or cut off takes nothing with it.
 //! Numbers of rows are those of the fault table in `docs/operations.md`.
 
-use std::path::PathBuf;
-
 use causey_coordinator::projection::Projection;
-use causey_protocol::record::{GENERATION, Record, Topic};
+use causey_protocol::record::{GENERATION, Record};
 use causey_protocol::subject;
 use causey_tests::process::{self, Signal};
 use causey_tests::service::{Place, worker};
-use causey_tests::wait::until_true;
 use causey_tests::{Api, Cable, Coordinator, History, Nats, Project, Service, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::cancel::done;
-use crate::flows::MARKED;
 use crate::log::deploy;
+use crate::marked::Marked;
 
 /// Two coordinators with one store on one server.
 struct Pair {
@@ -70,42 +66,19 @@ async fn flows(api: &Api) -> usize {
 struct Scene {
     pair: Pair,
     _worker: Service,
-    marks: PathBuf,
-    run: String,
-    items: u32,
+    marked: Marked,
 }
 
 impl Scene {
     async fn start(items: u32) -> Self {
         let (pair, leader, _) = Pair::start().await;
-        let worker = worker(&pair.nats, pair.project.path(), &pair.place("one").store, "worker");
-        let marks = pair.project.file("marks");
-        std::fs::create_dir_all(&marks).unwrap();
-        let flow = pair.project.flow("marked.py", MARKED);
-        pair.project.ok(&["deploy", &flow, "--url", &leader.url, "--token", &leader.token]).await;
-        let parameters = json!({"marks": marks, "items": items, "seconds": 0.1});
-        let reply = leader.post("/v1/runs", &json!({"request_id": "marked-1", "flow": "Marked", "parameters": parameters})).await;
-        assert_eq!(reply.status.as_u16(), 201, "{reply:?}");
-        let run = reply.body["name"].as_str().unwrap().to_owned();
-        Self { pair, _worker: worker, marks, run, items }
+        let worker = worker(&pair.nats.url(), pair.project.path(), &pair.place("one").store, "worker");
+        let marked = Marked::start(&pair.project, &leader, items).await;
+        Self { pair, _worker: worker, marked }
     }
 
-    async fn come_to(&self, count: usize) {
-        until_true(&format!("{count} tasks are done"), 60, || done(&self.marks) >= count).await;
-    }
-
-    /// Everything that must hold at the end, as a standby or a leader tells it.
     async fn ends_well(&self, api: &Api) -> History {
-        let ended = api.ended(&self.run, 90).await;
-        assert_eq!((&ended["state"], &ended["tasks"]["succeeded"]), (&json!("succeeded"), &json!(self.items + 3)), "{ended}");
-        let expected: u32 = (0..self.items).map(|number| number * number).sum();
-        assert_eq!(api.get("/v1/models/squares/1/content").await, json!({"total": expected}));
-        let history = self.pair.history().await;
-        assert_eq!(history.store_violations(&self.pair.place("one").store).unwrap(), Vec::<String>::new());
-        let results = history.records().filter(|(_, record)| matches!(record, Record::AttemptSucceeded { .. })).count();
-        assert_eq!(results, self.items as usize + 3, "one accepted result per task");
-        assert_eq!(history.announced(Topic::ModelPublished).len(), 1);
-        history
+        self.marked.ends_well(api, &self.pair.nats.client().await, &self.pair.place("one").store).await
     }
 }
 
@@ -137,13 +110,13 @@ async fn a_standby_reads_and_writes_like_the_leader() {
 #[tokio::test]
 async fn row_6_a_run_goes_on_when_the_leader_is_killed_and_again_when_its_successor_is() {
     let mut scene = Scene::start(60).await;
-    scene.come_to(10).await;
+    scene.marked.come_to(10).await;
     scene.pair.one.service.kill();
     let second = scene.pair.two.with_role("leader").await;
     scene.pair.one = scene.pair.again("one");
     let first = scene.pair.one.with_role("standby").await;
     assert!(second.get("/v1/status").await["workers"].as_array().is_some());
-    scene.come_to(30).await;
+    scene.marked.come_to(30).await;
     scene.pair.two.service.kill();
     scene.pair.one.with_role("leader").await;
     let history = scene.ends_well(&first).await;
@@ -155,7 +128,7 @@ async fn row_6_ten_takeovers_in_a_row_lose_and_double_nothing() {
     let mut scene = Scene::start(90).await;
     let mut api = scene.pair.two.api().await;
     for round in 0..10 {
-        scene.come_to(4 + round * 6).await;
+        scene.marked.come_to(4 + round * 6).await;
         let Pair { one, two, .. } = &mut scene.pair;
         let (name, leader, standby) = if round % 2 == 0 { ("one", one, two) } else { ("two", two, one) };
         leader.service.kill();
@@ -191,14 +164,14 @@ async fn rows_7_and_8_a_leader_that_slept_through_a_takeover_writes_nothing_and_
 #[tokio::test]
 async fn rows_7_and_8_a_leader_that_sleeps_in_the_middle_of_a_run_does_not_disturb_it() {
     let mut scene = Scene::start(60).await;
-    scene.come_to(10).await;
+    scene.marked.come_to(10).await;
     process::signal(scene.pair.one.service.pid(), Signal::STOP);
     let second = scene.pair.two.with_role("leader").await;
-    scene.come_to(20).await;
+    scene.marked.come_to(20).await;
     process::signal(scene.pair.one.service.pid(), Signal::CONT);
     let first = scene.pair.one.with_role("standby").await;
     scene.ends_well(&second).await;
-    assert_eq!(first.ended(&scene.run, 20).await["state"], "succeeded");
+    assert_eq!(first.ended(&scene.marked.run, 20).await["state"], "succeeded");
 }
 
 #[tokio::test]
@@ -245,6 +218,26 @@ async fn a_standby_keeps_a_copy_of_its_own_and_does_without_it() {
     pair.two.with_role("leader").await;
     deploy(&second, "d").await;
     assert_eq!(pair.leaders().await, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_given_anothers_projection_refuses_and_leaves_it_alone() {
+    let (mut pair, first, _) = Pair::start().await;
+    deploy(&first, "a").await;
+    let projection = pair.place("one").projection;
+    let mut third = Coordinator::start(&pair.nats, pair.project.path(), &Place { projection: projection.clone(), ..pair.place("three") });
+    let (status, words) = third.last_words().await;
+    assert_eq!(status, Some(1), "{words}");
+    for expected in ["another process uses it", &projection.display().to_string(), "--projection"] {
+        assert!(words.contains(expected), "{words}");
+    }
+    deploy(&first, "b").await;
+    assert!(pair.one.service.stop(20).await.success());
+    let end = pair.two.with_role("leader").await;
+    assert_eq!(flows(&end).await, 2);
+    let (_, state, tail) = Projection::open(&projection).unwrap();
+    assert_eq!(state.hash(), pair.history().await.state_at(tail.sequence).hash());
+    assert!(tail.sequence > 0 && !projection.join("sled.damaged").exists());
 }
 
 #[tokio::test]
