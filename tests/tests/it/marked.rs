@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use async_nats::Client;
-use causey_protocol::record::{Record, Topic};
+use causey_protocol::record::Topic;
+use causey_tests::history::accepted;
 use causey_tests::wait::until_true;
 use causey_tests::{Api, History, Project};
 use serde_json::json;
@@ -43,7 +44,7 @@ impl Marked {
         let history = History::read(client).await;
         assert_eq!(history.violations(), Vec::<String>::new());
         assert_eq!(history.store_violations(store).unwrap(), Vec::<String>::new());
-        let results = history.records().filter(|(_, record)| matches!(record, Record::AttemptSucceeded { .. })).count();
+        let results: usize = history.records().map(|(_, record)| accepted(record).len()).sum();
         assert_eq!(results, self.items as usize + 3, "one accepted result per task");
         assert_eq!(history.announced(Topic::ModelPublished).len(), 1);
         history
