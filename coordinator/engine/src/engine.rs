@@ -359,22 +359,9 @@ impl Decider<'_> {
     /// Records results of items of one foreach; `near` names step, visit and the path of the foreach.
     fn accept(&mut self, run: RunId, near: TaskRef, attempt: u32, worker: &WorkerName, accepted: BTreeMap<u32, Success>) {
         let TaskRef { step, path: outer, visit } = near;
-        let worker = worker.clone();
         if accepted.len() == 1 {
-            for (item, Success { digest, bytes, started, ended, .. }) in accepted {
-                let path = outer.child(item);
-                self.emit(Record::AttemptSucceeded {
-                    run,
-                    step,
-                    path,
-                    visit,
-                    attempt,
-                    worker: worker.clone(),
-                    digest,
-                    bytes,
-                    started,
-                    ended,
-                });
+            for (item, success) in accepted {
+                self.accept_one(run, &TaskRef::new(step, outer.child(item), visit), attempt, worker, &success);
             }
             return;
         }
@@ -384,24 +371,20 @@ impl Decider<'_> {
             ItemSucceeded(item, success.digest, success.bytes, behind(success.started), behind(success.ended))
         };
         let items = accepted.into_iter().map(item).collect();
+        let worker = worker.clone();
         self.emit(Record::AttemptsSucceeded { run, step, outer, visit, attempt, worker, since, items });
     }
 
+    fn accept_one(&mut self, run: RunId, task: &TaskRef, attempt: u32, worker: &WorkerName, success: &Success) {
+        let (TaskRef { step, path, visit }, worker) = (task.clone(), worker.clone());
+        let Success { digest, bytes, started, ended, .. } = *success;
+        self.emit(Record::AttemptSucceeded { run, step, path, visit, attempt, worker, digest, bytes, started, ended });
+    }
+
     fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: Success) {
-        let Success { digest, bytes, foreach, publications, started, ended, next } = success;
-        let TaskRef { step, path, visit } = task.clone();
-        self.emit(Record::AttemptSucceeded {
-            run,
-            step,
-            path: path.clone(),
-            visit,
-            attempt,
-            worker: worker.clone(),
-            digest,
-            bytes,
-            started,
-            ended,
-        });
+        self.accept_one(run, task, attempt, worker, &success);
+        let Success { digest, bytes, foreach, publications, next, .. } = success;
+        let TaskRef { step, path, visit: _ } = task.clone();
         for (ordinal, publication) in (0..).zip(publications) {
             self.publish(run, flow, task, attempt, (digest, bytes), publication, ordinal);
         }
