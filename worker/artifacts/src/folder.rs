@@ -199,7 +199,8 @@ impl Folder {
     fn give_name(&self, target: &Path, give: impl Fn() -> Result<(), Errno>) -> Result<Put, StoreError> {
         let parent = target.parent().unwrap_or(&self.root);
         let mut given = give();
-        if given == Err(Errno::NOENT) && !parent.exists() {
+        // Whether or not it is there by now: `prepare` or another writer may have made it since.
+        if given == Err(Errno::NOENT) {
             fs::create_dir_all(parent).map_err(|error| StoreError::file("create folder", parent, error))?;
             if self.durable {
                 let grandparent = parent.parent().unwrap_or(&self.root);

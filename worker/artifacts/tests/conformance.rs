@@ -65,6 +65,20 @@ async fn prepares(store: &Store) {
     }
 }
 
+/// A folder that is made ahead may come between a put's two looks at it.
+async fn races_with_its_preparation(store: &Store) {
+    let puts = (0..300).map(|round| {
+        let (store, path) = (store.clone(), format!("runs/beside-{round}/a"));
+        tokio::spawn(async move {
+            store.prepare(&path);
+            store.put_if_absent(&path, Bytes::from_static(b"a")).await
+        })
+    });
+    for put in puts.collect::<Vec<_>>() {
+        assert_eq!(put.await.unwrap().unwrap(), Put::Stored);
+    }
+}
+
 /// Of concurrent puts of one path exactly one is stored, and it is what everybody reads.
 async fn race(store: &Store) {
     for round in 0..5 {
@@ -85,6 +99,12 @@ async fn race(store: &Store) {
 }
 
 /// Row 3 of the fault model.
+#[tokio::test(flavor = "multi_thread")]
+async fn preparing_a_folder_does_not_disturb_a_put() {
+    let folder = tempfile::tempdir().unwrap();
+    races_with_its_preparation(&Store::open(&folder.path().join("store").to_string_lossy(), false).await.unwrap()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_is_a_store() {
     let folder = tempfile::tempdir().unwrap();
