@@ -2,6 +2,7 @@
 //! start, may be deleted at any time, and is rebuilt from the log when it is missing, damaged or of another format. The only
 //! importer of sled.
 
+use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -19,6 +20,13 @@ const FORMAT: u32 = 3;
 /// Where sled lies inside the projection's folder.
 const FOLDER: &str = "sled";
 
+/// Whose lock says that the copy is in use. sled locks its own file too, but a thread of sled's lets go of that only some time after
+/// the database was dropped.
+const LOCK: &str = "lock";
+
+/// The file that sled locks, in its folder.
+const SLED_FILE: &str = "db";
+
 const HEAD_KEY: &[u8] = &[0];
 
 /// sled's page cache, in bytes: the projection is written often and read once.
@@ -29,6 +37,8 @@ const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 enum Damage {
     #[error("sled: {0}")]
     Sled(#[from] sled::Error),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
     #[error("another process uses it")]
     InUse,
     #[error("sled panicked")]
@@ -74,6 +84,12 @@ pub struct Projection {
     writer: Option<JoinHandle<()>>,
 }
 
+/// The open copy. The lock is the last to go.
+struct Copy {
+    db: sled::Db,
+    _lock: File,
+}
+
 impl Projection {
     /// Opens the copy in `folder`: the state it holds and the log position it reflects. A copy that cannot be used is moved aside,
     /// and an empty state returned.
@@ -83,17 +99,17 @@ impl Projection {
     pub fn open(folder: &Path) -> std::io::Result<(Self, State, Tail)> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join(FOLDER);
-        let (db, state, tail) = match load(&path) {
+        let (copy, state, tail) = match load(folder) {
             Ok(loaded) => loaded,
             Err(Damage::InUse) => return Err(std::io::Error::new(std::io::ErrorKind::ResourceBusy, Damage::InUse)),
             Err(damage) => {
                 let aside = move_aside(&path)?;
                 tracing::warn!(%damage, aside = %aside.display(), "the projection cannot be used; it is rebuilt from the log");
-                load(&path).map_err(std::io::Error::other)?
+                load(folder).map_err(std::io::Error::other)?
             }
         };
         let (sender, receiver) = mpsc::channel();
-        let writer = std::thread::Builder::new().name("projection".into()).spawn(move || write_all(&db, &receiver))?;
+        let writer = std::thread::Builder::new().name("projection".into()).spawn(move || write_all(&copy, &receiver))?;
         Ok((Self { sender: Some(sender), writer: Some(writer) }, state, tail))
     }
 
@@ -102,11 +118,10 @@ impl Projection {
     /// # Errors
     /// Why it cannot be used, in words.
     pub fn look(folder: &Path) -> Result<Option<(State, Tail)>, String> {
-        let path = folder.join(FOLDER);
-        if !path.exists() {
+        if !folder.join(FOLDER).exists() {
             return Ok(None);
         }
-        let (_, state, tail) = load(&path).map_err(|damage| damage.to_string())?;
+        let (_, state, tail) = load(folder).map_err(|damage| damage.to_string())?;
         Ok((tail.sequence > 0).then_some((state, tail)))
     }
 
@@ -117,7 +132,7 @@ impl Projection {
     pub fn remove(folder: &Path) -> std::io::Result<()> {
         let path = folder.join(FOLDER);
         if path.exists() {
-            if let Err(Damage::InUse) = load(&path) {
+            if let Err(Damage::InUse) = load(folder) {
                 return Err(std::io::Error::new(std::io::ErrorKind::ResourceBusy, Damage::InUse));
             }
             std::fs::remove_dir_all(&path)?;
@@ -155,12 +170,13 @@ impl Drop for Projection {
     }
 }
 
-fn load(path: &Path) -> Result<(sled::Db, State, Tail), Damage> {
+fn load(folder: &Path) -> Result<(Copy, State, Tail), Damage> {
+    let lock = lock(folder)?;
     catch_unwind(AssertUnwindSafe(|| {
-        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open().map_err(in_use_or_damaged)?;
+        let db = sled::Config::new().path(folder.join(FOLDER)).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
         let Some(head) = db.get(HEAD_KEY)? else {
             db.clear()?;
-            return Ok((db, State::default(), Tail::EMPTY));
+            return Ok((Copy { db, _lock: lock }, State::default(), Tail::EMPTY));
         };
         let head: Head = rmp_serde::from_slice(&head)?;
         if head.format != FORMAT {
@@ -172,17 +188,25 @@ fn load(path: &Path) -> Result<(sled::Db, State, Tail), Damage> {
             entries.push((key[0], key[1..].to_vec(), value.to_vec()));
         }
         let state = State::restore(&head.header, entries)?;
-        Ok((db, state, Tail { sequence: head.sequence, hash: head.hash }))
+        Ok((Copy { db, _lock: lock }, state, Tail { sequence: head.sequence, hash: head.hash }))
     }))
     .unwrap_or(Err(Damage::Panic))
 }
 
-/// sled tells a folder locked by another process only in words.
-fn in_use_or_damaged(error: sled::Error) -> Damage {
-    match &error {
-        sled::Error::Io(cause) if cause.to_string().contains("could not acquire lock") => Damage::InUse,
-        _ => Damage::Sled(error),
+/// Takes the copy for this process, and waits until the threads of the sled that had it before have let go of it.
+fn lock(folder: &Path) -> Result<File, Damage> {
+    let lock = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(Damage::InUse),
+        Err(TryLockError::Error(error)) => return Err(error.into()),
     }
+    match File::open(folder.join(FOLDER).join(SLED_FILE)) {
+        Ok(file) => file.lock()?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(lock)
 }
 
 fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
@@ -194,9 +218,9 @@ fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     Ok(aside)
 }
 
-fn write_all(db: &sled::Db, receiver: &mpsc::Receiver<Checkpoint>) {
+fn write_all(copy: &Copy, receiver: &mpsc::Receiver<Checkpoint>) {
     while let Ok(checkpoint) = receiver.recv() {
-        if let Err(error) = write(db, checkpoint) {
+        if let Err(error) = write(&copy.db, checkpoint) {
             tracing::warn!(%error, "the projection cannot be written; the next start replays the log instead");
             return;
         }
