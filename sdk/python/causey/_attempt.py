@@ -8,6 +8,7 @@ from os import getcwd
 
 from causey._current import current
 from causey._decorators import error_names, step_marks
+from causey._encoding import Encoded
 from causey._errors import (
     ArtifactStoreException,
     ExceptionWrapper,
@@ -21,14 +22,13 @@ from causey._inputs import InputList, Inputs, InputTable
 from causey._interrupt import TimeLimit
 from causey._objects import Store
 from causey._report import Report, encode_artifact
-from causey._task import SPLIT_STACK, Task, Transition
+from causey._task import IMMUTABLE, SPLIT_STACK, Task, Transition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from causey._channel import Channel, Message
-    from causey._encoding import Encoded
     from causey._flow import FlowSpec
     from causey._objects import Artifact
 
@@ -101,7 +101,7 @@ class Attempt:
         flow = self._flow(is_join)
         if not self._inputs:
             self._check_parameters(flow)
-            self._constants = self._encoded_constants(flow)
+            self._constants = self._captured_constants(flow)
         try:
             if message["retry"] > message["retries_max"]:
                 raise FailureHandledByCatch(message["retry"])
@@ -172,11 +172,12 @@ class Attempt:
             except (TypeError, ValueError) as problem:
                 raise ValueError(f"parameter '{parameter.name}': {problem}") from None
 
-    def _encoded_constants(self, flow: FlowSpec) -> dict[str, Encoded]:
-        # Before the step runs: what a step does to a class variable does not persist, as in Metaflow.
+    def _captured_constants(self, flow: FlowSpec) -> dict[str, Any]:
+        """Before the step runs: what a step does to a class variable does not persist, as in Metaflow. Values that nobody can change
+        are encoded after it."""
+        values = {name: getattr(flow, name) for name in (*self._loaded.parameters, *self._loaded.constants)}
         return {
-            name: encode_artifact(name, getattr(flow, name))
-            for name in (*self._loaded.parameters, *self._loaded.constants)
+            name: value if type(value) in IMMUTABLE else encode_artifact(name, value) for name, value in values.items()
         }
 
     def _input(self, place: int) -> FlowSpec:
@@ -210,8 +211,8 @@ class Attempt:
         assert task is not None
         report = Report(self.message["folder"])
         if not self._inputs:
-            for name, encoded in self._constants.items():
-                report.add(name, encoded)
+            for name, captured in self._constants.items():
+                report.add(name, captured if isinstance(captured, Encoded) else encode_artifact(name, captured))
         report.collect(flow, task)
         for name, encoded in self.models.items():
             report.add(name, encoded)
