@@ -73,6 +73,15 @@ async fn series(session: &mut Session<'_>, plan: &Plan<'_>) -> anyhow::Result<Se
     Ok(series)
 }
 
+/// Measures the chain whose files are synced.
+pub(crate) async fn measure_synced(session: &mut Session<'_>, folder: &Path) -> anyhow::Result<Row> {
+    session.deploy(&flows::write(folder, "BenchChain", &flows::chain("BenchChain", CHAIN_STEPS, &[]))?)?;
+    let plan = Plan { flow: "BenchChain", steps: CHAIN_STEPS, host: "reuse", warm_up: 2, runs: 7, pause: Duration::ZERO };
+    let series = series(session, &plan).await?;
+    let row = Row::less("always", format!("chain of {CHAIN_STEPS}, reuse, sync always"), "ms/step", series.per_step.median());
+    Ok(row.spread(series.per_step.spread()).gate(3.5).goal(2.3))
+}
+
 /// Measures all chains.
 pub(crate) async fn measure(session: &mut Session<'_>, folder: &Path, traced: bool) -> anyhow::Result<(Vec<Row>, f64)> {
     let science = session.programs.importable(&SCIENCE);

@@ -110,7 +110,7 @@ impl World {
 
 /// Measures small runs and one wide one.
 pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
-    let chain = flows::chain_definition("BenchChain", RUN_STEPS)?;
+    let chain = flows::chain_definition("BenchChain", RUN_STEPS, "default")?;
     let mut small = World::new();
     for wave in 0..RUNS / 100 {
         for number in 0..100 {
@@ -121,7 +121,7 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
         }
     }
     ensure!(small.state.live_runs().next().is_none(), "a run of the chain did not end");
-    let fan = flows::foreach_definition("BenchForeach", "default")?;
+    let fan = flows::foreach_definition("BenchForeach", ["default"; 4])?;
     let mut wide = World::new();
     wide.submit(&fan, 0)?;
     let run = wide.state.runs.keys().next().copied().context("no run started")?;

@@ -43,6 +43,20 @@ pub(crate) async fn measure(session: &mut Session<'_>, folder: &Path) -> anyhow:
     Ok(rows)
 }
 
+/// Measures the way over NATS where everything is synced.
+pub(crate) async fn measure_synced(session: &mut Session<'_>, folder: &Path) -> anyhow::Result<Vec<Row>> {
+    let noted = folder.join("first-lines");
+    session.deploy(&flows::write(folder, FLOW, &flows::event(FLOW, &noted))?)?;
+    let latencies = latencies(session, &noted, Way::Nats).await?;
+    let row = |which: &str, measured: f64| {
+        Row::less("always", format!("event on NATS → first line of the step, sync always, {which}"), "ms", measured)
+    };
+    Ok(vec![
+        row("p50", latencies.median()).spread(latencies.spread()).gate(4.0).goal(1.8),
+        row("p99", latencies.quantile(0.99)).gate(7.0).goal(3.5),
+    ])
+}
+
 async fn latencies(session: &mut Session<'_>, noted: &Path, way: Way) -> anyhow::Result<Samples> {
     let _ = fs::remove_file(noted);
     let mut sent = BTreeMap::new();

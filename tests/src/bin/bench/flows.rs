@@ -26,7 +26,8 @@ pub(crate) fn chain(name: &str, steps: usize, imports: &[&str]) -> String {
     text
 }
 
-fn step(place: usize, steps: usize) -> String {
+/// The name of a chain's step.
+pub(crate) fn step(place: usize, steps: usize) -> String {
     match place {
         0 => "start".into(),
         _ if place + 1 == steps => "end".into(),
@@ -61,29 +62,33 @@ pub(crate) fn foreach(name: &str, items: usize) -> String {
     text
 }
 
-/// A chain as the engine gets it.
-pub(crate) fn chain_definition(name: &str, steps: usize) -> anyhow::Result<Flow> {
+/// A chain in one pool, as the engine gets it.
+pub(crate) fn chain_definition(name: &str, steps: usize, pool: &str) -> anyhow::Result<Flow> {
     let steps = (0..steps).map(|place| {
         let next = if place + 1 == steps { json!("end") } else { json!({"linear": {"to": step(place + 1, steps)}}) };
-        json!({"name": step(place, steps), "next": next})
+        json!({"name": step(place, steps), "next": next, "resources": {"pool": pool}})
     });
     definition(name, &steps.collect::<Vec<_>>())
 }
 
-/// A split, one task per item, and the join, all in one pool, as the engine gets it.
-pub(crate) fn foreach_definition(name: &str, pool: &str) -> anyhow::Result<Flow> {
-    let step = |name: &str, join: bool, next: Value| json!({"name": name, "join": join, "next": next, "resources": {"pool": pool}});
+/// A split, one task per item, the join and the end, each in its pool, as the engine gets it.
+pub(crate) fn foreach_definition(name: &str, pools: [&str; 4]) -> anyhow::Result<Flow> {
+    let step =
+        |name: &str, pool: &str, join: bool, next: Value| json!({"name": name, "join": join, "next": next, "resources": {"pool": pool}});
     let steps = [
-        step("start", false, json!({"foreach": {"to": "work", "variable": "items"}})),
-        step("work", false, json!({"linear": {"to": "join"}})),
-        step("join", true, json!({"linear": {"to": "end"}})),
-        step("end", false, json!("end")),
+        step("start", pools[0], false, json!({"foreach": {"to": "work", "variable": "items"}})),
+        step("work", pools[1], false, json!({"linear": {"to": "join"}})),
+        step("join", pools[2], true, json!({"linear": {"to": "end"}})),
+        step("end", pools[3], false, json!("end")),
     ];
     definition(name, &steps)
 }
 
+/// The package of flows whose steps nobody runs.
+pub(crate) const NO_CODE: &[u8] = b"no code";
+
 fn definition(name: &str, steps: &[Value]) -> anyhow::Result<Flow> {
-    let package = Digest::of(b"no code");
+    let package = Digest::of(NO_CODE);
     let definition = json!({"format": 1, "name": name, "language": "python", "file": "flow.py", "package": package, "steps": steps});
     let definition: Definition = serde_json::from_value(definition)?;
     Flow::try_from(definition).map_err(|problem| anyhow::anyhow!("{problem:?}"))

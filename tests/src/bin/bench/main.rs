@@ -1,8 +1,10 @@
 //! `make bench`: measures Causey against the gates that must hold and the goals it aims at, with the raw figures of the machine beside
 //! them. Builds nothing; starts its own stack in a temporary folder. The exit status is 1 if a gate does not hold.
 
+mod always;
 mod chain;
 mod cold;
+mod crowd;
 mod engine;
 mod event;
 mod floor;
@@ -18,6 +20,7 @@ mod programs;
 mod session;
 mod stack;
 mod stats;
+mod stub;
 mod table;
 mod takeover;
 mod trace;
@@ -31,15 +34,16 @@ use serde_json::json;
 use crate::floor::Floor;
 use crate::programs::Programs;
 use crate::session::Session;
-use crate::stack::Stack;
+use crate::stack::{Stack, Sync};
 use crate::table::Row;
 
 const USAGE: &str = "usage: bench [NAME]... [--json FILE] [--trace]
-  NAME     engine, memory, native, floor, chain, foreach, event, cold, import, takeover; all of them without a name
+  NAME     engine, memory, native, floor, chain, foreach, event, cold, import, crowd, always, takeover; all of them without a name
   --json   write machine and rows to FILE as well
   --trace  print where the time of a step goes";
 
-const NAMES: [&str; 10] = ["engine", "memory", "native", "floor", "chain", "foreach", "event", "cold", "import", "takeover"];
+const NAMES: [&str; 12] =
+    ["engine", "memory", "native", "floor", "chain", "foreach", "event", "cold", "import", "crowd", "always", "takeover"];
 
 /// A step loop that stands still for longer has a fault, however good its median is.
 const GAP_MAX_MILLIS: f64 = 250.0;
@@ -103,6 +107,14 @@ async fn main() -> anyhow::Result<ExitCode> {
         eprintln!("measuring import …");
         rows.extend(import::measure(&programs)?);
     }
+    if arguments.wants("crowd") {
+        eprintln!("measuring crowd …");
+        rows.extend(crowd::measure(&programs, &folder.path().join("crowd")).await?);
+    }
+    if arguments.wants("always") {
+        eprintln!("measuring always …");
+        rows.extend(always::measure(&programs, &folder.path().join("always")).await?);
+    }
     if arguments.wants("takeover") {
         eprintln!("measuring takeover …");
         rows.extend(takeover::measure(&folder.path().join("takeover")).await?);
@@ -134,7 +146,7 @@ fn spread(folder: &Path) {
 }
 
 async fn with_stack(arguments: &Arguments, programs: &Programs, folder: &Path) -> anyhow::Result<Vec<Row>> {
-    let stack = Stack::start(programs, &folder.join("stack")).await?;
+    let stack = Stack::start(programs, &folder.join("stack"), Sync::Default).await?;
     let measured = on_stack(arguments, programs, folder, &stack).await;
     stack.stop();
     measured

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use async_nats::Subscriber;
 use async_nats::jetstream::Context as JetStream;
-use bytes::Bytes;
+use causey_protocol::flow::Flow;
 use causey_protocol::id::Digest;
 use causey_protocol::subject;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
+use crate::flows;
 use crate::programs::Programs;
 use crate::stack::Stack;
 
@@ -102,11 +103,23 @@ impl<'a> Session<'a> {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// Stores bytes as a code package.
-    pub(crate) async fn put_package(&self, digest: &Digest, bytes: Bytes) -> anyhow::Result<()> {
+    /// As [`Session::post`], for requests that are made side by side.
+    pub(crate) async fn post_owned(&self, path: &str, body: Value) -> anyhow::Result<Value> {
+        self.post(path, &body).await
+    }
+
+    /// Stores the package of flows whose steps nobody runs.
+    pub(crate) async fn put_no_code(&self) -> anyhow::Result<()> {
+        let digest = Digest::of(flows::NO_CODE);
         let request = self.http.put(format!("{}/v1/packages/{digest}", self.stack.url)).bearer_auth(self.stack.token());
-        request.body(bytes).send().await?.error_for_status()?;
+        request.body(flows::NO_CODE).send().await?.error_for_status()?;
         Ok(())
+    }
+
+    /// Deploys a flow whose steps nobody runs.
+    pub(crate) async fn deploy_definition(&self, flow: &Flow) -> anyhow::Result<()> {
+        self.put_no_code().await?;
+        self.post("/v1/flows", &json!({"definition": flow, "request_id": random_id()})).await.map(drop)
     }
 
     /// Bytes that a stream holds.

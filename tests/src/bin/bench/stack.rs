@@ -1,4 +1,4 @@
-//! A stack of its own: nats-server (default sync), coordinator and worker as real processes in a temporary folder. Each holds a pipe of
+//! A stack of its own: nats-server, coordinator and worker as real processes in a temporary folder. Each holds a pipe of
 //! this process as its standard input and stops when that is closed, however this process ends.
 
 use std::fs::{self, File};
@@ -24,10 +24,22 @@ const TOKEN: &str = "token-of-the-benchmark";
 const START: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(10);
 
+/// When what is acknowledged is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// Some minutes later, by the server's default; the store leaves it to the system.
+    Default,
+    /// At once: `sync_interval: always`, and every file of the store.
+    Always,
+}
+
 /// The running processes.
 #[derive(Debug)]
 pub(crate) struct Stack {
     folder: PathBuf,
+    port: u16,
+    sync: Sync,
+    monitoring: u16,
     nats: Child,
     coordinator: Child,
     worker: Child,
@@ -38,14 +50,15 @@ pub(crate) struct Stack {
 
 impl Stack {
     /// Starts all three and waits until the worker has said hello.
-    pub(crate) async fn start(programs: &Programs, folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(programs: &Programs, folder: &Path, sync: Sync) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)?;
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let (port, monitoring) = (free_port()?, free_port()?);
         let (user, password) = CREDENTIALS;
         let nats_address = format!("nats://127.0.0.1:{port}");
         let config = folder.join("nats.conf");
+        let interval = if sync == Sync::Always { ", sync_interval: always" } else { "" };
         let text = format!(
-            "listen: \"127.0.0.1:{port}\"\nmax_payload: 1MB\njetstream {{ store_dir: {:?}, max_file_store: 100GB }}\nauthorization {{ user: {user}, password: {password} }}\n",
+            "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitoring}\"\nmax_payload: 1MB\njetstream {{ store_dir: {:?}, max_file_store: 100GB{interval} }}\nauthorization {{ user: {user}, password: {password} }}\n",
             folder.join("nats").display().to_string()
         );
         fs::write(&config, text)?;
@@ -53,34 +66,50 @@ impl Stack {
         let mut nats = programs.causey();
         nats.arg("guard").arg("--pid-file").arg(folder.join("nats.pid")).arg("--").arg(&programs.nats_server).arg("--config").arg(&config);
         let nats = spawn(nats, &folder.join("nats.log"), false)?;
-
-        let shared = |role: &str| {
-            let mut command = programs.causey();
-            command.arg(role).args(["--owned", "--unsafe-durability", "--store"]).arg(folder.join("store"));
-            command.env("CAUSEY_NATS_URL", format!("nats://{user}:{password}@127.0.0.1:{port}"));
-            command
-        };
-        let mut coordinator = shared("coordinator");
-        coordinator.args(["--stream-bytes-max=-1", "--listen", "127.0.0.1:0", "--projection"]).arg(folder.join("projection"));
-        coordinator.arg("--token-file").arg(folder.join("token"));
-        let mut coordinator = spawn(coordinator, &folder.join("coordinator.log"), true)?;
-        let mut worker = shared("worker");
+        let mut worker = command(programs, "worker", folder, port, sync);
         worker.args(["--pool", POOL, "--name", "bench", "--slots", &SLOTS.to_string(), "--folder"]).arg(folder.join("worker"));
         worker.arg("--python").arg(&programs.python).arg("--sdk").arg(&programs.sdk);
+        let coordinator = spawn(coordinator(programs, folder, (port, monitoring), sync), &folder.join("coordinator.log"), true)?;
         let worker = spawn(worker, &folder.join("worker.log"), false)?;
+        let mut stack =
+            Self { folder: folder.to_owned(), port, sync, monitoring, nats, coordinator, worker, nats_address, url: String::new() };
+        stack.listen()?;
+        stack.wait_for_worker().await?;
+        Ok(stack)
+    }
 
-        let stdout = coordinator.stdout.take().context("the coordinator has no output")?;
+    /// Reads where the coordinator listens.
+    fn listen(&mut self) -> anyhow::Result<()> {
+        let stdout = self.coordinator.stdout.take().context("the coordinator has no output")?;
         let mut lines = BufReader::new(stdout).lines();
         let listening = lines.find_map(|line| Some(line.ok()?.strip_prefix("listening ")?.to_owned()));
         // The rest of its output goes nowhere, but must be read.
         std::thread::spawn(move || lines.for_each(drop));
-        let mut stack = Self { folder: folder.to_owned(), nats, coordinator, worker, nats_address, url: String::new() };
         match listening {
-            Some(url) => stack.url = url,
-            None => bail!("the coordinator did not start:\n{}", stack.logs()),
+            Some(url) => self.url = url,
+            None => bail!("the coordinator did not start:\n{}", self.logs()),
         }
-        stack.wait_for_worker().await?;
-        Ok(stack)
+        Ok(())
+    }
+
+    /// kill -9 of the coordinator, and another one in its place; the time from its exec until it has decided about a request.
+    pub(crate) async fn recover(&mut self, programs: &Programs, request: &str) -> anyhow::Result<Duration> {
+        self.coordinator.kill()?;
+        self.coordinator.wait()?;
+        let command = coordinator(programs, &self.folder, (self.port, self.monitoring), self.sync);
+        let begun = Instant::now();
+        self.coordinator = spawn(command, &self.folder.join("coordinator.log"), true)?;
+        self.listen()?;
+        let http = reqwest::Client::new();
+        loop {
+            let asked = http.post(format!("{}/v1/workers/{POOL}/nobody/lost", self.url)).bearer_auth(TOKEN);
+            let answer = asked.json(&serde_json::json!({"request_id": request})).send().await?;
+            if answer.status().is_success() {
+                return Ok(begun.elapsed());
+            }
+            ensure!(begun.elapsed() < START, "the coordinator does not come back: {}\n{}", answer.text().await?, self.logs());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     async fn wait_for_worker(&mut self) -> anyhow::Result<()> {
@@ -140,6 +169,28 @@ impl Stack {
         drop(self.nats.stdin.take());
         wait(&mut self.nats);
     }
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+fn command(programs: &Programs, role: &str, folder: &Path, port: u16, sync: Sync) -> Command {
+    let mut command = programs.causey();
+    command.arg(role).arg("--owned").arg("--store").arg(folder.join("store"));
+    if sync == Sync::Default {
+        command.arg("--unsafe-durability");
+    }
+    let (user, password) = CREDENTIALS;
+    command.env("CAUSEY_NATS_URL", format!("nats://{user}:{password}@127.0.0.1:{port}"));
+    command
+}
+
+fn coordinator(programs: &Programs, folder: &Path, (port, monitoring): (u16, u16), sync: Sync) -> Command {
+    let mut command = command(programs, "coordinator", folder, port, sync);
+    command.args(["--stream-bytes-max=-1", "--listen", "127.0.0.1:0", "--projection"]).arg(folder.join("projection"));
+    command.arg("--token-file").arg(folder.join("token")).arg("--nats-monitoring-url").arg(format!("http://127.0.0.1:{monitoring}"));
+    command
 }
 
 fn spawn(mut command: Command, log: &Path, listen: bool) -> anyhow::Result<Child> {
