@@ -31,7 +31,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub struct Seen {
     pub offer: Offer,
     /// Attempts it said it holds.
-    pub open: u32,
+    pub open: Arc<BTreeSet<OpenAttempt>>,
     at: Instant,
 }
 
@@ -46,13 +46,18 @@ impl Workers {
         self.lock().values().cloned().collect()
     }
 
+    /// Attempts that living workers say they hold.
+    pub(crate) fn held(&self) -> BTreeSet<OpenAttempt> {
+        self.lock().values().flat_map(|seen| seen.open.iter().copied()).collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(PoolName, WorkerName), Seen>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Notes a hello; returns whether an earlier life of the same worker is thereby known to be over.
     fn hello(&self, offer: &Offer, open: &[OpenAttempt]) -> bool {
-        let open = u32::try_from(open.len()).unwrap_or(u32::MAX);
+        let open = Arc::new(open.iter().copied().collect());
         let seen = Seen { offer: offer.clone(), open, at: Instant::now() };
         let before = self.lock().insert((offer.pool.clone(), offer.worker.clone()), seen);
         before.is_some_and(|before| before.offer.started != offer.started)
@@ -62,7 +67,7 @@ impl Workers {
     fn present(&self, offer: Offer) {
         let key = (offer.pool.clone(), offer.worker.clone());
         let mut all = self.lock();
-        let open = all.get(&key).filter(|seen| seen.offer.started == offer.started).map_or(0, |seen| seen.open);
+        let open = all.get(&key).filter(|seen| seen.offer.started == offer.started).map_or_else(Arc::default, |seen| seen.open.clone());
         all.insert(key, Seen { offer, open, at: Instant::now() });
     }
 

@@ -25,6 +25,7 @@ mod sealed;
 pub mod snapshot;
 mod standby;
 pub mod streams;
+mod sweep;
 mod takeover;
 mod upkeep;
 
@@ -46,6 +47,7 @@ use crate::fold::Fold;
 use crate::leadership::Holder;
 use crate::projection::Projection;
 use crate::readers::Announcer;
+use crate::sweep::Sweep;
 use crate::upkeep::Upkeep;
 
 /// Runs a coordinator until `shutdown` or until it cannot go on.
@@ -88,6 +90,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let stop = shutdown.child_token();
     let (notice, noticed) = tokio::sync::mpsc::channel(config::INPUTS_READ_AHEAD);
     let upkeep = Upkeep::new(context.clone(), committed.clone(), store.clone(), notice.clone(), config.upkeep());
+    let sweep = Sweep::new(context.clone(), committed.clone(), workers.clone(), desk.ack_wait);
     // Nothing else is unique to this process wherever it runs.
     let inbox = front.client.new_inbox();
     let id = inbox.rsplit('.').next().unwrap_or_default();
@@ -118,11 +121,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let served = tokio::spawn(api::serve(listener, api));
     let asked = tokio::spawn(desk.serve(stop.clone()));
     let kept = tokio::spawn(upkeep.serve(stop.clone()));
+    let swept = tokio::spawn(sweep.serve(stop.clone()));
     let result = ended.await.context("the leader's thread ended without a word")?;
     stop.cancel();
     announced.await.context("the announcement to other coordinators failed")?;
     served.await?.context("the HTTP API failed")?;
     kept.await.context("the upkeep failed")?;
+    swept.await.context("the sweep failed")?;
     asked.await?.context("workers cannot be answered")?;
     Ok(result?)
 }

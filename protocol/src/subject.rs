@@ -56,6 +56,14 @@ pub fn task(pool: &PoolName, run: RunId, key: &TaskKey) -> String {
     format!("causey.task.{pool}.{run}.{key}")
 }
 
+/// Parses a task's subject.
+#[must_use]
+pub fn parse_task(subject: &str) -> Option<(PoolName, RunId, TaskKey)> {
+    let mut tokens = subject.strip_prefix("causey.task.")?.split('.');
+    let parsed = (PoolName::new(tokens.next()?).ok()?, tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?);
+    tokens.next().is_none().then_some(parsed)
+}
+
 /// All tasks of a pool: the filter of its consumer, which is named as the pool.
 #[must_use]
 pub fn pool_tasks(pool: &PoolName) -> String {
@@ -154,8 +162,11 @@ mod tests {
         let (pool, worker) = (PoolName::new("gpu").unwrap(), WorkerName::new("w-1").unwrap());
         assert_eq!(parse_inbox(&report(&pool, &worker)), Some(InboxSubject::Report { pool: pool.clone(), worker: worker.clone() }));
         assert_eq!(parse_inbox(&request("submit")), Some(InboxSubject::Request { kind: "submit".into() }));
-        assert_eq!(parse_live_worker(&live_worker(&pool, &worker)), Some((pool, worker)));
+        assert_eq!(parse_live_worker(&live_worker(&pool, &worker)), Some((pool.clone(), worker)));
         assert_eq!(parse_event(&event(&SourceName::new("api").unwrap())).unwrap().as_str(), "api");
+        let (run, key) = (RunId(uuid::Uuid::from_u128(7)), TaskKey([1; 16]));
+        assert_eq!(parse_task(&task(&pool, run, &key)), Some((pool.clone(), run, key)));
+        assert_eq!(parse_task("causey.task.gpu"), None);
         assert_eq!(parse_inbox("causey.in.report.gpu.w.1"), None);
         assert_eq!(parse_inbox("causey.in.report.gpu"), None);
     }

@@ -272,9 +272,18 @@ impl Coordinator {
 /// When it cannot be started.
 #[must_use]
 pub fn worker(nats_url: &str, base: &Path, store: &Path, name: &str) -> Service {
+    worker_with(nats_url, base, store, name, &[])
+}
+
+/// Starts such a worker with further options.
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn worker_with(nats_url: &str, base: &Path, store: &Path, name: &str, options: &[&str]) -> Service {
     let mut command = Command::new(tools::causey());
     command.args(["worker", "--unsafe-durability", "--slots", "2", "--name", name, "--nats-url", nats_url]);
-    command.arg("--store").arg(store).arg("--folder").arg(base.join(format!("worker-{name}")));
+    command.args(options).arg("--store").arg(store).arg("--folder").arg(base.join(format!("worker-{name}")));
     command.arg("--python").arg(tools::python()).arg("--sdk").arg(tools::sdk()).env("NO_COLOR", "1").env_remove("RUST_LOG");
     Service::start(command, &base.join(name))
 }

@@ -235,7 +235,7 @@ impl Worker {
                 let _ = self.client.publish(reply, nak.into()).await;
             }
             DecodeError::Empty | DecodeError::Version { .. } | DecodeError::TooLarge { .. } | DecodeError::Malformed(_) => {
-                // No worker will ever read it. If its attempt is open, the next leader sends it again.
+                // No worker will ever read it. If its attempt is open, the leader's sweep offers it again.
                 tracing::error!(%subject, %error, "a dispatch cannot be read; it is dropped");
                 self.answer(reply, "+TERM").await;
             }

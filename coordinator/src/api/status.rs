@@ -47,7 +47,7 @@ pub(super) async fn show(State(context): State<Context>) -> Reply<Value> {
 fn worker(seen: &Seen, running: &Running) -> Value {
     let offer = &seen.offer;
     let running = running.get(&(offer.pool.clone(), offer.worker.clone())).copied().unwrap_or_default();
-    json!({"pool": offer.pool, "name": offer.worker, "slots": offer.slots, "running": running, "open": seen.open, "version": offer.version,
+    json!({"pool": offer.pool, "name": offer.worker, "slots": offer.slots, "running": running, "open": seen.open.len(), "version": offer.version,
            "languages": offer.languages, "memory_mb": offer.memory_mb, "started": offer.started})
 }
 

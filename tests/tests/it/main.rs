@@ -14,4 +14,5 @@ mod main_road;
 mod marked;
 mod output;
 mod standby;
+mod sweep;
 mod wide;

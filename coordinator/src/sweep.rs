@@ -1,0 +1,189 @@
+//! Compares what lies on the task queues with what the committed state says, once an ack wait while this coordinator leads: a message
+//! that is gone although its attempts are open is published again, one whose attempts are closed is removed. It covers what the
+//! server lost, what somebody deleted, forged acknowledgements and withdrawals that did not arrive. It works beside the leader.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::jetstream::{Context, stream};
+use causey_engine::{Queued, State};
+use causey_protocol::codec;
+use causey_protocol::id::{RunId, Timestamp};
+use causey_protocol::live::OpenAttempt;
+use causey_protocol::subject;
+use futures_util::TryStreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::now;
+use crate::committed::{Committed, Role};
+use crate::desk::Workers;
+use crate::streams;
+
+/// Messages published again in one round; the rest has its turn in the next.
+const PUBLISHED_MAX: usize = 1_000;
+
+/// Removals in one round.
+const REMOVED_MAX: usize = 200;
+
+/// Why a round found nothing out. The next one tries again.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Streams(#[from] streams::Error),
+    #[error("the task queue cannot be read: {0}")]
+    List(String),
+    #[error("the task queue refuses a task: {0}")]
+    Publish(async_nats::jetstream::context::PublishError),
+    #[error("the task queue refuses a removal: {0}")]
+    Remove(String),
+}
+
+/// The sweep of one coordinator.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    context: Context,
+    committed: Arc<Committed>,
+    workers: Arc<Workers>,
+    ack_wait: Duration,
+    /// Subjects that the last round found without an open attempt: their workers may have been about to acknowledge them.
+    suspects: BTreeSet<String>,
+}
+
+/// What one comparison found.
+#[derive(Debug, Default)]
+struct Found {
+    /// Open dispatches without a message.
+    lost: Vec<Queued>,
+    /// Messages without an open dispatch.
+    orphans: BTreeSet<String>,
+}
+
+impl Sweep {
+    pub(crate) fn new(context: Context, committed: Arc<Committed>, workers: Arc<Workers>, ack_wait: Duration) -> Self {
+        Self { context, committed, workers, ack_wait, suspects: BTreeSet::new() }
+    }
+
+    /// Works until `shutdown`, whenever this coordinator leads.
+    pub(crate) async fn serve(mut self, shutdown: CancellationToken) {
+        let role = self.committed.role();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.ack_wait) => {}
+                () = shutdown.cancelled() => return,
+            }
+            if *role.borrow() != Role::Leader {
+                self.suspects.clear();
+                continue;
+            }
+            tokio::select! {
+                result = self.round() => {
+                    if let Err(error) = result {
+                        tracing::warn!(%error, "the sweep of the task queue failed; trying again");
+                    }
+                }
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), Error> {
+        let listed = self.list().await?;
+        // A message enters the queue after its turn, and leaves it after its report: a state that covers all turns and reports up to
+        // now knows of every one that was or was not listed. A leader deposed meanwhile waits for turns of others and so learns of them.
+        if !self.covers_everything().await? {
+            return Ok(());
+        }
+        let state = self.committed.read().clone();
+        let held = self.workers.held();
+        let before = Timestamp(now().0.saturating_sub(micros(self.ack_wait * 2)));
+        let found = tokio::task::spawn_blocking(move || compare(&state, &listed, &held, before)).await.expect("comparing does not panic");
+        let orphans = found.orphans.intersection(&self.suspects).cloned().collect();
+        self.suspects = found.orphans;
+        self.remove(orphans).await?;
+        self.publish(found.lost).await
+    }
+
+    /// The subjects of all queued tasks.
+    async fn list(&self) -> Result<BTreeSet<String>, Error> {
+        let listed = async {
+            let stream: stream::Stream<()> = self.context.get_stream_no_info(subject::TASK_STREAM).await?;
+            let subjects = stream.info_with_subjects(subject::TASK_ALL).await?.map_ok(|(subject, _)| subject);
+            Ok::<_, async_nats::Error>(subjects.try_collect().await?)
+        };
+        listed.await.map_err(|error| Error::List(error.to_string()))
+    }
+
+    /// Waits until the committed state covers the log and the inbox as they are now; `false`: it did not for an ack wait.
+    async fn covers_everything(&self) -> Result<bool, Error> {
+        let tails = streams::look(&self.context).await?.tails;
+        let mut progress = self.committed.watch();
+        let covered = progress.wait_for(|progress| progress.sequence >= tails.log && progress.inbox >= tails.inbox);
+        Ok(tokio::time::timeout(self.ack_wait, covered).await.is_ok_and(|covered| covered.is_ok()))
+    }
+
+    async fn publish(&self, lost: Vec<Queued>) -> Result<(), Error> {
+        for Queued { run, pool, first, attempt, key, .. } in lost.into_iter().take(PUBLISHED_MAX) {
+            let dispatch = {
+                let state = self.committed.read();
+                state.run(run).and_then(|found| causey_engine::dispatch(&state, found, &first, attempt, true))
+            };
+            let Some(dispatch) = dispatch else { continue };
+            tracing::warn!(%run, step = %dispatch.step, path = %first.path, attempt, "a task was lost from its queue; it is offered again");
+            let mut headers = HeaderMap::new();
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+            let subject = subject::task(&pool, run, &key);
+            let sent = async { self.context.publish_with_headers(subject, headers, codec::encode(&dispatch).into()).await?.await };
+            match sent.await {
+                Ok(_) => metrics::counter!("causey_tasks_offered_again_total").increment(1),
+                // Somebody else has put it there since.
+                Err(error) if error.kind() == async_nats::jetstream::context::PublishErrorKind::WrongLastSequence => {}
+                Err(error) => return Err(Error::Publish(error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, orphans: BTreeSet<String>) -> Result<(), Error> {
+        let filters: BTreeSet<String> = {
+            let state = self.committed.read();
+            orphans.into_iter().map(|subject| ended_run(&state, &subject).map_or(subject, subject::run_tasks)).collect()
+        };
+        for filter in filters.into_iter().take(REMOVED_MAX) {
+            let removed = async {
+                let stream: stream::Stream<()> = self.context.get_stream_no_info(subject::TASK_STREAM).await?;
+                Ok::<_, async_nats::Error>(stream.purge().filter(&filter).await?)
+            };
+            let removed = removed.await.map_err(|error| Error::Remove(error.to_string()))?;
+            tracing::info!(filter, removed = removed.purged, "tasks whose attempts are closed were still queued; they are removed");
+            metrics::counter!("causey_tasks_removed_total").increment(removed.purged);
+        }
+        Ok(())
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Compares `listed` subjects with the open dispatches. One that a worker holds is not offered again although its message is gone: it
+/// would run twice. Neither is one opened after `before`.
+fn compare(state: &State, listed: &BTreeSet<String>, held: &BTreeSet<OpenAttempt>, before: Timestamp) -> Found {
+    let mut found = Found { lost: Vec::new(), orphans: listed.clone() };
+    for queued in causey_engine::queued(state) {
+        let present = found.orphans.remove(&subject::task(&queued.pool, queued.run, &queued.key));
+        let is_held = || queued.attempts.iter().any(|key| held.contains(&OpenAttempt { run: queued.run, key: *key }));
+        if !present && queued.opened < before && !is_held() {
+            found.lost.push(queued);
+        }
+    }
+    found
+}
+
+/// The run of a queued task, if it has ended: nothing of it is queued rightly.
+fn ended_run(state: &State, subject: &str) -> Option<RunId> {
+    let (_, run, _) = subject::parse_task(subject)?;
+    state.run(run).is_none_or(|run| run.state.is_terminal()).then_some(run)
+}

@@ -1,0 +1,87 @@
+//! Task messages that vanish from their queue behind our back, and ones that are left in it. Numbers of rows are those of the fault table
+//! in `docs/operations.md`.
+
+use async_nats::jetstream;
+use causey_protocol::id::{RunId, TaskId};
+use causey_protocol::record::Record;
+use causey_protocol::subject;
+use causey_tests::service::{Place, worker_with};
+use causey_tests::{Api, Coordinator, Nats, Project, until};
+
+use crate::marked::Marked;
+
+/// Short, so that a test need not wait long: the coordinator looks at its queues this often.
+const ACK_WAIT: &str = "--ack-wait-seconds=3";
+
+struct Scene {
+    project: Project,
+    nats: Nats,
+    place: Place,
+    _coordinator: Coordinator,
+    api: Api,
+}
+
+impl Scene {
+    /// A coordinator that leads, without a worker.
+    async fn start() -> Self {
+        let project = Project::new();
+        let base = project.path();
+        let nats = Nats::start(&project.file("jetstream")).await;
+        let place = Place { options: vec![ACK_WAIT.into()], ..Place::new(base, "one") };
+        let (coordinator, api) = Coordinator::leading(&nats, base, &place).await;
+        Self { project, nats, place, _coordinator: coordinator, api }
+    }
+
+    async fn queue(&self) -> jetstream::stream::Stream {
+        jetstream::new(self.nats.client().await).get_stream(subject::TASK_STREAM).await.unwrap()
+    }
+
+    fn worker(&self) -> causey_tests::Service {
+        worker_with(&self.nats.url(), self.project.path(), &self.place.store, "worker", &[ACK_WAIT])
+    }
+}
+
+async fn messages(queue: &mut jetstream::stream::Stream) -> u64 {
+    queue.info().await.unwrap().state.messages
+}
+
+#[tokio::test]
+async fn row_26_tasks_deleted_from_the_queue_are_offered_again_and_each_has_one_result() {
+    let scene = Scene::start().await;
+    let mut queue = scene.queue().await;
+    let marked = Marked::start(&scene.project, &scene.api, 60).await;
+    until("the first task is queued", 20, async || (messages(&mut queue).await == 1).then_some(())).await;
+    queue.purge().await.unwrap();
+    let _worker = scene.worker();
+    marked.come_to(10).await;
+    let purged = queue.purge().await.unwrap().purged;
+    assert!(purged > 10, "only {purged} messages were queued");
+    let history = marked.ends_well(&scene.api, &scene.nats.client().await, &scene.place.store).await;
+    let failed = history.records().filter(|(_, record)| matches!(record, Record::AttemptFailed { .. })).count();
+    assert_eq!(failed, 0, "what a worker holds goes on");
+}
+
+#[tokio::test]
+async fn row_26_queued_tasks_whose_attempts_are_closed_are_removed() {
+    let scene = Scene::start().await;
+    let mut queue = scene.queue().await;
+    let marked = Marked::start(&scene.project, &scene.api, 200).await;
+    let run: RunId = scene.api.get(&format!("/v1/runs/{}", marked.run)).await["run"].as_str().unwrap().parse().unwrap();
+    // No worker pulls from this pool.
+    let left = async |step: &str| {
+        let task = TaskId { step: step.parse().unwrap(), path: Default::default(), visit: 0 };
+        let subject = subject::task(&"elsewhere".parse().unwrap(), run, &task.key(0));
+        let client = jetstream::new(scene.nats.client().await);
+        client.publish(subject, "left behind".into()).await.unwrap().await.unwrap().sequence
+    };
+    let gone = async |sequence: u64| {
+        let queue = scene.queue().await;
+        until("what was left is removed", 30, async || queue.get_raw_message(sequence).await.is_err().then_some(())).await;
+    };
+    let _worker = scene.worker();
+    marked.come_to(1).await;
+    gone(left("start").await).await;
+    marked.ends_well(&scene.api, &scene.nats.client().await, &scene.place.store).await;
+    gone(left("end").await).await;
+    assert_eq!(messages(&mut queue).await, 0);
+}
