@@ -3,7 +3,7 @@
 
 use async_nats::jetstream::Context;
 use bytes::Bytes;
-use causey_artifacts::{Store, StoreError};
+use causey_artifacts::{Store, StoreError, failpoint};
 use causey_protocol::upkeep::archive_path;
 
 use crate::log::{self, Tail};
@@ -76,6 +76,7 @@ pub(crate) async fn extend(context: &Context, store: &Store, to: u64) -> Result<
         }
         let (bytes, _) = writer.seal();
         store.put_if_absent(&archive_path(first, last), bytes).await?;
+        failpoint::here("archive.extended");
         next = last + 1;
     }
     Ok(())

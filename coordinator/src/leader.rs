@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use bytes::Bytes;
-use causey_artifacts::Store;
+use causey_artifacts::{Store, failpoint};
 use causey_engine::{Command, State};
 use causey_protocol::codec;
 use causey_protocol::id::Digest;
@@ -112,6 +112,7 @@ impl Leader<'_> {
     /// Performs what is outstanding and tells readers that there is a leader.
     async fn start(&mut self, store: &Store) -> Result<(), Error> {
         let mark = serde_json::json!({"log": self.working.store});
+        failpoint::here("mark.missing");
         store.put_if_absent(LOG_MARK, mark.to_string().into()).await.map_err(Error::Mark)?;
         let announced = self.working.announced;
         self.performer.read_announced(announced).await.map_err(|error| Error::Broker(error.to_string()))?;
@@ -124,6 +125,7 @@ impl Leader<'_> {
         tracing::info!(epoch = self.working.epoch, sequence = self.fold.tail.sequence, outstanding = outstanding.len(), "leading");
         for command in outstanding {
             self.performer.perform(command).await;
+            failpoint::here("takeover.performed");
         }
         self.fold.committed.set_role(Role::Leader);
         Ok(())
@@ -262,9 +264,11 @@ impl Leader<'_> {
         let turn =
             Turn { epoch: self.working.epoch, at: self.working.at, inbox, events, announced, previous: self.fold.tail.hash, records };
         let payload = Bytes::from(codec::encode(&turn));
+        failpoint::here("turn.decided");
         let token = self.performer.commit(subject::LOG_TURN, self.fold.tail.sequence, payload.clone()).await;
         // Lets the connection send it before anything else is done.
         tokio::task::yield_now().await;
+        failpoint::here("turn.sent");
         let sequence = self.fold.tail.sequence + 1;
         // Nothing of a later turn is in the working state yet.
         let command = |(index, record)| causey_engine::commands(&self.working, Position { sequence, index }, record);
@@ -296,13 +300,16 @@ impl Leader<'_> {
 
     /// The turn holds: readers may see it, and what it asks for is performed.
     async fn committed(&mut self, in_flight: InFlight) {
+        failpoint::here("turn.committed");
         let InFlight { turn, payload, commands, .. } = in_flight;
         let sequence = self.fold.tail.sequence + 1;
         self.fold.apply(Tail { sequence, hash: Digest::of(&payload) }, &turn);
+        failpoint::here("turn.applied");
         metrics::counter!("causey_turns_total").increment(1);
         metrics::counter!("causey_records_total").increment(turn.records.len() as u64);
         for command in commands {
             self.performer.perform(command).await;
+            failpoint::here("command.performed");
         }
         self.fold.announce();
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{Context, kv};
 use bytes::Bytes;
+use causey_artifacts::failpoint;
 use causey_protocol::subject;
 use futures_util::StreamExt as _;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -218,6 +219,7 @@ impl Seat {
     }
 
     fn taken(&self, revision: u64) -> Keeper {
+        failpoint::here("key.taken");
         Keeper::start(Leadership { bucket: self.bucket.clone(), value: self.value.clone(), revision })
     }
 }

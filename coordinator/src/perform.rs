@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::{Context, stream};
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
-use causey_artifacts::Store;
+use causey_artifacts::{Store, failpoint};
 use causey_engine::{Command, Notification};
 use causey_protocol::artifact::blob_path;
 use causey_protocol::backoff::Delays;
@@ -124,6 +124,7 @@ impl Performer {
             if let Err(error) = purge.await {
                 tracing::warn!(%error, filter, "queued tasks not removed; workers refuse them when they ask");
             }
+            failpoint::here("tasks.removed");
             if let Some(run) = cancelled
                 && let Err(error) = client.publish(subject::cancel(run), Bytes::new()).await
             {
@@ -141,6 +142,7 @@ impl Performer {
                 tracing::warn!(%error, %digest, "the manifest of a join cannot be stored; trying again");
                 tokio::time::sleep(delays.next_delay()).await;
             }
+            failpoint::here("blob.stored");
             // A closed channel means that this process no longer leads; the next leader stores it again.
             let _ = notice.send(Input::BlobStored { digest }).await;
         });
@@ -177,9 +179,11 @@ impl Performer {
             }
             // 10071 on a task means that it is queued already.
             (Kind::Task, Answer::Stored { .. } | Answer::WrongLast) => {
+                failpoint::here("task.queued");
                 self.kinds.remove(&token);
             }
             (Kind::Announce(position), Answer::Stored { sequence }) => {
+                failpoint::here("notification.stored");
                 self.kinds.remove(&token);
                 self.notify_tail = *sequence;
                 self.announced = self.announced.max(position);

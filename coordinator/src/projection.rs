@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use causey_artifacts::failpoint;
 use causey_engine::{Change, State};
 use causey_protocol::id::Digest;
 use serde::{Deserialize, Serialize};
@@ -244,8 +245,12 @@ fn write(db: &sled::Db, checkpoint: Checkpoint) -> Result<(), sled::Error> {
     let Checkpoint { tail, header, .. } = checkpoint;
     let head = Head { format: FORMAT, sequence: tail.sequence, hash: tail.hash, header };
     batch.insert(HEAD_KEY, rmp_serde::to_vec_named(&head).expect("the head serializes"));
+    failpoint::here("projection.unwritten");
     db.apply_batch(batch)?;
-    db.flush().map(drop)
+    failpoint::here("projection.written");
+    db.flush()?;
+    failpoint::here("projection.flushed");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, kv};
+use causey_artifacts::failpoint;
 use causey_protocol::codec::{MESSAGE_BYTES_MAX, TURN_BYTES_MAX};
 use causey_protocol::subject;
 use futures_util::future::{join_all, try_join_all};
@@ -145,7 +146,9 @@ pub async fn ensure(context: &Context, limits: Limits, witness: Option<String>) 
     }
     let create = configs(limits).into_iter().map(|config| async move {
         let stream = config.name.clone();
-        context.create_stream(config).await.map(drop).map_err(|error| Error::Create { stream, reason: error.to_string() })
+        context.create_stream(config).await.map_err(|error| Error::Create { stream, reason: error.to_string() })?;
+        failpoint::here("stream.created");
+        Ok(())
     });
     let (streams, buckets) = futures_util::join!(try_join_all(create), ensure_buckets(context, limits.replicas));
     streams?;
@@ -157,7 +160,10 @@ async fn ensure_buckets(context: &Context, replicas: u8) -> Result<(), Error> {
     let create = buckets(replicas).map(|config| async move {
         let stream = config.bucket.clone();
         match context.create_key_value(config).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                failpoint::here("bucket.created");
+                Ok(())
+            }
             Err(_) if context.get_key_value(&stream).await.is_ok() => Ok(()),
             Err(error) => Err(Error::Create { stream, reason: error.to_string() }),
         }

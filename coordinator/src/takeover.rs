@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use causey_artifacts::failpoint;
 use causey_protocol::record::{Record, Turn};
 use causey_protocol::subject;
 use tokio_util::sync::CancellationToken;
@@ -37,8 +38,10 @@ async fn fence(this: &mut Coordinator) -> Result<bool, Error> {
     let unknown = this.fold.committed.read().streams.is_empty();
     let created = if unknown { Some(streams::look(&this.context).await?.created) } else { None };
     let turn = first_turn(this, created);
+    failpoint::here("fence.decided");
     match log::append(&this.context, subject::LOG_FENCE, this.fold.tail, &turn).await {
         Ok(tail) => {
+            failpoint::here("fence.written");
             this.fold.apply(tail, &turn);
             Ok(true)
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{Context, stream};
 use bytes::Bytes;
-use causey_artifacts::{Put, Store, StoreError};
+use causey_artifacts::{Put, Store, StoreError, failpoint};
 use causey_engine::{History, State};
 use causey_protocol::id::{Digest, RunId};
 use causey_protocol::input::Input;
@@ -165,6 +165,7 @@ impl Upkeep {
             let bytes = Bytes::from(on_another_thread(move || history.encode()).await);
             let same_run = |bytes: &[u8]| History::read(bytes).is_ok_and(|history| history.run.id() == run);
             let (digest, bytes) = self.put(&history_path(run), bytes, same_run).await?;
+            failpoint::here("history.stored");
             self.told.insert(run, Instant::now());
             self.tell(Input::HistoryStored { run, digest, bytes, keep: self.settings.runs_whole }).await;
         }
@@ -215,6 +216,7 @@ impl Upkeep {
         .await;
         let SnapshotTaken { sequence, digest, .. } = taken;
         let (written, _) = self.put(&snapshot_path(sequence), bytes, |present| Digest::of(present) == digest).await?;
+        failpoint::here("snapshot.stored");
         (self.taken, self.cost) = (Instant::now(), began.elapsed());
         tracing::debug!(sequence, bytes = taken.bytes, digest = %written, "snapshot taken");
         metrics::gauge!("causey_snapshot_bytes").set(taken.bytes as f64);
@@ -236,13 +238,17 @@ impl Upkeep {
             }
         }
         archive::extend(&self.context, &self.store, older.sequence).await?;
+        failpoint::here("archive.reaches");
         self.purge(subject::LOG_STREAM, older.sequence).await?;
+        failpoint::here("log.trimmed");
         self.purge(subject::INBOX_STREAM, older.inbox).await?;
+        failpoint::here("inbox.trimmed");
         if self.storage.stream == subject::EVENT_STREAM && self.storage.percent >= CLOSE_PERCENT {
             self.purge(subject::EVENT_STREAM, older.events).await?;
         }
         for sequence in snapshot::sequences(&self.store).await?.into_iter().filter(|sequence| *sequence < older.sequence) {
             self.store.remove(&snapshot_path(sequence)).await?;
+            failpoint::here("snapshot.removed");
         }
         self.trimmed = older.sequence;
         Ok(())

@@ -6,6 +6,8 @@ use std::path::Path as FilePath;
 
 use async_nats::Client;
 use bytes::Bytes;
+use causey_coordinator::archive;
+use causey_coordinator::log::Tail;
 use causey_engine::State;
 use causey_protocol::artifact::{blob_path, object_path};
 use causey_protocol::chunk::CHUNK_ITEMS;
@@ -84,6 +86,31 @@ impl History {
         until("all notifications decided are announced", 20, async || {
             let history = Self::read_now(client).await;
             history.unannounced().is_empty().then_some(history)
+        })
+        .await
+    }
+
+    /// Like [`History::read`], with the turns that were trimmed from the log and lie in the archive of the folder `store`.
+    ///
+    /// # Panics
+    /// As [`History::read`], or when archive and log leave a gap.
+    pub async fn read_whole(client: &Client, store: &FilePath) -> Self {
+        let store = causey_artifacts::Store::open(&store.to_string_lossy(), false).await.expect("the store can be opened");
+        // The log may be trimmed while it is read.
+        until("archive and log are read without a gap", 20, async || {
+            let mut history = Self::read(client).await;
+            let first = history.entries.first().map_or(1, |entry| entry.sequence);
+            let mut archived = Vec::new();
+            let archive = archive::replay(&store, Tail::EMPTY, first - 1, |read| {
+                let fence = read.turn.records.iter().any(|record| matches!(record, Record::LeaderChanged { .. }));
+                let subject = if fence { subject::LOG_FENCE } else { subject::LOG_TURN }.to_owned();
+                let (sequence, turn) = (read.tail.sequence, read.turn.clone());
+                archived.push(Entry { sequence, subject, payload: codec::encode(&turn).into(), turn });
+            });
+            archive.await.ok()?;
+            archived.append(&mut history.entries);
+            let whole = (1..).zip(&archived).all(|(sequence, entry)| entry.sequence == sequence);
+            whole.then_some(Self { entries: archived, ..history })
         })
         .await
     }

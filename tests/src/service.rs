@@ -154,6 +154,9 @@ impl Nats {
     }
 }
 
+/// The token of every coordinator started here.
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
 /// A coordinator on somebody's streams.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -203,9 +206,17 @@ impl Coordinator {
     /// When it cannot be started.
     #[must_use]
     pub fn start_at(nats_url: &str, base: &Path, place: &Place) -> Self {
-        let token = "0123456789abcdef0123456789abcdef";
+        Self { service: Service::start(Self::command(nats_url, base, place), &base.join(&place.name)), token: TOKEN.into() }
+    }
+
+    /// What [`Coordinator::start_at`] starts.
+    ///
+    /// # Panics
+    /// When its token cannot be written.
+    #[must_use]
+    pub fn command(nats_url: &str, base: &Path, place: &Place) -> Command {
         std::fs::create_dir_all(base).expect("a folder");
-        std::fs::write(base.join("token"), token).expect("the token can be written");
+        std::fs::write(base.join("token"), TOKEN).expect("the token can be written");
         let mut command = Command::new(tools::causey());
         command.args(["coordinator", "--unsafe-durability", "--name", &place.name, "--listen", &format!("127.0.0.1:{}", place.port)]);
         command.args(&place.options);
@@ -215,7 +226,7 @@ impl Coordinator {
         }
         command.arg("--nats-url").arg(nats_url).arg("--store").arg(&place.store).arg("--projection").arg(&place.projection);
         command.arg("--token-file").arg(base.join("token")).env("NO_COLOR", "1").env_remove("RUST_LOG");
-        Self { service: Service::start(command, &base.join(&place.name)), token: token.into() }
+        command
     }
 
     /// Starts one and waits until it leads.
@@ -281,9 +292,17 @@ pub fn worker(nats_url: &str, base: &Path, store: &Path, name: &str) -> Service 
 /// When it cannot be started.
 #[must_use]
 pub fn worker_with(nats_url: &str, base: &Path, store: &Path, name: &str, options: &[&str]) -> Service {
+    let mut command = worker_command(nats_url, base, store, name);
+    command.args(options);
+    Service::start(command, &base.join(name))
+}
+
+/// What [`worker`] starts.
+#[must_use]
+pub fn worker_command(nats_url: &str, base: &Path, store: &Path, name: &str) -> Command {
     let mut command = Command::new(tools::causey());
     command.args(["worker", "--unsafe-durability", "--slots", "2", "--name", name, "--nats-url", nats_url]);
-    command.args(options).arg("--store").arg(store).arg("--folder").arg(base.join(format!("worker-{name}")));
+    command.arg("--store").arg(store).arg("--folder").arg(base.join(format!("worker-{name}")));
     command.arg("--python").arg(tools::python()).arg("--sdk").arg(tools::sdk()).env("NO_COLOR", "1").env_remove("RUST_LOG");
-    Service::start(command, &base.join(name))
+    command
 }

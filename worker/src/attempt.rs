@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use causey_artifacts::{ObjectLink, TaskNote};
+use causey_artifacts::{ObjectLink, TaskNote, failpoint};
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::codec;
 use causey_protocol::id::{Digest, ModelName, TaskKey, Timestamp};
@@ -230,6 +230,7 @@ async fn ready_runner(tools: &Tools, job: &Job) -> Result<(Runner, Given), Fault
         let (told, heard) = oneshot::channel();
         tools.reports.send(job.report(Outcome::Started { at: now() }), Confirm::Waiting(told));
         let _ = heard.await;
+        failpoint::here("start.reported");
     }
     let runner = tools.hosts.runner(&code, job.mode()).await.map_err(|error| host_fault(job, error))?;
     Ok((runner, inputs))

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use causey_artifacts::failpoint;
 use causey_protocol::artifact::blob_path;
 use causey_protocol::id::Digest;
 use tokio::sync::OnceCell;
@@ -92,7 +93,9 @@ impl Packages {
             clear(&folder)?;
             fs::create_dir_all(&part).map_err(|source| PackageError::Write { path: part.clone(), source })?;
             unpack_archive(File::open(archive).map_err(PackageError::Read)?, &part)?;
+            failpoint::here("package.unpacked");
             fs::rename(&part, &folder).map_err(|source| PackageError::Write { path: folder.clone(), source })?;
+            failpoint::here("package.named");
             cache.note_unpacked(&name);
             Ok(())
         };

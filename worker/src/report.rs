@@ -10,6 +10,7 @@ use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream;
 use bytes::Bytes;
+use causey_artifacts::failpoint;
 use causey_protocol::backoff::Delays;
 use causey_protocol::codec;
 use causey_protocol::id::{PoolName, WorkerName};
@@ -95,7 +96,9 @@ impl Sending {
         while !pending.is_empty() || queue.recv_many(&mut pending, ITEMS_MAX).await > 0 {
             self.gather(&mut pending, &mut queue).await;
             let (count, message) = self.pack(&pending);
+            failpoint::here("report.packed");
             self.publish(message).await;
+            failpoint::here("report.confirmed");
             let mut attempts = Vec::with_capacity(count);
             for (_, confirm) in pending.drain(..count) {
                 match confirm {

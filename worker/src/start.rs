@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use async_nats::Client;
 use async_nats::connection::State;
-use causey_artifacts::Store;
+use causey_artifacts::{Store, failpoint};
 use causey_protocol::backoff::Delays;
 use causey_protocol::live::{Ask, Offer, Told};
 use causey_protocol::subject::CANCEL_ALL;
@@ -122,6 +122,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
 /// Takes no more, lets run what runs, hands back the rest. A second signal, or an owner that is gone, makes it short.
 async fn drain(worker: &mut Worker, owner_gone: &CancellationToken) {
     worker.begin_drain().await;
+    failpoint::here("drain.begun");
     let enough = async {
         tokio::select! {
             () = tokio::time::sleep(DRAIN_TIME_MAX) => {}
@@ -132,6 +133,7 @@ async fn drain(worker: &mut Worker, owner_gone: &CancellationToken) {
     worker.finish_held(enough).await;
     worker.stop_running();
     worker.finish_held(tokio::time::sleep(FAREWELL_TIME_MAX)).await;
+    failpoint::here("drain.finished");
     worker.presence.remove().await;
 }
 

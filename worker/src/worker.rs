@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use async_nats::connection::State;
 use async_nats::{Client, Message, Subject, Subscriber};
 use bytes::Bytes;
+use causey_artifacts::failpoint;
 use causey_protocol::codec::{self, DecodeError, MESSAGE_BYTES_MAX};
 use causey_protocol::live::{Ask, OpenAttempt, Told};
 use causey_protocol::subject;
@@ -174,6 +175,7 @@ impl Worker {
     async fn answer(&self, reply: Subject, payload: &'static str) {
         if self.client.connection_state() == State::Connected {
             let _ = self.client.publish(reply, Bytes::from_static(payload.as_bytes())).await;
+            failpoint::here("delivery.answered");
         }
     }
 
@@ -369,6 +371,7 @@ impl Worker {
         for reply in attempts.iter().flat_map(|attempt| self.held.close(attempt)).collect::<Vec<_>>() {
             // With an answer, so that nothing is delivered again after this worker has gone.
             let _ = self.client.request(reply, Bytes::from_static(b"+ACK")).await;
+            failpoint::here("drain.answered");
         }
     }
 
@@ -396,7 +399,9 @@ async fn perform(tools: Arc<Tools>, job: Job, stop: Stop, events: mpsc::Unbounde
     let Some(progress) = progress else { return };
     last_word.attempt = None;
     let _ = events.send(Event::Ended { attempt: key, ran: begun.elapsed() });
+    failpoint::here("step.ended");
     let (outcome, used) = attempt::store(&tools, &job, progress).await;
+    failpoint::here("result.stored");
     tools.reports.send(job.report(outcome), Confirm::Attempt(key));
     if let Some(used) = used {
         // Lets the report leave first.

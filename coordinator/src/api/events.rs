@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use causey_artifacts::failpoint;
 use causey_engine::State as Committed;
 use causey_protocol::codec::MESSAGE_BYTES_MAX;
 use causey_protocol::event::{BATCH, CloudEvent, STRUCTURED};
@@ -146,6 +147,7 @@ async fn publish(shared: &Shared, messages: Vec<Bytes>) -> Result<Vec<u64>, Refu
     for accepted in waiting {
         let accepted = accepted.await.map_err(|error| failed(sequences.len(), &error))?;
         sequences.push(accepted.sequence);
+        failpoint::here("event.stored");
     }
     Ok(sequences)
 }

@@ -1,6 +1,7 @@
 //! Writes: a request goes into the inbox like any other input, and its answer is read once a committed turn covers it.
 
 use axum::http::StatusCode;
+use causey_artifacts::failpoint;
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
 use causey_protocol::id::{RequestId, Timestamp};
 use causey_protocol::input::{Request, RequestMessage};
@@ -52,6 +53,7 @@ pub(super) async fn request(shared: &Shared, id: Option<RequestId>, user: &str, 
         return Err(Problem::new(Code::TOO_LARGE, what).hint("put large data into a file or bucket and pass its address").into());
     }
     let sequence = send(shared, kind, bytes).await?;
+    failpoint::here("request.stored");
     wait::until(&shared.api.committed, |progress| progress.inbox >= sequence).await.map_err(|_| {
         wait::undecided(&shared.api.committed, "the request").member("request_id", id.as_str()).member("inbox_sequence", sequence)
     })?;

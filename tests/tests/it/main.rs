@@ -6,6 +6,7 @@ mod checker;
 mod cluster;
 mod durability;
 mod events;
+mod failpoints;
 mod faults;
 mod flows;
 mod limits;

@@ -13,6 +13,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::StoreError;
+use crate::failpoint;
 use crate::spare::{self, Spares};
 use crate::store::Put;
 
@@ -198,6 +199,7 @@ impl Folder {
 
     fn give_name(&self, target: &Path, give: impl Fn() -> Result<(), Errno>) -> Result<Put, StoreError> {
         let parent = target.parent().unwrap_or(&self.root);
+        failpoint::here("object.unnamed");
         let mut given = give();
         // Whether or not it is there by now: `prepare` or another writer may have made it since.
         if given == Err(Errno::NOENT) {
@@ -213,6 +215,7 @@ impl Folder {
             Err(Errno::EXIST) => Put::Present,
             Err(error) => return Err(StoreError::file("store", target, error.into())),
         };
+        failpoint::here("object.named");
         if self.durable {
             // Also when present: the other writer may not have come to its sync yet, and our report will say it is there.
             sync_folder(parent).map_err(|error| StoreError::file("sync folder", parent, error))?;

@@ -4,6 +4,7 @@
 
 mod compose;
 mod error;
+pub mod failpoint;
 mod folder;
 mod object;
 mod read;
