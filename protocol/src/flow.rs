@@ -9,6 +9,7 @@ use crate::id::{Digest, FlowName, StepName};
 use crate::parameter::Parameter;
 use crate::policy::{self, CatchPolicy, HostMode, Resources, RetryPolicy};
 use crate::problem::{Code, Problem};
+use crate::schedule::{Concurrency, SCHEDULES_MAX, Schedule};
 
 /// Most steps a flow may have.
 pub const STEPS_MAX: usize = 1_000;
@@ -42,6 +43,11 @@ pub struct Definition {
     /// Longest time a run may take, in seconds. A request may set another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<Schedule>,
+    /// `None`: any number of runs at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
 }
 
 /// A named node of a flow.
@@ -340,7 +346,34 @@ fn check_header(definition: &Definition) -> Result<(), Problem> {
             }
         }
     }
+    if let Some(what) = definition.concurrency.and_then(|concurrency| concurrency.fault()) {
+        return Err(fault(definition, None, format!("has a concurrency that is wrong: {what}")));
+    }
+    check_schedules(definition, &seen)
+}
+
+fn check_schedules(definition: &Definition, parameters: &BTreeSet<&String>) -> Result<(), Problem> {
+    if definition.schedules.len() > SCHEDULES_MAX {
+        return Err(fault(definition, None, format!("has {} schedules; at most {SCHEDULES_MAX} are possible", definition.schedules.len())));
+    }
+    let mut seen = BTreeSet::new();
+    for schedule in &definition.schedules {
+        let unknown = schedule.parameters.keys().find(|name| !parameters.contains(name));
+        let unknown = unknown.map(|name| format!("it fills parameter `{name}`, which the flow does not have"));
+        let twice = (!seen.insert(schedule.identity())).then(|| "it is there twice".to_owned());
+        if let Some(what) = schedule.fault().or(unknown).or(twice) {
+            return Err(schedule_problem(definition, schedule, what));
+        }
+    }
     Ok(())
+}
+
+/// The problem of a schedule that cannot be, named by its place.
+#[must_use]
+pub fn schedule_problem(definition: &Definition, schedule: &Schedule, what: impl std::fmt::Display) -> Problem {
+    let place = if schedule.line > 0 { format!("{}:{}: ", definition.file, schedule.line) } else { String::new() };
+    let message = format!("{place}schedule `{}` of flow {} is wrong: {what}", schedule.identity(), definition.name);
+    Problem::new(Code::SCHEDULE, message)
 }
 
 fn index_steps(definition: &Definition) -> Result<BTreeMap<StepName, StepIndex>, Problem> {
@@ -644,6 +677,8 @@ mod tests {
             parameters: Vec::new(),
             triggers: Vec::new(),
             timeout_seconds: None,
+            schedules: Vec::new(),
+            concurrency: None,
         }
     }
 
@@ -802,6 +837,23 @@ mod tests {
             Flow::try_from(flow).unwrap_err().message,
             "demo.py:11: step `end` is wrong: a grace of -1 seconds is not between 0 and 3600"
         );
+    }
+
+    #[test]
+    fn a_schedule_that_cannot_be_is_named_by_its_line() {
+        let mut flow = definition(&["only"]);
+        let schedule: crate::schedule::Schedule = serde_json::from_str(r#"{"cron": "0  2 * * *", "line": 7}"#).unwrap();
+        assert_eq!((schedule.catch_up.as_str(), schedule.catch_up_max, schedule.identity().as_str()), ("latest", 100, "0 2 * * * UTC"));
+        flow.schedules = vec![schedule.clone(), schedule.clone()];
+        let refused = |flow: &Definition| Flow::try_from(flow.clone()).unwrap_err().message;
+        assert_eq!(refused(&flow), "demo.py:7: schedule `0 2 * * * UTC` of flow Demo is wrong: it is there twice");
+        flow.schedules = vec![crate::schedule::Schedule { parameters: [("day".into(), "date".into())].into(), ..schedule.clone() }];
+        assert!(refused(&flow).ends_with("it fills parameter `day`, which the flow does not have"));
+        flow.schedules = vec![crate::schedule::Schedule { catch_up_max: 0, ..schedule }];
+        assert!(refused(&flow).ends_with("it catches up with 0 firings; 1 to 1000 are possible"));
+        flow.schedules.clear();
+        flow.concurrency = Some(crate::schedule::Concurrency { strategy: crate::schedule::Strategy::Skip, max: 0 });
+        assert_eq!(refused(&flow), "flow Demo has a concurrency that is wrong: 0 runs at once are not between 1 and 1000");
     }
 
     #[test]

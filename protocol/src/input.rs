@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::CloudEvent;
 use crate::flow::Flow;
-use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SourceName, WorkerName};
+use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SourceName, Timestamp, WorkerName};
 use crate::parameter::Values;
 use crate::policy::HostMode;
+use crate::schedule::BackfillPlan;
 use crate::task::ReportItem;
 use crate::upkeep::{SnapshotTaken, Storage};
 
@@ -44,6 +45,20 @@ pub enum Request {
         pool: PoolName,
         worker: WorkerName,
     },
+    /// The flow's schedules fire no more until they are resumed.
+    PauseSchedules {
+        flow: FlowName,
+    },
+    /// They fire again from now on.
+    ResumeSchedules {
+        flow: FlowName,
+    },
+    Backfill(Box<BackfillPlan>),
+    CancelBackfill {
+        /// The id of the request that started it.
+        backfill: RequestId,
+        because: String,
+    },
 }
 
 impl Request {
@@ -55,6 +70,10 @@ impl Request {
             Self::Deploy { .. } => "deploy",
             Self::Cancel { .. } => "cancel",
             Self::WorkerLost { .. } => "worker-lost",
+            Self::PauseSchedules { .. } => "pause-schedules",
+            Self::ResumeSchedules { .. } => "resume-schedules",
+            Self::Backfill(_) => "backfill",
+            Self::CancelBackfill { .. } => "cancel-backfill",
         }
     }
 }
@@ -102,6 +121,33 @@ pub enum Input {
         digest: Digest,
         bytes: u64,
         keep: u32,
+    },
+    /// A schedule's firing has come; `missed` earlier ones that nobody saw to were passed over. `given` holds the instant as the
+    /// schedule's parameters want it.
+    Due {
+        flow: FlowName,
+        /// [`Schedule::identity`](crate::schedule::Schedule::identity).
+        schedule: String,
+        instant: Timestamp,
+        missed: u32,
+        given: Values,
+    },
+    /// Firings up to `until` were missed, and none of them is made up for.
+    Missed {
+        flow: FlowName,
+        schedule: String,
+        until: Timestamp,
+        missed: u32,
+    },
+    /// A backfill may start its next run, which is for this instant.
+    BackfillDue {
+        backfill: RequestId,
+        instant: Timestamp,
+        given: Values,
+    },
+    /// No instant of a backfill is left, although its last one was expected later: the calendar has changed.
+    BackfillOver {
+        backfill: RequestId,
     },
     /// How full the streams are; repeated while attempts are held back.
     Pressure(Storage),

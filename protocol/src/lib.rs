@@ -15,6 +15,7 @@ pub mod parameter;
 pub mod policy;
 pub mod problem;
 pub mod record;
+pub mod schedule;
 pub mod subject;
 pub mod task;
 pub mod upkeep;

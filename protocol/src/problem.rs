@@ -65,6 +65,8 @@ codes! {
     PACKAGE_DIGEST = 1103;
     /// A message is over its limit.
     TOO_LARGE = 1104;
+    /// A schedule or a span of time that cannot be read, or in which nothing ever fires.
+    SCHEDULE = 1105;
     /// The flow file cannot be loaded (said by the SDK).
     FLOW_FILE = 1111;
     /// No flow in the file, or several (said by the SDK).
@@ -91,6 +93,8 @@ codes! {
     TIMED_OUT = 2108;
     /// Cancelled on request.
     CANCELLED = 3001;
+    /// The flow's concurrency strategy lets no further run start.
+    CONCURRENCY = 3002;
     /// The artifact store refused, or a stored object is damaged.
     STORE = 4001;
     /// The streams are nearly full.

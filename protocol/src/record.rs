@@ -12,6 +12,7 @@ use crate::id::{Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolN
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::problem::Problem;
+use crate::schedule::BackfillPlan;
 use crate::task::{ErrorInfo, Publication};
 use crate::upkeep::{SnapshotTaken, Storage};
 
@@ -263,6 +264,52 @@ pub enum Record {
         found: u64,
         user: String,
     },
+    /// Something would have started a run, had the flow's concurrency strategy allowed it. Its origin starts none later either.
+    StartSkipped {
+        flow: FlowName,
+        origin: Origin,
+        joined: Vec<Origin>,
+        /// The trigger whose events are thereby used up.
+        trigger: Option<u16>,
+        because: String,
+    },
+    /// A run that waited for a place has got one.
+    RunAdmitted {
+        run: RunId,
+    },
+    /// A schedule's firing was seen to, and with it every earlier one.
+    ScheduleFired {
+        flow: FlowName,
+        schedule: String,
+        instant: Timestamp,
+        /// Earlier firings that were passed over.
+        missed: u32,
+        run: Option<RunId>,
+        /// Why it started no run.
+        because: Option<String>,
+    },
+    SchedulesPaused {
+        flow: FlowName,
+        user: String,
+    },
+    SchedulesResumed {
+        flow: FlowName,
+        user: String,
+    },
+    BackfillStarted(Box<BackfillStarted>),
+    /// An instant of a backfill was seen to, and with it every earlier one.
+    BackfillAdvanced {
+        backfill: RequestId,
+        instant: Timestamp,
+        run: Option<RunId>,
+        /// Why it started no run.
+        because: Option<String>,
+    },
+    /// It starts no further run.
+    BackfillCancelled {
+        backfill: RequestId,
+        because: String,
+    },
 }
 
 impl Record {
@@ -301,7 +348,15 @@ impl Record {
             | Self::AttemptsSucceeded { .. }
             | Self::ChunkGathered { .. }
             | Self::ChunkStored { .. }
-            | Self::SwitchTaken { .. } => 1,
+            | Self::SwitchTaken { .. }
+            | Self::StartSkipped { .. }
+            | Self::RunAdmitted { .. }
+            | Self::ScheduleFired { .. }
+            | Self::SchedulesPaused { .. }
+            | Self::SchedulesResumed { .. }
+            | Self::BackfillStarted(_)
+            | Self::BackfillAdvanced { .. }
+            | Self::BackfillCancelled { .. } => 1,
         }
     }
 }
@@ -330,6 +385,20 @@ pub struct RunStarted {
     /// Longest time the run may take, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<f64>,
+    /// It waits for a place among the runs of its flow until a [`Record::RunAdmitted`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
+}
+
+/// A backfill and what its runs are pinned to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackfillStarted {
+    /// The id of the request.
+    pub backfill: RequestId,
+    pub plan: BackfillPlan,
+    pub definition: Digest,
+    pub version: u32,
+    pub user: String,
 }
 
 /// Why a run exists.
@@ -344,6 +413,25 @@ pub enum Cause {
         trigger: u16,
         events: Vec<Value>,
     },
+    Schedule {
+        schedule: String,
+        instant: Timestamp,
+    },
+    Backfill {
+        backfill: RequestId,
+        instant: Timestamp,
+    },
+}
+
+impl Cause {
+    /// The instant a run is for, if it has one.
+    #[must_use]
+    pub fn instant(&self) -> Option<Timestamp> {
+        match self {
+            Self::Schedule { instant, .. } | Self::Backfill { instant, .. } => Some(*instant),
+            Self::Request { .. } | Self::Event { .. } => None,
+        }
+    }
 }
 
 /// Tasks of one step.
@@ -451,6 +539,7 @@ pub enum Answer {
     RunStarted { run: RunId, name: RunName },
     Deployed { flow: FlowName, version: u32 },
     Cancelling { run: RunId },
+    BackfillStarted { backfill: RequestId, total: u32 },
     Done,
     Refused(Problem),
 }

@@ -55,6 +55,9 @@ pub struct Dispatch {
     /// Time between the request to end and the kill, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<f64>,
+    /// The instant of the schedule or backfill that the run is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,8 +15,10 @@ use causey_protocol::live::{Ask, LiveOutput, Offer, OpenAttempt, OutputStream, T
 use causey_protocol::policy::HostMode;
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{
-    Answer, Cause, FailureCause, ItemSucceeded, ModelPublished, Position, Record, RunStarted, RunState, TaskSet, Topic, Turn,
+    Answer, BackfillStarted, Cause, FailureCause, ItemSucceeded, ModelPublished, Position, Record, RunStarted, RunState, TaskSet, Topic,
+    Turn,
 };
+use causey_protocol::schedule::{BackfillPlan, Concurrency, Strategy};
 use causey_protocol::task::{
     Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem, SplitLevel,
     Success,
@@ -159,8 +161,10 @@ fn dispatches() {
         again: true,
         timeout_seconds: None,
         grace_seconds: None,
+        scheduled_at: None,
     };
     check("dispatch", &dispatch);
+    check("dispatch-scheduled", &Dispatch { scheduled_at: Some(Timestamp(1_700_000_000_000_000)), ..dispatch.clone() });
     check("dispatch-timeout", &Dispatch { timeout_seconds: Some(90.0), grace_seconds: Some(0.5), ..dispatch });
 }
 
@@ -263,6 +267,7 @@ fn timeouts_and_filters() {
         tags: Vec::new(),
         host: None,
         timeout_seconds: Some(60.0),
+        waits: false,
     };
     let records = vec![
         Record::RunStarted(Box::new(start)),
@@ -293,6 +298,7 @@ fn turns() {
         tags: vec!["t".into()],
         host: Some(HostMode::Fork),
         timeout_seconds: None,
+        waits: false,
     };
     let published =
         ModelPublished { version: 4, run, step, path: path.clone(), visit: 0, attempt: 1, digest, bytes: 321, publication: publication() };
@@ -437,4 +443,82 @@ fn turns_about_upkeep() {
     ];
     let (at, announced, previous) = (Timestamp(1_700_000_000_000_000), Position { sequence: 12, index: 3 }, Digest::of(b"before"));
     check("turn-upkeep", &Turn { epoch: 3, at, inbox: 7, events: 3, announced, previous, records });
+}
+
+#[test]
+fn schedules_backfills_and_concurrency() {
+    let scheduled = || {
+        let mut definition = Definition::from(flow());
+        let schedules = json!([
+            {"cron": "0 2 * * *", "timezone": "Europe/Berlin", "line": 3, "catch_up": "all", "catch_up_max": 7, "jitter_seconds": 60,
+             "parameters": {"alpha": "seconds"}},
+            {"cron": "0 0 ? * SUN *"}
+        ]);
+        definition.schedules = serde_json::from_value(schedules).unwrap();
+        definition.concurrency = Some(Concurrency { strategy: Strategy::Queue, max: 2 });
+        Flow::try_from(definition).unwrap()
+    };
+    let plan = BackfillPlan {
+        flow: "Hello".parse().unwrap(),
+        cron: "0 2 * * *".into(),
+        timezone: "Europe/Berlin".into(),
+        first: Timestamp(10),
+        last: Timestamp(90),
+        total: 9,
+        max_parallel: 2,
+        parameters: BTreeMap::from([("alpha".to_owned(), json!(0.1))]),
+        instant: BTreeMap::from([("day".to_owned(), "date".to_owned())]),
+    };
+    let message = |request| RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request };
+    let (flow, id) = (|| "Hello".parse().unwrap(), || "b-1".parse().unwrap());
+    check("request-deploy-schedules", &message(Request::Deploy { flow: Box::new(scheduled()) }));
+    check("request-pause-schedules", &message(Request::PauseSchedules { flow: flow() }));
+    check("request-resume-schedules", &message(Request::ResumeSchedules { flow: flow() }));
+    check("request-backfill", &message(Request::Backfill(Box::new(plan.clone()))));
+    check("request-cancel-backfill", &message(Request::CancelBackfill { backfill: id(), because: "enough".into() }));
+    let run = run();
+    let (schedule, instant) = ("0 2 * * * Europe/Berlin".to_owned(), Timestamp(1_700_000_000_000_000));
+    let start = RunStarted {
+        run,
+        name: "brisk-otter-41".parse().unwrap(),
+        origin: Origin([7; 16]),
+        joined: Vec::new(),
+        definition: scheduled().digest(),
+        version: Some(1),
+        parameters: BTreeMap::new(),
+        cause: Cause::Schedule { schedule: schedule.clone(), instant },
+        user: "ann".into(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        waits: true,
+    };
+    let records = vec![
+        Record::RunStarted(Box::new(start.clone())),
+        Record::RunStarted(Box::new(RunStarted { cause: Cause::Backfill { backfill: id(), instant }, ..start })),
+        Record::RunAdmitted { run },
+        Record::StartSkipped {
+            flow: flow(),
+            origin: Origin([7; 16]),
+            joined: vec![Origin([8; 16])],
+            trigger: Some(1),
+            because: "w".into(),
+        },
+        Record::ScheduleFired { flow: flow(), schedule: schedule.clone(), instant, missed: 0, run: Some(run), because: None },
+        Record::ScheduleFired { flow: flow(), schedule, instant, missed: 3, run: None, because: Some("missed".into()) },
+        Record::SchedulesPaused { flow: flow(), user: "ann".into() },
+        Record::SchedulesResumed { flow: flow(), user: "ann".into() },
+        Record::BackfillStarted(Box::new(BackfillStarted {
+            backfill: id(),
+            plan,
+            definition: scheduled().digest(),
+            version: 1,
+            user: "ann".into(),
+        })),
+        Record::BackfillAdvanced { backfill: id(), instant, run: Some(run), because: None },
+        Record::BackfillCancelled { backfill: id(), because: "enough".into() },
+        Record::RequestAnswered { id: "r-1".parse().unwrap(), answer: Answer::BackfillStarted { backfill: id(), total: 9 } },
+    ];
+    let turn = Turn { epoch: 3, at: instant, inbox: 41, events: 7, announced: Position::default(), previous: Digest::of(b"b"), records };
+    check("turn-schedules", &turn);
 }

@@ -225,6 +225,7 @@ mod tests {
             again: false,
             timeout_seconds: None,
             grace_seconds: None,
+            scheduled_at: None,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);

@@ -228,6 +228,7 @@ impl Bench {
             again: false,
             timeout_seconds: None,
             grace_seconds: None,
+            scheduled_at: None,
         }
     }
 

@@ -114,7 +114,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         DispatchedTask { path, visit, attempt: open.attempt, retry: open.retry, inputs }
     });
     let events = match &run.start.cause {
-        Cause::Request { .. } => Vec::new(),
+        Cause::Request { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } => Vec::new(),
         Cause::Event { events, .. } => events.clone(),
     };
     let cpu = step.resources.as_ref().map_or(1.0, |resources| resources.cpu).ceil().clamp(1.0, 1024.0);
@@ -140,6 +140,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         again,
         timeout_seconds: step.timeout_seconds,
         grace_seconds: step.grace_seconds,
+        scheduled_at: run.start.cause.instant(),
     })
 }
 

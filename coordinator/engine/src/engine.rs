@@ -14,6 +14,7 @@ use causey_protocol::record::{Answer, Cause, FailureCause, ItemSucceeded, ModelP
 use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Publication, ReportItem, Success};
 use serde_json::json;
 
+use crate::concurrency::Begun;
 use crate::foreach::tasks_per_dispatch;
 use crate::name::run_name;
 use crate::run::{Run, TaskRef, join_after};
@@ -34,6 +35,10 @@ pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
         Input::SnapshotStored(snapshot) => decider.emit(Record::SnapshotTaken(snapshot)),
         Input::HistoryStored { run, digest, bytes, keep } => decider.history_stored(run, digest, bytes, keep),
         Input::Pressure(storage) => decider.pressure(storage),
+        Input::Due { flow, schedule, instant, missed, given } => decider.schedule_due(flow, schedule, instant, missed, given),
+        Input::Missed { flow, schedule, until, missed } => decider.schedule_missed(flow, schedule, until, missed),
+        Input::BackfillDue { backfill, instant, given } => decider.backfill_due(backfill, instant, given),
+        Input::BackfillOver { backfill } => decider.backfill_over(backfill),
     }
     decider.records
 }
@@ -58,6 +63,8 @@ pub(crate) struct NewRun {
     pub(crate) host: Option<HostMode>,
     /// `None`: what the flow says.
     pub(crate) timeout_seconds: Option<f64>,
+    /// Whether it waits for a place among the runs of its flow.
+    pub(crate) waits: bool,
 }
 
 impl Decider<'_> {
@@ -93,6 +100,10 @@ impl Decider<'_> {
             Request::Deploy { flow } => self.deploy(&Arc::new(*flow), user),
             Request::Cancel { run, because } => self.cancel(run, &because),
             Request::WorkerLost { pool, worker } => self.worker_lost(&pool, &worker),
+            Request::PauseSchedules { flow } => self.pause_schedules(flow, user, true),
+            Request::ResumeSchedules { flow } => self.pause_schedules(flow, user, false),
+            Request::Backfill(plan) => self.backfill(&id, *plan, user).unwrap_or_else(Answer::Refused),
+            Request::CancelBackfill { backfill, because } => self.cancel_backfill(backfill, &because),
         };
         self.emit(Record::RequestAnswered { id, answer });
     }
@@ -117,7 +128,7 @@ impl Decider<'_> {
         {
             return Ok(Answer::RunStarted { run: *run, name: name.clone() });
         }
-        if let Some(problem) = self.state.storage_problem() {
+        if let Some(problem) = self.state.skipped_before(&origin).or_else(|| self.state.storage_problem()) {
             return Err(problem);
         }
         let (flow, version) = match flow {
@@ -127,13 +138,16 @@ impl Decider<'_> {
         let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
         let definition = flow.digest();
         let joined = Vec::new();
-        let new = NewRun { origin, joined, flow, definition, version, parameters, cause, user, tags, host, timeout_seconds };
-        let run = self.start_run(new);
+        let new = NewRun { origin, joined, flow, definition, version, parameters, cause, user, tags, host, timeout_seconds, waits: false };
+        let run = match self.begin(new) {
+            Begun::Started(run) => run,
+            Begun::Skipped(problem) => return Err(problem),
+        };
         let name = self.state.run(run).map(|run| run.start.name.clone());
         name.map(|name| Answer::RunStarted { run, name }).ok_or_else(|| Problem::new(Code::NOT_FOUND, "the run did not start"))
     }
 
-    fn deployed(&self, name: &FlowName) -> Result<(Arc<Flow>, Option<u32>), Problem> {
+    pub(crate) fn deployed(&self, name: &FlowName) -> Result<(Arc<Flow>, Option<u32>), Problem> {
         let deployment = self.state.deployments.get(name);
         let flow = deployment.and_then(|deployment| self.state.definitions.get(&deployment.definition));
         match (deployment, flow) {
@@ -159,8 +173,12 @@ impl Decider<'_> {
             tags: new.tags,
             host: new.host,
             timeout_seconds: new.timeout_seconds.or(new.flow.definition().timeout_seconds),
+            waits: new.waits,
         };
         self.emit(Record::RunStarted(Box::new(start)));
+        if new.waits {
+            return run;
+        }
         self.open(run, new.flow.start(), TaskSet::One { path: Default::default(), visit: 0 }, 0, 0);
         run
     }
@@ -180,6 +198,7 @@ impl Decider<'_> {
         let version = current.map_or(1, |current| current.version + 1);
         self.register(definition, flow);
         self.emit(Record::FlowDeployed { flow: name.clone(), version, definition, user });
+        self.admit(&name);
         Answer::Deployed { flow: name, version }
     }
 
@@ -466,8 +485,12 @@ impl Decider<'_> {
             "run": run, "name": found.start.name, "flow": name, "version": found.start.version, "state": state, "problem": problem,
             "parameters": found.start.parameters, "user": found.start.user, "created": found.created, "finished": self.now(),
         });
+        let deployed = found.start.version.is_some();
         self.emit(Record::RunFinished { run, state, problem });
         self.emit(Record::Notified { id, topic, name, run, data });
+        if deployed {
+            self.admit(&flow.definition().name);
+        }
     }
 }
 

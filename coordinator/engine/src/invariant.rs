@@ -36,7 +36,7 @@ pub fn violations(state: &State) -> Vec<String> {
         if run.state == RunState::Succeeded && all_tasks(run).any(|(_, task)| task.state != TaskState::Succeeded) {
             found.push(format!("run {} succeeded with a task that did not", run.id()));
         }
-        // I5: a live run has an attempt that is open, waits for its time or for room, or a blob that is to be stored.
+        // I5: a live run has an attempt that is open, waits for its time or for room, a blob that is to be stored, or waits for a place.
         let waits = |run: &Run| {
             run.dispatches().next().is_some()
                 || run.unfinished().any(|(_, task)| task.state == TaskState::Waiting)
@@ -46,10 +46,11 @@ pub fn violations(state: &State) -> Vec<String> {
         if run.state.is_terminal() && held {
             found.push(format!("run {} has ended with attempts held back", run.id()));
         }
-        if !run.state.is_terminal() && !waits(run) && !held {
+        if !run.state.is_terminal() && !waits(run) && !held && run.waits.is_none() {
             found.push(format!("run {} is live but waits for nothing", run.id()));
         }
     }
+    state.lane_violations(&mut found);
     for (origin, (_, run)) in state.origins.iter() {
         if state.run(*run).is_some_and(|run| run.start.origin != *origin && !run.start.joined.contains(origin)) {
             found.push(format!("origin {origin} names run {run}, which stems from another"));

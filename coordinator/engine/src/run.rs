@@ -8,12 +8,13 @@ use causey_protocol::artifact::ObjectRef;
 use causey_protocol::flow::{Flow, Split, StepIndex, Transition};
 use causey_protocol::id::{Digest, Path, PoolName, RunId, TaskId, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
-use causey_protocol::record::{RunStarted, RunState, TaskSet};
+use causey_protocol::record::{Position, RunStarted, RunState, TaskSet};
 use causey_protocol::task::ErrorInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::BlobUse;
 use crate::tasks::{Place, Tasks};
+use crate::timeout;
 
 /// A task within its run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -226,6 +227,12 @@ pub struct Run {
     pub finished: Option<Timestamp>,
     pub state: RunState,
     pub problem: Option<Problem>,
+    /// Its place in the line of runs that have not begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Position>,
+    /// When it got a place, if it had to wait for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted: Option<Timestamp>,
     /// Stored apart from the rest of the run.
     #[serde(skip)]
     pub(crate) tasks: Tasks,
@@ -250,6 +257,8 @@ impl Run {
             finished: None,
             state: RunState::Pending,
             problem: None,
+            waits: None,
+            admitted: None,
             tasks: Tasks::default(),
             foreaches: BTreeMap::new(),
             joins: BTreeMap::new(),
@@ -262,6 +271,11 @@ impl Run {
     #[must_use]
     pub fn id(&self) -> RunId {
         self.start.run
+    }
+
+    /// When it must be over; `None` without a time limit, and while it has not begun.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        timeout::run_deadline(&self.start, self.admitted.unwrap_or(self.created)).filter(|_| self.waits.is_none())
     }
 
     /// A task; `None` also for one that lies in a stored chunk.
@@ -510,6 +524,7 @@ impl Run {
         self.joins.clear();
         self.routes.clear();
         self.deadlines.clear();
+        self.waits = None;
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::flow::Flow;
 use causey_protocol::id::{Digest, FlowName, ModelName, NotificationId, Origin, Path, RequestId, RunId, RunName, Timestamp, WorkerName};
-use causey_protocol::record::{Answer, FailureCause, ItemSucceeded, Position, Record, RunState, Topic, Turn};
+use causey_protocol::record::{Answer, Cause, FailureCause, ItemSucceeded, Position, Record, RunStarted, RunState, Topic, Turn};
 use causey_protocol::subject;
 use causey_protocol::task::Publication;
 use causey_protocol::upkeep::{SnapshotTaken, Storage};
@@ -15,9 +15,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::backfill::Backfill;
 use crate::chunk::BlobUse;
+use crate::concurrency::Lanes;
 use crate::retire::{self, RetiredRun};
 use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState};
+use crate::schedule::{Fired, Schedules};
 use crate::storage::HeldBack;
 use crate::table::{Change, Table, TableId, encode};
 use crate::tasks::{Group, GroupKey};
@@ -115,6 +118,11 @@ pub struct State {
     pub held_back: Table<(RunId, TaskRef), HeldBack>,
     /// The two newest snapshots by their sequence.
     pub snapshots: Table<u64, SnapshotTaken>,
+    /// Of deployed flows that have any.
+    pub schedules: Table<FlowName, Schedules>,
+    /// Origins that started no run, and why; remembered as long as the others.
+    pub skipped: Table<Origin, (Timestamp, String)>,
+    pub backfills: Table<RequestId, Backfill>,
     /// Groups of tasks of retired runs, which a copy has to remove.
     pub(crate) removed: Vec<(RunId, GroupKey)>,
     pub(crate) index_by: Indices,
@@ -138,6 +146,9 @@ pub(crate) struct Indices {
     pub(crate) stored_tasks: u64,
     /// How many whole runs are pinned to a definition.
     pub(crate) uses: BTreeMap<Digest, u32>,
+    pub(crate) lanes: Lanes,
+    /// Backfills that have not ended.
+    pub(crate) backfills: BTreeSet<RequestId>,
     requests: BTreeSet<(Timestamp, RequestId)>,
     origins: BTreeSet<(Timestamp, Origin)>,
 }
@@ -173,7 +184,7 @@ impl Indices {
             }
         }
         self.timers.extend(run.deadlines.iter().map(|(task, due)| (*due, id, Some(task.clone()))));
-        self.timers.extend(timeout::run_deadline(&run.start, run.created).map(|due| (due, id, None)));
+        self.timers.extend(run.deadline().map(|due| (due, id, None)));
         self.blobs.extend(run.blobs().map(|(digest, used)| (digest, id, used)));
     }
 
@@ -187,7 +198,7 @@ impl Indices {
                 None => self.release(run, id, &task),
             }
         }
-        if let Some(due) = timeout::run_deadline(&run.start, run.created) {
+        if let Some(due) = run.deadline() {
             self.timers.remove(&(due, id, None));
         }
         for (digest, used) in run.blobs() {
@@ -227,6 +238,9 @@ macro_rules! each_table {
         $do!(retired, Retired);
         $do!(held_back, HeldBack);
         $do!(snapshots, Snapshots);
+        $do!(schedules, Schedules);
+        $do!(skipped, Skipped);
+        $do!(backfills, Backfills);
     };
 }
 
@@ -318,11 +332,12 @@ impl State {
         }
         let origins = Timestamp(self.at.0.saturating_sub(ORIGINS_KEPT_MICROS));
         while let Some((at, origin)) = self.index_by.origins.first().copied() {
-            if at >= origins && self.origins.len() <= ORIGINS_MAX {
+            if at >= origins && self.origins.len() + self.skipped.len() <= ORIGINS_MAX {
                 break;
             }
             self.index_by.origins.pop_first();
             self.origins.remove(&origin);
+            self.skipped.remove(&origin);
         }
     }
 
@@ -342,6 +357,9 @@ impl State {
             Record::FlowDeployed { flow, version, definition, user } => {
                 let deployment = Deployment { version: *version, definition: *definition, user: user.clone(), at: self.at };
                 self.deployments.insert(flow.clone(), deployment);
+                if let Some(definition) = self.definitions.get(definition).cloned() {
+                    self.set_schedules(flow, &definition);
+                }
             }
             Record::EventTaken { sequence, source, id, started, because, duplicate } => {
                 let outcome = EventOutcome {
@@ -360,7 +378,7 @@ impl State {
                 held.events.insert(*event, (*origin, cloud_event.clone()));
                 self.held.insert(key, held);
             }
-            Record::RunStarted(start) => self.start_run(start),
+            Record::RunStarted(start) => self.start_run(start, position),
             Record::StreamsSeen { created } => self.streams.clone_from(created),
             Record::SnapshotTaken(snapshot) => {
                 self.snapshots.insert(snapshot.sequence, (**snapshot).clone());
@@ -374,6 +392,26 @@ impl State {
             Record::StorageChanged(storage) => self.storage.clone_from(storage),
             Record::AttemptsHeld { run, step, tasks, attempt, retry } => self.hold(*run, *step, tasks, *attempt, *retry),
             Record::LossAccepted { stream, .. } => self.forget_stream(stream),
+            Record::StartSkipped { flow, origin, joined, trigger, because } => {
+                if let Some(trigger) = trigger {
+                    self.held.remove(&(flow.clone(), *trigger));
+                }
+                for origin in std::iter::once(origin).chain(joined) {
+                    self.index_by.origins.insert((self.at, *origin));
+                    self.skipped.insert(*origin, (self.at, because.clone()));
+                }
+            }
+            Record::ScheduleFired { flow, schedule, instant, missed, run, because } => {
+                let (at, because) = (self.at, because.clone());
+                self.schedule_fired(flow, schedule, Fired { instant: *instant, at, missed: *missed, run: *run, because });
+            }
+            Record::SchedulesPaused { flow, user } => self.pause_schedules(flow, Some((user.clone(), self.at))),
+            Record::SchedulesResumed { flow, .. } => self.pause_schedules(flow, None),
+            Record::BackfillStarted(started) => self.start_backfill(started),
+            Record::BackfillAdvanced { backfill, instant, run, because } => {
+                self.advance_backfill(backfill, *instant, *run, because.as_deref());
+            }
+            Record::BackfillCancelled { backfill, because } => self.stop_backfill(backfill, because),
             Record::ModelPublished(published) => {
                 let Some((run, flow)) = self.run_and_flow(published.run) else { return };
                 let step = flow.step(published.step).name.to_string();
@@ -408,6 +446,7 @@ impl State {
             | Record::ChunkStored { run, .. }
             | Record::InputsGathered { run, .. }
             | Record::InputsStored { run, .. }
+            | Record::RunAdmitted { run }
             | Record::RunFinished { run, .. } => self.apply_to_run(*run, record),
         }
     }
@@ -431,9 +470,9 @@ impl State {
         Some((run, self.flow_of(run)?))
     }
 
-    fn start_run(&mut self, start: &causey_protocol::record::RunStarted) {
+    fn start_run(&mut self, start: &RunStarted, position: Position) {
         let Some(flow) = self.definitions.get(&start.definition).cloned() else { return };
-        if let causey_protocol::record::Cause::Event { trigger, .. } = &start.cause {
+        if let Cause::Event { trigger, .. } = &start.cause {
             self.held.remove(&(flow.definition().name.clone(), *trigger));
         }
         self.index_by.live.insert(start.run);
@@ -443,10 +482,16 @@ impl State {
             self.index_by.origins.insert((self.at, *origin));
             self.origins.insert(*origin, (self.at, start.run));
         }
-        if let Some(due) = timeout::run_deadline(start, self.at) {
+        let mut run = Run::new(start.clone(), &flow, self.at);
+        run.waits = start.waits.then_some(position);
+        if let Some(due) = run.deadline() {
             self.index_by.timers.insert((due, start.run, None));
         }
-        self.runs.insert(start.run, Arc::new(Run::new(start.clone(), &flow, self.at)));
+        self.index_by.lanes.enter(&flow.definition().name, &run);
+        if let Cause::Backfill { backfill, .. } = &start.cause {
+            self.count_in_backfill(backfill, start.run, None);
+        }
+        self.runs.insert(start.run, Arc::new(run));
     }
 
     fn apply_to_run(&mut self, id: RunId, record: &Record) {
@@ -557,9 +602,20 @@ impl State {
             Record::RunFinished { state, problem, .. } => {
                 let others = if *state == RunState::Cancelled { TaskState::Cancelled } else { TaskState::Aborted };
                 index.forget(run);
+                index.lanes.leave(&flow.definition().name, run);
                 run.finish(*state, problem.clone(), others, at);
+                let cause = run.start.cause.clone();
                 self.index_by.unstored.insert(id);
                 self.let_go(id, None);
+                if let Cause::Backfill { backfill, .. } = &cause {
+                    self.count_in_backfill(backfill, id, Some(*state));
+                }
+            }
+            Record::RunAdmitted { .. } => {
+                index.lanes.leave(&flow.definition().name, run);
+                (run.waits, run.admitted) = (None, Some(at));
+                index.lanes.enter(&flow.definition().name, run);
+                index.timers.extend(run.deadline().map(|due| (due, id, None)));
             }
             _ => {}
         }
@@ -689,6 +745,9 @@ impl State {
             *indices.uses.entry(run.start.definition).or_default() += 1;
             if !run.state.is_terminal() {
                 indices.enter(run);
+                if let Some(flow) = self.flow_of(run) {
+                    indices.lanes.enter(&flow.definition().name, run);
+                }
             } else if self.histories.contains(&run.id()) {
                 indices.stored.insert((run.finished.unwrap_or_default(), run.id()));
                 indices.stored_tasks += retire::tasks(run);
@@ -699,6 +758,9 @@ impl State {
         indices.names.extend(self.retired.iter().map(|(id, run)| (run.name.clone(), *id)));
         indices.requests = self.requests.iter().map(|(id, (at, _))| (*at, id.clone())).collect();
         indices.origins = self.origins.iter().map(|(origin, (at, _))| (*at, *origin)).collect();
+        indices.origins.extend(self.skipped.iter().map(|(origin, (at, _))| (*at, *origin)));
+        let under_way = self.backfills.iter().filter(|(_, backfill)| backfill.finished.is_none());
+        indices.backfills = under_way.map(|(id, _)| id.clone()).collect();
         self.index_by = indices;
     }
 

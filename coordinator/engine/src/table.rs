@@ -24,6 +24,9 @@ pub enum TableId {
     Retired = 101,
     HeldBack = 102,
     Snapshots = 103,
+    Schedules = 120,
+    Skipped = 121,
+    Backfills = 122,
 }
 
 /// One changed key; `value` is `None` when it was removed. Keys and values are MessagePack.

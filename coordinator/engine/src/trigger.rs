@@ -7,13 +7,15 @@ use causey_protocol::parameter::Values;
 use causey_protocol::record::{Cause, Record};
 use serde_json::Value;
 
+use crate::concurrency::Begun;
 use crate::engine::{Decider, NewRun};
 use crate::state::Deployment;
 
 /// What one trigger made of an event.
 enum Outcome {
     Started(RunId),
-    Duplicate(RunId),
+    /// It was here before, and what came of it.
+    Duplicate(String),
     /// Nothing started, and why.
     Waits(String),
 }
@@ -36,10 +38,15 @@ impl Decider<'_> {
         let matches = matching.len();
         for (name, deployment, trigger, place) in matching {
             match self.pull_trigger(&name, &deployment, trigger, place, source, event) {
-                Outcome::Started(run) => started.push(run),
-                Outcome::Duplicate(run) => {
+                Outcome::Started(run) => {
+                    started.push(run);
+                    if self.state.waits_of(run).is_some() {
+                        because.push(format!("flow {name}: its run waits for a place"));
+                    }
+                }
+                Outcome::Duplicate(why) => {
                     duplicates += 1;
-                    because.push(format!("flow {name} has run for this event before: {run}"));
+                    because.push(why);
                 }
                 Outcome::Waits(why) => because.push(format!("flow {name}: {why}")),
             }
@@ -64,7 +71,10 @@ impl Decider<'_> {
         let own = event_identity(source, event);
         let seen = Origin(hash_fields("causey origin event v1", &[name.as_str().as_bytes(), &trigger.to_le_bytes(), &own]));
         if let Some((_, run)) = self.state.origins.get(&seen) {
-            return Outcome::Duplicate(*run);
+            return Outcome::Duplicate(format!("flow {name} has run for this event before: {run}"));
+        }
+        if let Some(problem) = self.state.skipped_before(&seen) {
+            return Outcome::Duplicate(format!("flow {name} did not run for this event before: {}", problem.message));
         }
         let mut held = self.state.held.get(&(name.clone(), trigger)).cloned().unwrap_or_default();
         let structured = event.to_structured();
@@ -104,8 +114,12 @@ impl Decider<'_> {
             tags: Vec::new(),
             host: None,
             timeout_seconds: None,
+            waits: false,
         };
-        Outcome::Started(self.start_run(new))
+        match self.begin(new) {
+            Begun::Started(run) => Outcome::Started(run),
+            Begun::Skipped(problem) => Outcome::Waits(problem.message),
+        }
     }
 }
 

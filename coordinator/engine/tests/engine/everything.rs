@@ -1,11 +1,15 @@
 //! One log with every kind of record: what becomes a golden log. Whoever adds a kind makes it happen here.
 
+use crate::backfills::plan;
+use crate::concurrency::limited;
+use crate::schedules::scheduled;
 use crate::world::{World, definition, item, pool};
 use causey_protocol::id::{Digest, RunId, Timestamp};
 use causey_protocol::input::{FlowChoice, Input, Request};
 use causey_protocol::parameter::{Parameter, ParameterType, Values};
 use causey_protocol::policy::{CatchPolicy, HostMode, RetryPolicy};
 use causey_protocol::record::{Answer, Record, RunState};
+use causey_protocol::schedule::Strategy;
 use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome};
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 use serde_json::json;
@@ -27,6 +31,7 @@ pub(crate) fn everything() -> World {
     switches(&mut world);
     failures(&mut world);
     limits(&mut world);
+    by_the_clock(&mut world);
     world.take_over(vec![leader("beta")], (world.state.inbox, world.state.events));
     world.restart();
     refusals(&mut world);
@@ -198,6 +203,45 @@ fn limits(world: &mut World) {
     assert_eq!(world.run_state(run), RunState::Failed);
 }
 
+/// A schedule that fires, misses and is paused; backfills to the end and cancelled; every strategy for one run too many.
+fn by_the_clock(world: &mut World) {
+    const EVERY: &str = "* * * * * UTC";
+    let nightly = || "Nightly".parse().unwrap();
+    let deploy = |world: &mut World, strategy| {
+        let mut flow = limited(strategy, 1);
+        flow.schedules = scheduled(&["* * * * *"]).schedules;
+        flow.parameters = scheduled(&[]).parameters;
+        world.deploy(flow);
+    };
+    deploy(world, Strategy::Skip);
+    world.due(EVERY, world.now + 10_000);
+    world.due(EVERY, world.now + 20_000);
+    let until = Timestamp(world.now + 30_000);
+    world.input(Input::Missed { flow: nightly(), schedule: EVERY.into(), until, missed: 2 });
+    world.request(Request::PauseSchedules { flow: nightly() });
+    world.due(EVERY, world.now + 40_000);
+    world.request(Request::ResumeSchedules { flow: nightly() });
+    assert!(matches!(world.submit_deployed(), Answer::Refused(_)));
+    for strategy in [Strategy::Queue, Strategy::Latest, Strategy::Replace] {
+        deploy(world, strategy);
+        world.submit_deployed();
+        world.submit_deployed();
+        finish(world, &["only/0"]);
+    }
+    world.backfill(plan(2, 1));
+    for _ in 0..2 {
+        world.advance();
+        finish(world, &["only/0"]);
+    }
+    let backfill = world.backfill(plan(9, 1));
+    world.advance();
+    world.input(Input::BackfillDue { backfill: backfill.clone(), instant: Timestamp(1), given: Values::new() });
+    world.request(Request::CancelBackfill { backfill, because: "enough".into() });
+    let backfill = world.backfill(plan(3, 1));
+    world.input(Input::BackfillOver { backfill });
+    assert!(world.queued().is_empty());
+}
+
 /// Requests and messages that come to nothing.
 fn refusals(world: &mut World) {
     assert!(matches!(world.submit(definition("Demo", &["only"]), Values::from([("speed".into(), json!(1))])), Answer::Refused(_)));
@@ -263,6 +307,13 @@ fn under_way(world: &mut World) {
     world.run(&lines);
     world.succeed("start/0", Some(5));
     world.started("work/3", "w2");
+    let mut nightly = limited(Strategy::Queue, 1);
+    nightly.schedules = scheduled(&["* * * * *", "0 2 * * *"]).schedules;
+    world.deploy(nightly);
+    world.due("* * * * * UTC", world.now + 50_000);
+    world.submit_deployed();
+    world.backfill(plan(3, 1));
+    world.request(Request::PauseSchedules { flow: "Nightly".parse().unwrap() });
     world.run(&["start > end", "end"]);
     press(world, StorageLevel::Critical, 93);
     finish(world, &["start/0", "work/0", "only/0"]);

@@ -33,7 +33,8 @@ logs! {
         LogOpened LeaderChanged RequestAnswered FlowRegistered FlowDeployed EventTaken EventHeld RunStarted AttemptsOpened AttemptStarted
         AttemptSucceeded AttemptsSucceeded AttemptFailed RetryScheduled SwitchTaken ForeachOpened ChunkGathered ChunkStored InputsGathered
         InputsStored ModelPublished Notified RunFinished Ignored StreamsSeen SnapshotTaken HistoryStored RunRetired StorageChanged
-        AttemptsHeld LossAccepted;
+        AttemptsHeld LossAccepted StartSkipped RunAdmitted ScheduleFired SchedulesPaused SchedulesResumed
+        BackfillStarted BackfillAdvanced BackfillCancelled;
 }
 
 /// The largest golden log, in bytes: they are kept for ever.
@@ -218,6 +219,9 @@ fn the_next_golden_log_leaves_something_in_every_table() {
         TableId::Retired,
         TableId::HeldBack,
         TableId::Snapshots,
+        TableId::Schedules,
+        TableId::Skipped,
+        TableId::Backfills,
     ];
     assert_eq!(filled, tables.map(|table| table as u8).into());
 }

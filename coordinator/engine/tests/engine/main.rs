@@ -1,10 +1,13 @@
 //! The engine from outside: scenarios, and properties over random happenings.
 
+mod backfills;
+mod concurrency;
 mod everything;
 mod golden;
 mod limits;
 mod properties;
 mod scenarios;
+mod schedules;
 mod switches;
 mod upkeep;
 mod world;

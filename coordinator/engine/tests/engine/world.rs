@@ -60,6 +60,8 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
         parameters: Vec::<Parameter>::new(),
         triggers: Vec::<Trigger>::new(),
         timeout_seconds: None,
+        schedules: Vec::new(),
+        concurrency: None,
     }
 }
 

@@ -75,6 +75,8 @@ fn flow(retries: u32) -> Flow {
         parameters: Vec::new(),
         triggers: Vec::new(),
         timeout_seconds: None,
+        schedules: Vec::new(),
+        concurrency: None,
     };
     Flow::try_from(definition).unwrap()
 }
