@@ -1,12 +1,12 @@
 //! The archive: turns that are about to be trimmed from the log, in segments of the artifact store. Each holds the raw messages, so
 //! the hash chain can be followed through it. Two coordinators may write overlapping segments; readers take each turn once.
 
-use async_nats::jetstream::Context;
 use bytes::Bytes;
 use causey_artifacts::{Store, StoreError, failpoint};
 use causey_protocol::upkeep::archive_path;
 
 use crate::log::{self, Tail};
+use crate::outside::Streams;
 use crate::sealed::{Reader, Unsealed, Writer};
 
 /// Begins every segment; its last byte is the format.
@@ -57,12 +57,12 @@ fn reach(segments: &[(u64, u64)]) -> u64 {
 ///
 /// # Errors
 /// [`Error`]; what was written until then stays and is good.
-pub(crate) async fn extend(context: &Context, store: &Store, to: u64) -> Result<(), Error> {
+pub(crate) async fn extend(streams: &impl Streams, store: &Store, to: u64) -> Result<(), Error> {
     let mut next = reach(&segments(store).await?) + 1;
     while next <= to {
         let (first, mut last) = (next, next - 1);
         let mut writer = Writer::new(MAGIC);
-        log::messages(context, first, to, |sequence, payload| {
+        log::messages(streams, first, to, |sequence, payload| {
             if sequence != last + 1 {
                 return Err(log::Error::Gap { expected: last + 1, found: sequence });
             }

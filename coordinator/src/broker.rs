@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{ConnectOptions, Event, ServerAddr};
 use causey_protocol::backoff::Delays;
 use tokio::sync::watch;
 
 use crate::config::NATS_VERSION_MIN;
+use crate::jetstream::JetStream;
+use crate::outside::Link;
 
 /// Why there is no usable broker.
 #[derive(Debug, thiserror::Error)]
@@ -25,41 +27,11 @@ pub enum Error {
     NoJetStream,
 }
 
-/// A connection, how often it has been established and whether it stands.
-#[derive(Clone, Debug)]
-pub struct Broker {
-    pub client: Client,
-    /// Counts up with every (re)connect; what was in flight before may be lost.
-    pub connected: watch::Receiver<u64>,
-    up: watch::Receiver<bool>,
-}
-
-impl Broker {
-    /// Waits until the connection stands, and marks it as seen.
-    ///
-    /// # Errors
-    /// When the client has ended.
-    pub(crate) async fn is_up(&mut self) -> Result<(), watch::error::RecvError> {
-        self.up.wait_for(|up| *up).await?;
-        self.connected.mark_unchanged();
-        Ok(())
-    }
-
-    /// Returns when the connection is lost, or was since [`Broker::is_up`]. Safe to drop at its await.
-    pub(crate) async fn interrupted(&mut self) {
-        // An error of either means that the client has ended, which interrupts as well.
-        tokio::select! {
-            _ = self.connected.changed() => {}
-            _ = self.up.wait_for(|up| !up) => {}
-        }
-    }
-}
-
 /// Connects, retrying until the server is there.
 ///
 /// # Errors
 /// When the address is unusable, or the server is too old or has no JetStream.
-pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<Broker, Error> {
+pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<JetStream, Error> {
     let (sender, mut connected) = watch::channel(0);
     let (up_sender, up) = watch::channel(false);
     let address = |source| Error::Address { url: without_password(url), source };
@@ -117,7 +89,7 @@ pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<Broker, 
     }
     // The event of the first connect comes by another way than the client; it must not look like a reconnect.
     let _ = connected.wait_for(|count| *count > 0).await;
-    Ok(Broker { client, connected, up })
+    Ok(JetStream::new(client, Link::new(connected, up)))
 }
 
 fn is_final(error: &async_nats::ConnectError) -> bool {

@@ -98,7 +98,7 @@ pub(crate) const TURN_RECORDS_MAX: usize = 800;
 pub(crate) const TURN_RECORDS_BYTES_MAX: usize = 256 * 1024;
 
 /// How long the leadership key lives without being renewed.
-pub(crate) const LEADERSHIP_TTL: Duration = Duration::from_secs(3);
+pub const LEADERSHIP_TTL: Duration = Duration::from_secs(3);
 
 /// How often the leadership key is renewed.
 pub(crate) const LEADERSHIP_RENEWAL: Duration = Duration::from_secs(1);

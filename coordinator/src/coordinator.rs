@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use causey_artifacts::Store;
 use causey_protocol::backoff::Delays;
 use causey_protocol::input::Input;
@@ -12,12 +11,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
 use crate::committed::Role;
 use crate::config::LEADERSHIP_TTL;
 use crate::fold::Fold;
 use crate::leadership::{self, Holder};
 use crate::log;
+use crate::outside::{Link, Outside, Unanswered};
 use crate::readers::Writable;
 use crate::streams::{self, Tails};
 use crate::{leader, recover, standby};
@@ -35,8 +34,8 @@ pub enum Error {
     Recover(#[from] recover::Error),
     #[error("the log was trimmed past what this coordinator had read")]
     Trimmed,
-    #[error("the NATS client failed: {0}")]
-    Broker(String),
+    #[error("the NATS server does not do what is asked: {0}")]
+    Broker(#[from] Unanswered),
     #[error("the connection to the NATS server is lost")]
     Disconnected,
     #[error("another coordinator took over at log sequence {sequence}")]
@@ -70,9 +69,9 @@ impl Error {
 
 /// What a coordinator works with in either role.
 #[derive(Debug)]
-pub(crate) struct Coordinator {
-    pub(crate) broker: Broker,
-    pub(crate) context: Context,
+pub struct Coordinator<O> {
+    pub(crate) outside: O,
+    pub(crate) link: Link,
     pub(crate) fold: Fold,
     pub(crate) store: Arc<Store>,
     pub(crate) holder: Holder,
@@ -84,12 +83,12 @@ pub(crate) struct Coordinator {
     pub(crate) shutdown: CancellationToken,
 }
 
-impl Coordinator {
+impl<O: Outside> Coordinator<O> {
     /// Follows and leads until shutdown.
     ///
     /// # Errors
     /// A final [`Error`]; whatever was accepted is in the streams, and another coordinator may go on.
-    pub(crate) async fn run(mut self) -> Result<(), Error> {
+    pub async fn run(mut self) -> Result<(), Error> {
         let result = self.alternate().await;
         self.fold.close();
         result
@@ -137,7 +136,7 @@ impl Coordinator {
     /// [`streams::Error`] naming the stream.
     pub(crate) async fn verify(&self) -> Result<Tails, streams::Error> {
         let known = self.fold.committed.read().streams.clone();
-        Ok(streams::verify(&self.context, self.seen(), &known).await?.tails)
+        Ok(streams::verify(&self.outside, self.seen(), &known).await?.tails)
     }
 
     /// Checks the log alone, and gives the ends of all streams: what follows in the log may accept that a stream of inputs moved back.
@@ -146,7 +145,7 @@ impl Coordinator {
     /// [`streams::Error`] naming the log.
     pub(crate) async fn verify_log(&self) -> Result<Tails, streams::Error> {
         let known = self.fold.committed.read().streams.clone();
-        streams::verify_log(&self.context, self.fold.tail.sequence, &known).await
+        streams::verify_log(&self.outside, self.fold.tail.sequence, &known).await
     }
 
     /// # Errors

@@ -4,12 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::AckPolicy;
-use async_nats::jetstream::consumer::pull::Config as PullConfig;
-use async_nats::{Client, Message};
 use causey_engine::State;
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
 use causey_protocol::id::{ModelName, PoolName, RequestId, RunId, TaskKey, WorkerName};
@@ -17,11 +13,12 @@ use causey_protocol::input::{Request, RequestMessage};
 use causey_protocol::live::{Ask, Offer, OpenAttempt, Told};
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::subject;
-use futures_util::StreamExt as _;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::committed::{Committed, Role};
 use crate::config::WORKER_SILENCE_MAX;
+use crate::outside::{Expect, Listener as _, Message, Outside, Unanswered, Word};
 
 /// How often silence is looked for.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -84,26 +81,26 @@ impl Workers {
 
 /// Answers workers while this coordinator leads, and listens to them while it does not.
 #[derive(Clone, Debug)]
-pub(crate) struct Desk {
-    pub(crate) client: Client,
-    pub(crate) context: Context,
+pub(crate) struct Desk<O> {
+    pub(crate) outside: O,
     pub(crate) committed: Arc<Committed>,
     pub(crate) workers: Arc<Workers>,
     pub(crate) ack_wait: Duration,
 }
 
-impl Desk {
+impl<O: Outside> Desk<O> {
     /// Serves until `shutdown`.
-    pub(crate) async fn serve(self, shutdown: CancellationToken) -> Result<(), async_nats::SubscribeError> {
+    pub(crate) async fn serve(self, shutdown: CancellationToken) -> Result<(), Unanswered> {
         let mut role = self.committed.role();
         loop {
             let now = role.borrow_and_update().clone();
             let changed = role.changed();
             let served = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
                 served = async { if now == Role::Leader { self.lead().await } else { self.stand_by().await } } => served,
                 // The sender lives in `committed`, which we hold.
                 _ = changed => Ok(()),
-                () = shutdown.cancelled() => return Ok(()),
             };
             served?;
         }
@@ -111,12 +108,13 @@ impl Desk {
 
     /// Subscribed no sooner than there is an answer: a question nobody listens to is refused at once and asked again, one that is
     /// heard in vain costs a timeout.
-    async fn lead(&self) -> Result<(), async_nats::SubscribeError> {
-        let mut questions = self.client.subscribe(subject::LIVE_WORKER_ALL).await?;
+    async fn lead(&self) -> Result<(), Unanswered> {
+        let mut questions = self.outside.listen(subject::LIVE_WORKER_ALL).await?;
         let mut pools = BTreeSet::new();
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
+                biased;
                 Some(message) = questions.next() => self.answer(&message, &mut pools).await,
                 _ = sweep.tick() => {
                     for (pool, worker) in self.workers.silent() {
@@ -129,11 +127,12 @@ impl Desk {
     }
 
     /// The leader says who is lost; one that dies together with its workers leaves that to its successor.
-    async fn stand_by(&self) -> Result<(), async_nats::SubscribeError> {
-        let mut present = self.client.subscribe(subject::PRESENCE_ALL).await?;
+    async fn stand_by(&self) -> Result<(), Unanswered> {
+        let mut present = self.outside.listen(subject::PRESENCE_ALL).await?;
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
+                biased;
                 Some(message) = present.next() => {
                     // Entries that are taken back have no body.
                     if let Ok(offer) = codec::decode::<Offer>(&message.payload, MESSAGE_BYTES_MAX) {
@@ -145,7 +144,7 @@ impl Desk {
         }
     }
 
-    async fn answer(&self, message: &Message, pools: &mut BTreeSet<PoolName>) {
+    async fn answer(&self, message: &Word, pools: &mut BTreeSet<PoolName>) {
         let Some(reply) = message.reply.clone() else { return };
         let told = match (subject::parse_live_worker(&message.subject), codec::decode::<Ask>(&message.payload, MESSAGE_BYTES_MAX)) {
             (Some((pool, worker)), Ok(Ask::Hello { offer, open })) if offer.pool == pool && offer.worker == worker => {
@@ -159,14 +158,14 @@ impl Desk {
             (_, Err(error)) => Told::Refused(Problem::new(Code::MALFORMED, error.to_string()).hint("upgrade the worker")),
             (None, Ok(_)) => Told::Refused(Problem::new(Code::MALFORMED, "the subject names no worker")),
         };
-        if let Err(error) = self.client.publish(reply, codec::encode(&told).into()).await {
+        if let Err(error) = self.outside.say(reply, codec::encode(&told).into()).await {
             tracing::debug!(%error, "answer to a worker not sent");
         }
     }
 
     async fn hello(&self, offer: &Offer, open: Vec<OpenAttempt>, pools: &mut BTreeSet<PoolName>) -> Told {
         if !pools.contains(&offer.pool) {
-            match self.ensure_consumer(&offer.pool).await {
+            match self.outside.ensure_queue(&offer.pool, self.ack_wait).await {
                 Ok(()) => {
                     pools.insert(offer.pool.clone());
                 }
@@ -182,35 +181,19 @@ impl Desk {
         Told::Welcome { epoch: state.epoch, closed: closed(&state, open) }
     }
 
-    async fn ensure_consumer(&self, pool: &PoolName) -> Result<(), async_nats::Error> {
-        let config = PullConfig {
-            durable_name: Some(pool.to_string()),
-            filter_subject: subject::pool_tasks(pool),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: self.ack_wait,
-            max_deliver: -1,
-            // Slots plus prefetch of all workers of the pool must fit.
-            max_ack_pending: 20_000,
-            max_waiting: 4_096,
-            ..PullConfig::default()
-        };
-        self.context.create_consumer_on_stream(config, subject::TASK_STREAM).await?;
-        Ok(())
-    }
-
     /// Says in the inbox that a worker is gone, so that the engine decides about its attempts.
     async fn lost(&self, pool: &PoolName, worker: &WorkerName) {
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let now = self.outside.now().0;
         let hash = causey_protocol::id::hash_fields(
             "causey worker lost v1",
-            &[pool.as_str().as_bytes(), worker.as_str().as_bytes(), &nanos.to_le_bytes()],
+            &[pool.as_str().as_bytes(), worker.as_str().as_bytes(), &now.to_le_bytes()],
         );
         let Ok(id) = RequestId::new(TaskKey(hash).to_string()) else { return };
         let request = Request::WorkerLost { pool: pool.clone(), worker: worker.clone() };
         let subject = subject::request(request.kind());
         let payload = codec::encode(&RequestMessage { id, user: "causey".into(), request });
-        let sent = async { self.context.publish(subject, payload.into()).await?.await };
-        if let Err(error) = sent.await {
+        let message = Message { subject, expect: Expect::Nothing, headers: Vec::new(), payload: payload.into() };
+        if let Err(error) = self.outside.append(message).await {
             tracing::warn!(%error, %pool, %worker, "loss of a worker not recorded; its dispatches come back after their ack wait");
         }
     }

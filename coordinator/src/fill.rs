@@ -1,9 +1,9 @@
 //! How full the streams are: which one comes nearest to its cap, and what that means for what is accepted.
 
-use async_nats::jetstream::Context;
 use causey_protocol::upkeep::{Storage, StorageLevel};
 use futures_util::future::try_join_all;
 
+use crate::outside::{Streams, Unanswered};
 use crate::streams;
 
 /// From here on new runs and events are refused, in percent of a stream's cap.
@@ -19,17 +19,14 @@ const RETREAT_PERCENT: u8 = 5;
 ///
 /// # Errors
 /// When the server does not answer.
-pub(crate) async fn measure(context: &Context, before: StorageLevel) -> Result<Storage, streams::Error> {
-    let look = |stream: &'static str, reason: String| streams::Error::Look { stream, reason };
-    let account = context.query_account().await.map_err(|error| look(streams::STREAMS[0], error.to_string()))?;
-    let account_used = account.storage;
-    let account_cap = u64::try_from(account.limits.max_storage.unwrap_or_default()).unwrap_or_default();
+pub(crate) async fn measure(outside: &impl Streams, before: StorageLevel) -> Result<Storage, streams::Error> {
+    let look = |Unanswered(reason): Unanswered| streams::Error::Look { stream: streams::STREAMS[0], reason };
+    let (used, cap) = outside.room().await.map_err(look)?;
     let fills = streams::STREAMS.map(|stream| async move {
-        let handle = context.get_stream(stream).await.map_err(|error| look(stream, error.to_string()))?;
-        let info = handle.cached_info();
-        Ok::<_, streams::Error>((stream, percent(info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or_default())))
+        let look = outside.look(stream).await.map_err(|why| streams::unseen(stream, why))?;
+        Ok::<_, streams::Error>((stream, percent(look.bytes, look.bytes_max)))
     });
-    let mut fullest = ("the account's storage", percent(account_used, account_cap));
+    let mut fullest = ("the account's storage", percent(used, cap));
     for fill in try_join_all(fills).await? {
         if fill.1 > fullest.1 {
             fullest = fill;

@@ -1,90 +1,55 @@
 //! Reading inputs: messages of the inbox and the events stream by position, and what each means to the engine. Positions live in
 //! the log, so nothing is acknowledged here; a message is read again until a committed turn covers it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::pull::{Config as PullConfig, Stream};
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use bytes::Bytes;
 use causey_protocol::backoff::Delays;
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
 use causey_protocol::event::{self, CloudEvent};
 use causey_protocol::input::{Input, RequestMessage};
 use causey_protocol::subject::{self, InboxSubject};
 use causey_protocol::task::Report;
-use futures_util::StreamExt as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-/// A message of an input stream, not looked into yet.
-#[derive(Clone, Debug)]
-pub struct Raw {
-    pub sequence: u64,
-    pub subject: String,
-    pub headers: BTreeMap<String, String>,
-    pub payload: Bytes,
-}
+use crate::outside::{Outside, Raw, Reader as _};
 
 /// Reads `stream` behind sequence `after` for ever, in order and without gaps, into `into`. Ends when the receiver is gone.
-pub async fn read(context: Context, stream: &'static str, mut after: u64, into: mpsc::Sender<Raw>, mut connected: watch::Receiver<u64>) {
+pub(crate) async fn read(outside: impl Outside, stream: &'static str, mut after: u64, into: mpsc::Sender<Raw>) {
     let mut delays = Delays::new(Duration::from_millis(5), Duration::from_secs(1));
+    let mut connected = outside.link().made();
     loop {
         connected.mark_unchanged();
-        let mut messages = match open(&context, stream, after).await {
+        let mut messages = match outside.read(stream, after).await {
             Ok(messages) => messages,
             Err(error) => {
                 tracing::warn!(stream, after, %error, "cannot read inputs; trying again");
                 tokio::select! {
-                    () = tokio::time::sleep(delays.next_delay()) => continue,
+                    biased;
                     () = into.closed() => return,
+                    () = tokio::time::sleep(delays.next_delay()) => continue,
                 }
             }
         };
         loop {
             let message = tokio::select! {
+                biased;
                 message = messages.next() => message,
                 // After a reconnect the server may have forgotten the consumer, and says so only when its heartbeat is missed.
                 _ = connected.changed() => break,
                 () = into.closed() => return,
             };
-            let Some(Ok(message)) = message else { break };
-            let Ok(sequence) = message.info().map(|info| info.stream_sequence) else { break };
+            let Ok(raw) = message else { break };
+            let sequence = raw.sequence;
             if sequence <= after {
                 continue;
             }
             delays.reset();
-            let raw = Raw {
-                sequence,
-                subject: message.subject.to_string(),
-                headers: message.headers.as_ref().map(headers).unwrap_or_default(),
-                payload: message.payload.clone(),
-            };
             if into.send(raw).await.is_err() {
                 return;
             }
             after = sequence;
         }
     }
-}
-
-async fn open(context: &Context, stream: &'static str, after: u64) -> Result<Stream, async_nats::Error> {
-    let config = PullConfig {
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
-        ack_policy: AckPolicy::None,
-        memory_storage: true,
-        inactive_threshold: Duration::from_secs(30),
-        ..PullConfig::default()
-    };
-    let consumer = context.create_consumer_on_stream(config, stream).await?;
-    Ok(consumer.stream().max_messages_per_batch(500).expires(Duration::from_secs(30)).heartbeat(Duration::from_secs(5)).messages().await?)
-}
-
-fn headers(map: &async_nats::HeaderMap) -> BTreeMap<String, String> {
-    let first = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
-        values.first().map(|value| (name.to_string().to_ascii_lowercase(), value.to_string()))
-    };
-    map.iter().filter_map(first).collect()
 }
 
 /// What a message of the inbox means: one input for a request, one per piece of a report. Whatever cannot be read is an input too.
@@ -139,6 +104,7 @@ fn words(error: &codec::DecodeError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     fn raw(subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> Raw {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use bytes::Bytes;
 use causey_artifacts::{Store, failpoint};
 use causey_engine::{Command, State};
@@ -19,14 +18,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
-use crate::clock::now;
 use crate::committed::Role;
 use crate::config::{INPUTS_READ_AHEAD, LEADERSHIP_RENEWAL, TURN_RECORDS_BYTES_MAX, TURN_RECORDS_MAX};
 use crate::coordinator::{Coordinator, Error};
 use crate::fold::Fold;
-use crate::inbox::{self, Raw};
+use crate::inbox;
 use crate::log::{self, Tail};
+use crate::outside::{Link, Outside, Raw};
 use crate::perform::Performer;
 use crate::publisher::{Answer, Publisher};
 use crate::readers::Writable;
@@ -62,8 +60,8 @@ impl Filling {
     }
 }
 
-struct Leader<'a> {
-    context: Context,
+struct Leader<'a, O: Outside> {
+    outside: O,
     fold: &'a mut Fold,
     working: State,
     filling: Filling,
@@ -71,7 +69,7 @@ struct Leader<'a> {
     pending: VecDeque<Input>,
     pending_sequence: u64,
     in_flight: Option<InFlight>,
-    performer: Performer,
+    performer: Performer<O>,
     writable: Writable,
     /// Whether the turn waits for a coordinator that could not read it.
     held: bool,
@@ -82,40 +80,39 @@ struct Leader<'a> {
 /// # Errors
 /// [`Error`] says why leading is no longer safe. The fold is then at the last turn known to be committed; one that was in flight is
 /// in the log or is not.
-pub(crate) async fn lead(this: &mut Coordinator, lost: CancellationToken) -> Result<(), Error> {
+pub(crate) async fn lead<O: Outside>(this: &mut Coordinator<O>, lost: CancellationToken) -> Result<(), Error> {
     takeover::take_over(this, &lost).await?;
     let working = {
         let mut working = this.fold.committed.read().clone();
         working.forget_changes();
         working
     };
-    let client = this.broker.client.clone();
-    let publisher = Publisher::new(client.clone()).await.map_err(|error| Error::Broker(error.to_string()))?;
+    let publisher = Publisher::new(this.outside.line().await?);
     let filling = Filling { inbox: working.inbox, events: working.events, ..Filling::default() };
     let mut leader = Leader {
-        context: this.context.clone(),
+        outside: this.outside.clone(),
         fold: &mut this.fold,
         working,
         filling,
         pending: VecDeque::new(),
         pending_sequence: 0,
         in_flight: None,
-        performer: Performer::new(publisher, client, this.context.clone(), this.store.clone(), this.notice.clone()),
+        performer: Performer::new(publisher, this.outside.clone(), this.store.clone(), this.notice.clone()),
         writable: this.writable.clone(),
         held: false,
     };
     leader.start(&this.store).await?;
-    leader.run(&mut this.broker, &lost, &mut this.noticed, &this.shutdown).await
+    leader.run(&mut this.link, &lost, &mut this.noticed, &this.shutdown).await
 }
 
-impl Leader<'_> {
+impl<O: Outside> Leader<'_, O> {
     /// Performs what is outstanding and tells readers that there is a leader.
     async fn start(&mut self, store: &Store) -> Result<(), Error> {
         let mark = serde_json::json!({"log": self.working.store});
         failpoint::here("mark.missing");
         store.put_if_absent(LOG_MARK, mark.to_string().into()).await.map_err(Error::Mark)?;
         let announced = self.working.announced;
-        self.performer.read_announced(announced).await.map_err(|error| Error::Broker(error.to_string()))?;
+        self.performer.read_announced(announced).await?;
         // Whoever announced this had read it in the log: a log that ends before it has lost its end.
         let (found, seen) = (self.fold.tail.sequence, self.performer.announced().sequence);
         if seen > found {
@@ -133,16 +130,15 @@ impl Leader<'_> {
 
     async fn run(
         &mut self,
-        broker: &mut Broker,
+        link: &mut Link,
         lost: &CancellationToken,
         noticed: &mut mpsc::Receiver<Input>,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
         let (inbox_sender, mut inbox) = mpsc::channel(INPUTS_READ_AHEAD);
         let (event_sender, mut events) = mpsc::channel(INPUTS_READ_AHEAD);
-        let (context, watch) = (&self.context, &broker.connected);
-        tokio::spawn(inbox::read(context.clone(), subject::INBOX_STREAM, self.working.inbox, inbox_sender, watch.clone()));
-        tokio::spawn(inbox::read(context.clone(), subject::EVENT_STREAM, self.working.events, event_sender, watch.clone()));
+        tokio::spawn(inbox::read(self.outside.clone(), subject::INBOX_STREAM, self.working.inbox, inbox_sender));
+        tokio::spawn(inbox::read(self.outside.clone(), subject::EVENT_STREAM, self.working.events, event_sender));
         let mut tick = tokio::time::interval(LEADERSHIP_RENEWAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -154,7 +150,7 @@ impl Leader<'_> {
                 () = lost.cancelled() => return Err(Error::KeyLost),
                 // Nothing in flight can be trusted to have arrived, the streams may have moved back, and another one may lead: the
                 // log tells.
-                () = broker.interrupted() => return Err(Error::Disconnected),
+                () = link.interrupted() => return Err(Error::Disconnected),
                 (token, answer) = self.performer.publisher.answer() => self.answered(token, answer).await?,
                 Some(raw) = inbox.recv(), if room => self.take_inbox(&raw),
                 Some(raw) = events.recv(), if room && self.takes_events() => self.take_event(&raw),
@@ -220,7 +216,7 @@ impl Leader<'_> {
 
     fn take(&mut self, input: Input) {
         if self.filling.records.is_empty() {
-            self.working.open_turn(now());
+            self.working.open_turn(self.outside.now());
         }
         let records = causey_engine::decide(&mut self.working, input);
         for record in &records {
@@ -285,7 +281,7 @@ impl Leader<'_> {
             Answer::Stored { sequence } => return Err(Error::Fenced { sequence }),
             Answer::WrongLast => {
                 // Our own earlier copy of this very message, or another leader's?
-                if log::message_at(&self.context, expected).await? != in_flight.payload {
+                if log::message_at(&self.outside, expected).await? != in_flight.payload {
                     return Err(Error::Fenced { sequence: expected });
                 }
                 self.committed(in_flight).await;
@@ -317,6 +313,6 @@ impl Leader<'_> {
     /// When the next timer of the working state is due.
     fn timer(&self) -> Option<Instant> {
         let due = self.working.next_timer()?;
-        Some(Instant::now() + Duration::from_micros(due.micros_since(now())))
+        Some(Instant::now() + Duration::from_micros(due.micros_since(self.outside.now())))
     }
 }

@@ -3,11 +3,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{Context, kv};
 use bytes::Bytes;
 use causey_artifacts::failpoint;
 use causey_protocol::subject;
-use futures_util::StreamExt as _;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::pipe::Receiver as Death;
@@ -16,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{LEADERSHIP_RENEWAL, LEADERSHIP_TTL};
+use crate::outside::{Bucket, Entry, KeyError, Keys, Unanswered, Watch};
 
 /// Longest wait for the answer to a renewal; a second one fits before the key expires.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +38,12 @@ impl Holder {
     pub fn this_process(name: &str) -> Self {
         let pid = std::process::id();
         Self { name: name.into(), boot: boot(), pid, ticks: start_ticks(pid).unwrap_or_default() }
+    }
+
+    /// A process that cannot be seen from any other; `number` tells those of one name apart.
+    #[must_use]
+    pub fn unseen(name: &str, number: u32) -> Self {
+        Self { name: name.into(), boot: String::new(), pid: number, ticks: 0 }
     }
 
     /// Whether the holder is certainly dead: it ran where we run, and its process is gone.
@@ -83,11 +88,7 @@ fn start_ticks(pid: u32) -> Option<u64> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("failed to reach the leadership bucket: {0}")]
-    Bucket(String),
-}
-
-fn bucket_error(error: impl std::fmt::Display) -> Error {
-    Error::Bucket(error.to_string())
+    Bucket(#[from] Unanswered),
 }
 
 /// When a standby tries to take the key. The server tells of a key that is deleted or expires; should that get lost, the key is
@@ -115,20 +116,20 @@ impl Vacancy {
 }
 
 /// The key as a standby sees it.
-pub(crate) struct Seat {
-    bucket: kv::Store,
+pub(crate) struct Seat<B: Bucket> {
+    bucket: B,
     value: Bytes,
     other: Option<Holder>,
-    watch: Option<kv::Watch>,
+    watch: Option<B::Watch>,
     death: Option<Death>,
     vacancy: Vacancy,
 }
 
-impl Seat {
+impl<B: Bucket> Seat<B> {
     /// # Errors
     /// When the bucket cannot be reached.
-    pub(crate) async fn open(context: &Context, holder: &Holder) -> Result<Self, Error> {
-        let bucket = context.get_key_value(subject::LEADER_BUCKET).await.map_err(bucket_error)?;
+    pub(crate) async fn open(keys: &impl Keys<Bucket = B>, holder: &Holder) -> Result<Self, Error> {
+        let bucket = keys.bucket().await?;
         let value = Bytes::from(serde_json::to_vec(holder).expect("a holder serializes"));
         Ok(Self { bucket, value, other: None, watch: None, death: None, vacancy: Vacancy { due: Instant::now() } })
     }
@@ -138,7 +139,7 @@ impl Seat {
     /// # Errors
     /// When the server does not answer.
     pub(crate) async fn watch(&mut self) -> Result<(), Error> {
-        self.watch = Some(self.bucket.watch_with_history(subject::LEADER_KEY).await.map_err(bucket_error)?);
+        self.watch = Some(self.bucket.watch(subject::LEADER_KEY).await?);
         Ok(())
     }
 
@@ -158,13 +159,14 @@ impl Seat {
     /// When the subscription has failed.
     pub(crate) async fn changed(&mut self) -> Result<(), Error> {
         let seen = tokio::select! {
+            biased;
             entry = next(&mut self.watch) => Some(entry?),
             () = ended(self.death.as_ref()) => None,
         };
         let now = Instant::now();
         match seen {
-            Some(entry) if entry.operation == kv::Operation::Put => self.held(&entry.value, now),
-            Some(_) => {
+            Some(Entry { value: Some(value), .. }) => self.held(&value, now),
+            Some(Entry { value: None, .. }) => {
                 (self.other, self.death) = (None, None);
                 self.vacancy.gone(now);
             }
@@ -196,37 +198,39 @@ impl Seat {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub(crate) async fn attempt(&mut self) -> Result<Option<Keeper>, Error> {
+    pub(crate) async fn attempt(&mut self) -> Result<Option<Keeper<B>>, Error> {
         if let Ok(revision) = self.bucket.create(subject::LEADER_KEY, self.value.clone()).await {
             return Ok(Some(self.taken(revision)));
         }
-        let entry = self.bucket.entry(subject::LEADER_KEY).await.map_err(bucket_error)?;
+        let entry = self.bucket.entry(subject::LEADER_KEY).await?;
         let now = Instant::now();
-        let Some(entry) = entry.filter(|entry| entry.operation == kv::Operation::Put) else {
+        let Some(Entry { value: Some(value), revision, .. }) = entry else {
             self.vacancy.failed(now);
             return Ok(None);
         };
-        let dead = serde_json::from_slice::<Holder>(&entry.value).is_ok_and(|holder| holder.is_dead());
-        let free = dead || entry.value == self.value;
-        if free && let Ok(revision) = self.bucket.update(subject::LEADER_KEY, self.value.clone(), entry.revision).await {
+        let dead = serde_json::from_slice::<Holder>(&value).is_ok_and(|holder| holder.is_dead());
+        let free = dead || value == self.value;
+        if free && let Ok(revision) = self.bucket.update(subject::LEADER_KEY, self.value.clone(), revision).await {
             return Ok(Some(self.taken(revision)));
         }
-        self.held(&entry.value, now);
+        self.held(&value, now);
         if free {
             self.vacancy.failed(now);
         }
         Ok(None)
     }
 
-    fn taken(&self, revision: u64) -> Keeper {
+    fn taken(&self, revision: u64) -> Keeper<B> {
         failpoint::here("key.taken");
         Keeper::start(Leadership { bucket: self.bucket.clone(), value: self.value.clone(), revision })
     }
 }
 
-async fn next(watch: &mut Option<kv::Watch>) -> Result<kv::Entry, Error> {
-    let Some(watch) = watch else { return std::future::pending().await };
-    watch.next().await.ok_or_else(|| Error::Bucket("the subscription to the leadership key ended".into()))?.map_err(bucket_error)
+async fn next(watch: &mut Option<impl Watch>) -> Result<Entry, Unanswered> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn ended(process: Option<&Death>) {
@@ -238,14 +242,14 @@ async fn ended(process: Option<&Death>) {
 
 /// Keeps the key fresh in the background until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct Keeper<B> {
     lost: CancellationToken,
     stop: DropGuard,
-    renewing: JoinHandle<Leadership>,
+    renewing: JoinHandle<Leadership<B>>,
 }
 
-impl Keeper {
-    fn start(leadership: Leadership) -> Self {
+impl<B: Bucket> Keeper<B> {
+    fn start(leadership: Leadership<B>) -> Self {
         let (lost, stop) = (CancellationToken::new(), CancellationToken::new());
         let renewing = tokio::spawn(keep(leadership, lost.clone(), stop.clone()));
         Self { lost, stop: stop.drop_guard(), renewing }
@@ -265,14 +269,15 @@ impl Keeper {
     }
 }
 
-async fn keep(mut leadership: Leadership, lost: CancellationToken, stop: CancellationToken) -> Leadership {
+async fn keep<B: Bucket>(mut leadership: Leadership<B>, lost: CancellationToken, stop: CancellationToken) -> Leadership<B> {
     let mut tick = tokio::time::interval(LEADERSHIP_RENEWAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut renewed = Instant::now();
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = stop.cancelled() => return leadership,
+            _ = tick.tick() => {}
         }
         let asked = Instant::now();
         match leadership.renew().await {
@@ -296,13 +301,13 @@ enum Renewal {
 
 /// The held key.
 #[derive(Debug)]
-struct Leadership {
-    bucket: kv::Store,
+struct Leadership<B> {
+    bucket: B,
     value: Bytes,
     revision: u64,
 }
 
-impl Leadership {
+impl<B: Bucket> Leadership<B> {
     async fn renew(&mut self) -> Renewal {
         let update = self.bucket.update(subject::LEADER_KEY, self.value.clone(), self.revision);
         match tokio::time::timeout(RENEWAL_TIMEOUT, update).await {
@@ -310,17 +315,17 @@ impl Leadership {
                 self.revision = revision;
                 Renewal::Held
             }
-            Ok(Err(error)) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => self.recover().await,
-            Ok(Err(_)) | Err(_) => Renewal::Unknown,
+            Ok(Err(KeyError::WrongRevision)) => self.recover().await,
+            Ok(Err(KeyError::Unanswered(_))) | Err(_) => Renewal::Unknown,
         }
     }
 
     /// The key may have expired unseen, or an unanswered renewal arrived; it is ours if nobody else has taken it.
     async fn recover(&mut self) -> Renewal {
         match self.bucket.entry(subject::LEADER_KEY).await {
-            Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
-                self.revision = entry.revision;
-                if entry.value == self.value { Renewal::Held } else { Renewal::Taken }
+            Ok(Some(Entry { value: Some(value), revision, .. })) => {
+                self.revision = revision;
+                if value == self.value { Renewal::Held } else { Renewal::Taken }
             }
             Ok(_) => match self.bucket.create(subject::LEADER_KEY, self.value.clone()).await {
                 Ok(revision) => {
@@ -334,7 +339,7 @@ impl Leadership {
     }
 
     async fn release(self) {
-        let release = self.bucket.delete_expect_revision(subject::LEADER_KEY, Some(self.revision));
+        let release = self.bucket.delete(subject::LEADER_KEY, Some(self.revision));
         if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT, release).await {
             tracing::debug!(%error, "leadership key not released; it expires by itself");
         }

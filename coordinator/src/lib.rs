@@ -3,7 +3,6 @@
 pub mod api;
 pub mod archive;
 pub mod broker;
-mod clock;
 pub mod committed;
 pub mod config;
 pub mod coordinator;
@@ -12,10 +11,13 @@ pub mod durability;
 mod fill;
 mod fold;
 pub mod inbox;
+pub mod jetstream;
 mod leader;
 pub mod leadership;
 pub mod log;
 pub mod operator;
+pub mod outside;
+pub mod parts;
 mod perform;
 pub mod projection;
 pub mod publisher;
@@ -27,7 +29,7 @@ mod standby;
 pub mod streams;
 mod sweep;
 mod takeover;
-mod upkeep;
+pub mod upkeep;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -39,16 +41,12 @@ use causey_artifacts::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::committed::Committed;
 use crate::config::Config;
 use crate::coordinator::Coordinator;
-use crate::desk::{Desk, Workers};
-use crate::fold::Fold;
+use crate::jetstream::JetStream;
 use crate::leadership::Holder;
+use crate::parts::{Parts, Setup};
 use crate::projection::Projection;
-use crate::readers::Announcer;
-use crate::sweep::Sweep;
-use crate::upkeep::Upkeep;
 
 /// Runs a coordinator until `shutdown` or until it cannot go on.
 ///
@@ -65,7 +63,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let store = Arc::new(Store::open(&config.store, !config.unsafe_durability).await.context("failed to open the artifact store")?);
     let (projection, state, tail) = Projection::open(&config.projection)
         .with_context(|| format!("failed to open the projection in {}\nhint: the folder must be writable, and no other coordinator may use it: give each its own with --projection", config.projection.display()))?;
-    let committed = Arc::new(Committed::new(state));
     let connect = |role| broker::connect(&config.nats_url, role, config.unsafe_nats_version);
     let connecting = async { futures_util::try_join!(connect("causey coordinator api"), connect("causey leader")) };
     let (front, hot) = tokio::select! {
@@ -75,66 +72,48 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     if !config.unsafe_durability {
         durability::check(config.nats_monitoring_url.as_deref()).await?;
     }
-    let context = async_nats::jetstream::new(front.client.clone());
     let limits = streams::Limits { bytes_max: config.stream_bytes_max, replicas: config.replicas };
-    streams::ensure(&context, limits, witness(&config, &store, tail).await?).await?;
+    streams::ensure(&front, limits, witness(&config, &store, tail).await?).await?;
 
-    let workers = Arc::new(Workers::default());
-    let desk = Desk {
-        client: front.client.clone(),
-        context: context.clone(),
-        committed: committed.clone(),
-        workers: workers.clone(),
-        ack_wait: Duration::from_secs(config.ack_wait_seconds.max(1).into()),
-    };
     let stop = shutdown.child_token();
-    let (notice, noticed) = tokio::sync::mpsc::channel(config::INPUTS_READ_AHEAD);
-    let upkeep = Upkeep::new(context.clone(), committed.clone(), store.clone(), notice.clone(), config.upkeep());
-    let sweep = Sweep::new(context.clone(), committed.clone(), workers.clone(), desk.ack_wait);
     // Nothing else is unique to this process wherever it runs.
     let inbox = front.client.new_inbox();
-    let id = inbox.rsplit('.').next().unwrap_or_default();
-    let (announcer, writable) = Announcer::new(context.clone(), id, &config.name);
-    let coordinator = Coordinator {
-        context: async_nats::jetstream::new(hot.client.clone()),
-        broker: hot,
-        fold: Fold::new(committed.clone(), tail, projection),
+    let parts = Parts::new(Setup {
+        hot,
+        front: front.clone(),
         store: store.clone(),
+        projection,
+        state,
+        tail,
         holder: Holder::this_process(&config.name),
-        writable: writable.clone(),
-        notice,
-        noticed,
+        id: inbox.rsplit('.').next().unwrap_or_default().to_owned(),
+        ack_wait: Duration::from_secs(config.ack_wait_seconds.max(1).into()),
+        upkeep: config.upkeep(),
         shutdown: stop.clone(),
-    };
-    let ended = spawn(coordinator)?;
-    let announced = tokio::spawn(announcer.run(stop.clone()));
+    });
     let api = api::Api {
-        committed,
-        jetstream: context,
-        client: front.client.clone(),
+        committed: parts.committed.clone(),
+        info: api::Info::new(&config, front.client.server_info().version, parts.workers.clone(), parts.writable.clone()),
+        jetstream: front.context,
+        client: front.client,
         store,
         token,
-        info: api::Info::new(&config, front.client.server_info().version, workers, writable),
         metrics: install_metrics(),
         shutdown: stop.clone(),
     };
+    let (coordinator, beside) = parts.begin();
+    let ended = spawn(coordinator)?;
     let served = tokio::spawn(api::serve(listener, api));
-    let asked = tokio::spawn(desk.serve(stop.clone()));
-    let kept = tokio::spawn(upkeep.serve(stop.clone()));
-    let swept = tokio::spawn(sweep.serve(stop.clone()));
     let result = ended.await.context("the leader's thread ended without a word")?;
     stop.cancel();
-    announced.await.context("the announcement to other coordinators failed")?;
     served.await?.context("the HTTP API failed")?;
-    kept.await.context("the upkeep failed")?;
-    swept.await.context("the sweep failed")?;
-    asked.await?.context("workers cannot be answered")?;
+    beside.ended().await?;
     Ok(result?)
 }
 
 /// Leads and follows on a thread of its own: a current-thread runtime saves a fifth of a step's latency, and nothing the API does
 /// can delay it.
-fn spawn(coordinator: Coordinator) -> anyhow::Result<tokio::sync::oneshot::Receiver<Result<(), coordinator::Error>>> {
+fn spawn(coordinator: Coordinator<JetStream>) -> anyhow::Result<tokio::sync::oneshot::Receiver<Result<(), coordinator::Error>>> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("leader".into()).spawn(move || {

@@ -1,18 +1,13 @@
 //! The log as this coordinator knows it: tail sequence and hash, the next message to append, and reading what others appended. One
 //! turn is one message; the compare-and-set on the tail is the fence.
 
-use std::time::Duration;
-
-use async_nats::jetstream::consumer::pull::Config as PullConfig;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use async_nats::jetstream::{Context, ErrorCode};
 use bytes::Bytes;
 use causey_protocol::codec::{self, DecodeError, TURN_BYTES_MAX};
 use causey_protocol::id::Digest;
 use causey_protocol::record::Turn;
 use causey_protocol::subject;
-use futures_util::StreamExt as _;
+
+use crate::outside::{Expect, Message, Reader as _, Streams, Unanswered};
 
 /// Why the log cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -96,8 +91,8 @@ pub fn follow(tail: Tail, sequence: u64, payload: &[u8]) -> Result<Read, Error> 
 ///
 /// # Errors
 /// When the server does not deliver, or a turn does not continue the chain.
-pub async fn replay(context: &Context, mut tail: Tail, to: u64, mut each: impl FnMut(&Read)) -> Result<Tail, Error> {
-    messages(context, tail.sequence + 1, to, |sequence, payload| {
+pub async fn replay(streams: &impl Streams, mut tail: Tail, to: u64, mut each: impl FnMut(&Read)) -> Result<Tail, Error> {
+    messages(streams, tail.sequence + 1, to, |sequence, payload| {
         let read = follow(tail, sequence, payload)?;
         tail = read.tail;
         each(&read);
@@ -112,7 +107,7 @@ pub async fn replay(context: &Context, mut tail: Tail, to: u64, mut each: impl F
 /// # Errors
 /// When the server does not deliver, or `each` fails.
 pub async fn messages(
-    context: &Context,
+    streams: &impl Streams,
     from: u64,
     to: u64,
     mut each: impl FnMut(u64, &Bytes) -> Result<bool, Error>,
@@ -120,21 +115,12 @@ pub async fn messages(
     if from > to {
         return Ok(());
     }
-    let read = |error: &dyn std::fmt::Display| Error::Read(error.to_string());
-    let config = PullConfig {
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
-        ack_policy: AckPolicy::None,
-        memory_storage: true,
-        inactive_threshold: Duration::from_secs(30),
-        ..PullConfig::default()
-    };
-    let consumer = context.create_consumer_on_stream(config, subject::LOG_STREAM).await.map_err(|error| read(&error))?;
-    let mut messages = consumer.stream().max_messages_per_batch(500).messages().await.map_err(|error| read(&error))?;
+    let read = |Unanswered(why): Unanswered| Error::Read(why);
+    let mut messages = streams.read(subject::LOG_STREAM, from - 1).await.map_err(read)?;
     let mut reached = from - 1;
     while reached < to {
-        let Some(message) = messages.next().await else { return Err(Error::Short { reached, expected: to }) };
-        let message = message.map_err(|error| read(&error))?;
-        reached = message.info().map_err(|error| read(&error))?.stream_sequence;
+        let message = messages.next().await.map_err(read)?;
+        reached = message.sequence;
         if !each(reached, &message.payload)? {
             break;
         }
@@ -146,34 +132,24 @@ pub async fn messages(
 ///
 /// # Errors
 /// When the server does not answer or has no such message.
-pub async fn message_at(context: &Context, sequence: u64) -> Result<Bytes, Error> {
-    let read = |error: &dyn std::fmt::Display| Error::Read(format!("message {sequence}: {error}"));
-    let stream = context.get_stream_no_info(subject::LOG_STREAM).await.map_err(|error| read(&error))?;
-    match stream.get_raw_message(sequence).await {
-        Ok(message) => Ok(message.payload),
-        Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Err(Error::Missing { sequence }),
-            LastRawMessageErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
-                Err(Error::Missing { sequence })
-            }
-            _ => Err(read(&error)),
-        },
-    }
+pub async fn message_at(streams: &impl Streams, sequence: u64) -> Result<Bytes, Error> {
+    let found = streams.message(subject::LOG_STREAM, sequence).await;
+    let found = found.map_err(|why| Error::Read(format!("message {sequence}: {why}")))?;
+    found.map(|message| message.payload).ok_or(Error::Missing { sequence })
 }
 
 /// Appends a turn behind `tail` and gives the new end.
 ///
 /// # Errors
 /// [`Error::Taken`] when another message stands there.
-pub async fn append(context: &Context, subject: &'static str, tail: Tail, turn: &Turn) -> Result<Tail, Error> {
+pub async fn append(streams: &impl Streams, subject: &'static str, tail: Tail, turn: &Turn) -> Result<Tail, Error> {
     let payload = Bytes::from(codec::encode(turn));
     let sequence = tail.sequence + 1;
-    let mut headers = async_nats::HeaderMap::new();
-    headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, tail.sequence.to_string());
-    let sent = async { context.publish_with_headers(subject, headers, payload.clone()).await?.await }.await;
-    if let Err(error) = sent {
+    let (expect, headers) = (Expect::End(tail.sequence), Vec::new());
+    let message = Message { subject: subject.into(), expect, headers, payload: payload.clone() };
+    if let Err(why) = streams.append(message).await {
         // Unknown or refused: what stands at this sequence decides.
-        let found = message_at(context, sequence).await.map_err(|_| Error::Append(error.to_string()))?;
+        let found = message_at(streams, sequence).await.map_err(|_| Error::Append(why.to_string()))?;
         if found != payload {
             return Err(Error::Taken { sequence });
         }
@@ -185,8 +161,8 @@ pub async fn append(context: &Context, subject: &'static str, tail: Tail, turn: 
 ///
 /// # Errors
 /// [`Error::Changed`] when it is another one.
-pub async fn check(context: &Context, tail: Tail) -> Result<(), Error> {
-    let found = Digest::of(&message_at(context, tail.sequence).await?);
+pub async fn check(streams: &impl Streams, tail: Tail) -> Result<(), Error> {
+    let found = Digest::of(&message_at(streams, tail.sequence).await?);
     if found == tail.hash { Ok(()) } else { Err(Error::Changed { sequence: tail.sequence, expected: tail.hash, found }) }
 }
 

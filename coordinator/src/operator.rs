@@ -3,20 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use causey_artifacts::Store;
 use causey_engine::State;
-use causey_protocol::id::{Digest, Timestamp};
+use causey_protocol::id::Digest;
 use causey_protocol::record::{Record, Turn};
 use causey_protocol::subject;
 use causey_protocol::upkeep::history_path;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
+use crate::jetstream::JetStream;
 use crate::leadership::Holder;
 use crate::log::{self, Tail};
+use crate::outside::{Bucket, Entry, Keys as _, Machine as _};
 use crate::projection::{Checkpoint, Projection};
 use crate::recover::{self, Extent};
 use crate::{archive, broker, snapshot, streams};
@@ -97,10 +98,10 @@ pub struct Checked {
     pub good: bool,
 }
 
-async fn open(place: &Place) -> Result<(Context, Store), Error> {
+async fn open(place: &Place) -> Result<(JetStream, Store), Error> {
     let connecting = broker::connect(&place.nats_url, "causey state", place.unsafe_nats_version);
-    let broker = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| Error::Unreachable)??;
-    Ok((async_nats::jetstream::new(broker.client), Store::open(&place.store, true).await?))
+    let nats = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| Error::Unreachable)??;
+    Ok((nats, Store::open(&place.store, true).await?))
 }
 
 /// Follows the chain through archive and log, and compares every snapshot and the projection with the fold at their place.
@@ -108,15 +109,15 @@ async fn open(place: &Place) -> Result<(Context, Store), Error> {
 /// # Errors
 /// When something cannot be reached; what is wrong with what was reached is in the report.
 pub async fn verify(place: &Place) -> Result<Report, Error> {
-    let (context, store) = open(place).await?;
-    let looked = streams::look(&context).await?;
-    let extent = recover::extent(&context).await?;
+    let (nats, store) = open(place).await?;
+    let looked = streams::look(&nats).await?;
+    let extent = recover::extent(&nats).await?;
     let mut report = Report { first: extent.first, last: extent.last, ..Report::default() };
     // Hashes of the fold that others must have, by sequence.
     let mut expected: BTreeMap<u64, Vec<(String, Digest)>> = BTreeMap::new();
     let mut bases: Vec<(State, Tail)> = Vec::new();
     for sequence in snapshot::sequences(&store).await? {
-        let loaded = snapshot::load(&store, sequence).await;
+        let loaded = snapshot::load(&nats, &store, sequence).await;
         report.snapshots.push(Checked { sequence, good: loaded.is_ok() });
         match loaded {
             Ok(found) => {
@@ -142,7 +143,7 @@ pub async fn verify(place: &Place) -> Result<Report, Error> {
             Err(why) => report.problems.push(format!("the projection in {} cannot be read: {why}", folder.display())),
         }
     }
-    if let Some((state, tail)) = fold(&context, &store, extent, bases, &expected, &mut report).await {
+    if let Some((state, tail)) = fold(&nats, &store, extent, bases, &expected, &mut report).await {
         compare(&state, tail, &looked, &store, &mut report).await?;
     }
     Ok(report)
@@ -155,7 +156,7 @@ fn moved_back(found: u64, seen: u64, who: &str) -> String {
 /// Folds everything there is, from the beginning of the log if the archive has it, else from the oldest snapshot that leads into the
 /// log; hashes are compared on the way.
 async fn fold(
-    context: &Context,
+    nats: &JetStream,
     store: &Store,
     extent: Extent,
     bases: Vec<(State, Tail)>,
@@ -190,7 +191,7 @@ async fn fold(
         }
     }
     let mut read = 0;
-    let replayed = log::replay(context, tail, extent.last, |turn| {
+    let replayed = log::replay(nats, tail, extent.last, |turn| {
         read += 1;
         take(&mut state, turn);
     })
@@ -272,11 +273,11 @@ fn losses(state: &State, looked: &streams::Looked) -> Vec<Loss> {
 }
 
 /// The state at the end of the log, whatever the streams of inputs have lost.
-async fn state_of_log(context: &Context, store: &Store) -> Result<(State, Tail), Error> {
-    let base = recover::base(context, store, Tail::EMPTY).await?;
+async fn state_of_log(nats: &JetStream, store: &Store) -> Result<(State, Tail), Error> {
+    let base = recover::base(nats, store, Tail::EMPTY).await?;
     let mut state = base.instead.unwrap_or_default();
-    let extent = recover::extent(context).await?;
-    let tail = log::replay(context, base.tail, extent.last, |read| state.apply_turn(read.tail.sequence, &read.turn)).await?;
+    let extent = recover::extent(nats).await?;
+    let tail = log::replay(nats, base.tail, extent.last, |read| state.apply_turn(read.tail.sequence, &read.turn)).await?;
     if let Some(expected) = state.store.filter(|expected| *expected != store.id()) {
         return Err(Error::WrongStore { expected, found: store.id() });
     }
@@ -288,10 +289,10 @@ async fn state_of_log(context: &Context, store: &Store) -> Result<(State, Tail),
 /// # Errors
 /// [`Error`]; a coordinator that starts then rebuilds it itself.
 pub async fn rebuild(place: &Place, folder: &std::path::Path) -> Result<(u64, Digest), Error> {
-    let (context, store) = open(place).await?;
+    let (nats, store) = open(place).await?;
     let failed = |source| Error::Projection { folder: folder.to_owned(), source };
     Projection::remove(folder).map_err(failed)?;
-    let (state, tail) = state_of_log(&context, &store).await?;
+    let (state, tail) = state_of_log(&nats, &store).await?;
     let (mut projection, _, _) = Projection::open(folder).map_err(failed)?;
     projection.store(Checkpoint::whole(&state, tail));
     projection.close();
@@ -304,16 +305,16 @@ pub async fn rebuild(place: &Place, folder: &std::path::Path) -> Result<(u64, Di
 /// # Errors
 /// [`Error::Led`] while a coordinator leads, [`Error::Unacceptable`] when the log itself has lost its end.
 pub async fn accept_loss(place: &Place, user: &str) -> Result<Vec<Loss>, Error> {
-    let (context, store) = open(place).await?;
-    refuse_leader(&context).await?;
-    let looked = streams::look(&context).await?;
+    let (nats, store) = open(place).await?;
+    refuse_leader(&nats).await?;
+    let looked = streams::look(&nats).await?;
     if let Some(folder) = &place.projection
         && let Ok(Some((_, Tail { sequence: seen, .. }))) = Projection::look(folder)
         && seen > looked.tails.log
     {
         return Err(Error::Unacceptable { stream: subject::LOG_STREAM, found: looked.tails.log, seen });
     }
-    let (state, tail) = state_of_log(&context, &store).await?;
+    let (state, tail) = state_of_log(&nats, &store).await?;
     let losses = losses(&state, &looked);
     if let Some(Loss { stream, found, seen, .. }) = losses.iter().find(|loss| loss.stream == subject::LOG_STREAM) {
         return Err(Error::Unacceptable { stream, found: *found, seen: *seen });
@@ -330,24 +331,23 @@ pub async fn accept_loss(place: &Place, user: &str) -> Result<Vec<Loss>, Error> 
         user: user.into(),
     }));
     records.push(Record::StreamsSeen { created: looked.created.clone() });
-    let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     let turn = Turn {
         epoch: state.epoch + 1,
-        at: state.at.max(Timestamp(u64::try_from(micros).unwrap_or(u64::MAX))),
+        at: state.at.max(nats.now()),
         inbox: watermark(subject::INBOX_STREAM, state.inbox),
         events: watermark(subject::EVENT_STREAM, state.events),
         announced: state.announced,
         previous: tail.hash,
         records,
     };
-    log::append(&context, subject::LOG_FENCE, tail, &turn).await?;
+    log::append(&nats, subject::LOG_FENCE, tail, &turn).await?;
     Ok(losses)
 }
 
-async fn refuse_leader(context: &Context) -> Result<(), Error> {
+async fn refuse_leader(nats: &JetStream) -> Result<(), Error> {
     // No bucket, no leader.
-    let Ok(bucket) = context.get_key_value(subject::LEADER_BUCKET).await else { return Ok(()) };
-    let Ok(Some(value)) = bucket.get(subject::LEADER_KEY).await else { return Ok(()) };
+    let Ok(bucket) = nats.bucket().await else { return Ok(()) };
+    let Ok(Some(Entry { value: Some(value), .. })) = Bucket::entry(&bucket, subject::LEADER_KEY).await else { return Ok(()) };
     match serde_json::from_slice::<Holder>(&value) {
         Ok(holder) if !holder.is_dead() => Err(Error::Led { name: holder.name }),
         Ok(_) | Err(_) => Ok(()),

@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::{Context, stream};
-use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use causey_artifacts::{Store, failpoint};
 use causey_engine::{Command, Notification};
@@ -20,7 +18,11 @@ use causey_protocol::subject;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::outside::{Expect, Message, Outside, Purge, Unanswered, Unseen};
 use crate::publisher::{Answer, Publisher, Token};
+
+/// [`subject::SEQUENCE_HEADER`] in small letters.
+const POSITION: &str = "causey-sequence";
 
 /// What an answered publish was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +34,9 @@ pub(crate) enum Kind {
 
 /// Performs commands over one connection.
 #[derive(Debug)]
-pub(crate) struct Performer {
-    pub(crate) publisher: Publisher,
-    client: Client,
-    context: Context,
+pub(crate) struct Performer<O: Outside> {
+    pub(crate) publisher: Publisher<O::Line>,
+    outside: O,
     store: Arc<Store>,
     kinds: BTreeMap<Token, Kind>,
     announcements: VecDeque<(Position, Notification)>,
@@ -46,12 +47,11 @@ pub(crate) struct Performer {
     notice: mpsc::Sender<Input>,
 }
 
-impl Performer {
-    pub(crate) fn new(publisher: Publisher, client: Client, context: Context, store: Arc<Store>, notice: mpsc::Sender<Input>) -> Self {
+impl<O: Outside> Performer<O> {
+    pub(crate) fn new(publisher: Publisher<O::Line>, outside: O, store: Arc<Store>, notice: mpsc::Sender<Input>) -> Self {
         Self {
             publisher,
-            client,
-            context,
+            outside,
             store,
             kinds: BTreeMap::new(),
             announcements: VecDeque::new(),
@@ -68,23 +68,21 @@ impl Performer {
     }
 
     /// Learns from the notify stream's last message what has been announced already, whoever did it.
-    pub(crate) async fn read_announced(&mut self, at_least: Position) -> Result<(), async_nats::Error> {
-        let stream = self.context.get_stream(subject::NOTIFY_STREAM).await?;
-        self.notify_tail = stream.cached_info().state.last_sequence;
-        self.announced = self.announced.max(at_least);
-        if self.notify_tail > 0
-            && let Ok(last) = stream.get_raw_message(self.notify_tail).await
-            && let Some(position) = last.headers.get(subject::SEQUENCE_HEADER).and_then(|value| value.as_str().parse().ok())
-        {
-            self.announced = self.announced.max(position);
-        }
+    pub(crate) async fn read_announced(&mut self, at_least: Position) -> Result<(), Unanswered> {
+        let look = self.outside.look(subject::NOTIFY_STREAM).await.map_err(|why| match why {
+            Unseen::Gone => Unanswered(why.to_string()),
+            Unseen::Unanswered(why) => why,
+        })?;
+        let last = if look.last > 0 { self.outside.message(subject::NOTIFY_STREAM, look.last).await? } else { None };
+        let position = last.and_then(|last| last.headers.get(POSITION)?.parse().ok());
+        self.notify_tail = look.last;
+        self.announced = self.announced.max(at_least).max(position.unwrap_or_default());
         Ok(())
     }
 
     pub(crate) async fn commit(&mut self, subject: &str, expected_last: u64, payload: Bytes) -> Token {
-        let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, expected_last.to_string());
-        let token = self.publisher.publish(subject.into(), headers, payload).await;
+        let (subject, expect, headers) = (subject.into(), Expect::End(expected_last), Vec::new());
+        let token = self.publisher.publish(Message { subject, expect, headers, payload }).await;
         self.kinds.insert(token, Kind::Commit);
         token
     }
@@ -96,9 +94,9 @@ impl Performer {
                 if payload.len() > MESSAGE_BYTES_MAX {
                     tracing::error!(run = %dispatch.run, step = %dispatch.step, bytes = payload.len(), "dispatch is over the message limit");
                 }
-                let mut headers = HeaderMap::new();
-                headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-                let token = self.publisher.publish(subject::task(&pool, dispatch.run, &key), headers, payload.into()).await;
+                let (subject, headers) = (subject::task(&pool, dispatch.run, &key), Vec::new());
+                let message = Message { subject, expect: Expect::NoneOnSubject, headers, payload: payload.into() };
+                let token = self.publisher.publish(message).await;
                 self.kinds.insert(token, Kind::Task);
             }
             Command::Withdraw { pool, run, key } => self.purge(subject::task(&pool, run, &key), None),
@@ -114,19 +112,14 @@ impl Performer {
     /// Removes queued tasks and, for a cancelled run, tells the workers. Level-triggered: a lost broadcast is made good by the
     /// workers' own questions.
     fn purge(&self, filter: String, cancelled: Option<RunId>) {
-        let (context, client) = (self.context.clone(), self.client.clone());
+        let outside = self.outside.clone();
         tokio::spawn(async move {
-            let purge = async {
-                let stream: stream::Stream<()> = context.get_stream_no_info(subject::TASK_STREAM).await?;
-                stream.purge().filter(&filter).await?;
-                Ok::<_, async_nats::Error>(())
-            };
-            if let Err(error) = purge.await {
+            if let Err(error) = outside.purge(subject::TASK_STREAM, Purge::Subject(filter.clone())).await {
                 tracing::warn!(%error, filter, "queued tasks not removed; workers refuse them when they ask");
             }
             failpoint::here("tasks.removed");
             if let Some(run) = cancelled
-                && let Err(error) = client.publish(subject::cancel(run), Bytes::new()).await
+                && let Err(error) = outside.say(subject::cancel(run), Bytes::new()).await
             {
                 tracing::debug!(%error, %run, "cancel not broadcast");
             }
@@ -157,12 +150,11 @@ impl Performer {
         }
         let Some((position, notification)) = self.announcements.front() else { return };
         let position = *position;
-        let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SEQUENCE, self.notify_tail.to_string());
-        headers.insert(subject::SEQUENCE_HEADER, position.to_string());
-        headers.insert("Content-Type", causey_protocol::event::STRUCTURED);
-        let payload = serde_json::to_vec(&cloud_event(position, notification)).expect("a CloudEvent serializes");
-        let token = self.publisher.publish(subject::notify(notification.topic, &notification.name), headers, payload.into()).await;
+        let headers =
+            vec![(subject::SEQUENCE_HEADER, position.to_string()), ("Content-Type", causey_protocol::event::STRUCTURED.to_owned())];
+        let payload = serde_json::to_vec(&cloud_event(position, notification)).expect("a CloudEvent serializes").into();
+        let (subject, expect) = (subject::notify(notification.topic, &notification.name), Expect::End(self.notify_tail));
+        let token = self.publisher.publish(Message { subject, expect, headers, payload }).await;
         self.kinds.insert(token, Kind::Announce(position));
         self.announcing = true;
     }

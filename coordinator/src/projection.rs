@@ -114,6 +114,12 @@ impl Projection {
         Ok((Self { sender: Some(sender), writer: Some(writer) }, state, tail))
     }
 
+    /// Hands checkpoints to somebody else who keeps them.
+    #[must_use]
+    pub fn handed_to(keeper: mpsc::Sender<Checkpoint>) -> Self {
+        Self { sender: Some(keeper), writer: None }
+    }
+
     /// Looks at the copy in `folder` without changing what it says: `None` when there is none.
     ///
     /// # Errors

@@ -4,18 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::{Context, kv};
 use bytes::Bytes;
 use causey_protocol::backoff::Delays;
 use causey_protocol::record::GENERATION;
 use causey_protocol::subject;
-use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{LEADERSHIP_RENEWAL, LEADERSHIP_TTL};
+use crate::outside::{Bucket as _, Entry, Outside, Unanswered, Watch as _};
 
 /// What every version reads: written as long as nothing is known of the others.
 const FIRST_GENERATION: u32 = 1;
@@ -86,24 +85,26 @@ impl Writable {
 
 /// Announces what this process reads and listens to the others until shutdown.
 #[derive(Debug)]
-pub(crate) struct Announcer {
-    context: Context,
+pub(crate) struct Announcer<O> {
+    outside: O,
     key: String,
     value: Bytes,
     readers: Readers,
     writes: watch::Sender<Writes>,
 }
 
-impl Announcer {
+impl<O> Announcer<O> {
     /// `id` tells this process apart from any other that has the same `name`.
-    pub(crate) fn new(context: Context, id: &str, name: &str) -> (Self, Writable) {
+    pub(crate) fn new(outside: O, id: &str, name: &str) -> (Self, Writable) {
         let key = subject::coordinator_key(id);
         let value = serde_json::to_vec(&Reader { name: name.into(), reads: GENERATION }).expect("a reader serializes");
         let readers = Readers::default();
         let (writes, writable) = watch::channel(readers.writes(&key));
-        (Self { context, key, value: value.into(), readers, writes }, Writable(writable))
+        (Self { outside, key, value: value.into(), readers, writes }, Writable(writable))
     }
+}
 
+impl<O: Outside> Announcer<O> {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut delays = Delays::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
@@ -117,18 +118,19 @@ impl Announcer {
             }
         }
         // The others need not wait until it expires.
-        let take_back = async { self.context.get_key_value(subject::LEADER_BUCKET).await.ok()?.delete(&self.key).await.ok() };
+        let take_back = async { self.outside.bucket().await.ok()?.delete(&self.key, None).await.ok() };
         let _ = tokio::time::timeout(LEADERSHIP_RENEWAL, take_back).await;
     }
 
-    async fn listen(&mut self) -> Result<(), async_nats::Error> {
-        let bucket = self.context.get_key_value(subject::LEADER_BUCKET).await?;
-        let mut others = bucket.watch_with_history(subject::COORDINATOR_KEYS).await?;
+    async fn listen(&mut self) -> Result<(), Unanswered> {
+        let bucket = self.outside.bucket().await?;
+        let mut others = bucket.watch(subject::COORDINATOR_KEYS).await?;
         let mut tick = tokio::time::interval(LEADERSHIP_RENEWAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                entry = others.next() => self.take(&entry.ok_or("the subscription ended")??),
+                biased;
+                entry = others.next() => self.take(&entry?),
                 _ = tick.tick() => {
                     bucket.put(&self.key, self.value.clone()).await?;
                 }
@@ -137,9 +139,8 @@ impl Announcer {
         }
     }
 
-    fn take(&mut self, entry: &kv::Entry) {
-        let reader = serde_json::from_slice::<Reader>(&entry.value).ok().filter(|_| entry.operation == kv::Operation::Put);
-        match reader {
+    fn take(&mut self, entry: &Entry) {
+        match entry.value.as_ref().and_then(|value| serde_json::from_slice::<Reader>(value).ok()) {
             Some(reader) => self.readers.heard(&entry.key, reader, Instant::now()),
             None => self.readers.gone(&entry.key),
         }

@@ -1,13 +1,13 @@
 //! Where folding begins at a start: with the projection, where it is there and the log still follows it; else with the newest good
 //! snapshot; else with the log itself or the archive. A state that none of them gives is refused in words, never guessed.
 
-use async_nats::jetstream::Context;
 use causey_artifacts::{Store, StoreError};
 use causey_engine::State;
 use causey_protocol::id::Digest;
 use causey_protocol::subject;
 
 use crate::log::{self, Tail};
+use crate::outside::{Outside, Streams};
 use crate::snapshot::{self, Damage, Snapshot};
 use crate::{archive, streams};
 
@@ -38,11 +38,9 @@ pub struct Extent {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn extent(context: &Context) -> Result<Extent, streams::Error> {
-    let look = |reason: String| streams::Error::Look { stream: subject::LOG_STREAM, reason };
-    let stream = context.get_stream(subject::LOG_STREAM).await.map_err(|error| look(error.to_string()))?;
-    let state = &stream.cached_info().state;
-    Ok(Extent { first: state.first_sequence.max(1), last: state.last_sequence })
+pub async fn extent(outside: &impl Streams) -> Result<Extent, streams::Error> {
+    let look = outside.look(subject::LOG_STREAM).await.map_err(|why| streams::unseen(subject::LOG_STREAM, why))?;
+    Ok(Extent { first: look.first.max(1), last: look.last })
 }
 
 /// Where to begin, and why not elsewhere.
@@ -61,8 +59,8 @@ pub struct Base {
 ///
 /// # Errors
 /// [`Error`] names the stream, or everything that was tried.
-pub async fn base(context: &Context, store: &Store, projected: Tail) -> Result<Base, Error> {
-    let extent = extent(context).await?;
+pub async fn base(outside: &impl Outside, store: &Store, projected: Tail) -> Result<Base, Error> {
+    let extent = extent(outside).await?;
     let usable = projected.sequence > 0 && projected.sequence + 1 >= extent.first;
     if usable || extent.last == 0 {
         return Ok(Base { instead: None, tail: projected, first: extent.first, damaged: Vec::new() });
@@ -76,8 +74,8 @@ pub async fn base(context: &Context, store: &Store, projected: Tail) -> Result<B
         if sequence + 1 < extent.first {
             break;
         }
-        match snapshot::load(store, sequence).await {
-            Ok(Snapshot { state, tail }) if continues(context, extent, tail).await? => {
+        match snapshot::load(outside, store, sequence).await {
+            Ok(Snapshot { state, tail }) if continues(outside, extent, tail).await? => {
                 return Ok(Base { instead: Some(state), tail, first: extent.first, damaged });
             }
             Ok(_) => damaged.push((sequence, Damage::Foreign)),
@@ -107,10 +105,10 @@ pub async fn base(context: &Context, store: &Store, projected: Tail) -> Result<B
 }
 
 /// Whether the log goes on from this turn: it holds the turn itself, or the next one, which names it.
-async fn continues(context: &Context, extent: Extent, tail: Tail) -> Result<bool, log::Error> {
+async fn continues(streams: &impl Streams, extent: Extent, tail: Tail) -> Result<bool, log::Error> {
     if tail.sequence >= extent.first {
-        return Ok(Digest::of(&log::message_at(context, tail.sequence).await?) == tail.hash);
+        return Ok(Digest::of(&log::message_at(streams, tail.sequence).await?) == tail.hash);
     }
-    let next = log::message_at(context, tail.sequence + 1).await?;
+    let next = log::message_at(streams, tail.sequence + 1).await?;
     Ok(log::follow(tail, tail.sequence + 1, &next).is_ok())
 }

@@ -10,6 +10,7 @@ use causey_protocol::upkeep::{SnapshotTaken, snapshot_path};
 use serde::{Deserialize, Serialize};
 
 use crate::log::Tail;
+use crate::outside::Aside;
 use crate::sealed::{Reader, Unsealed, Writer};
 
 /// Begins every snapshot; its last byte is the format.
@@ -112,12 +113,9 @@ pub async fn sequences(store: &Store) -> Result<Vec<u64>, StoreError> {
 ///
 /// # Errors
 /// [`Damage`] says why it cannot be used.
-///
-/// # Panics
-/// When decoding panics, which is a bug.
-pub async fn load(store: &Store, sequence: u64) -> Result<Snapshot, Damage> {
+pub async fn load(thread: &impl Aside, store: &Store, sequence: u64) -> Result<Snapshot, Damage> {
     let bytes = store.get(&snapshot_path(sequence)).await?.ok_or(Damage::Missing)?;
-    let snapshot = tokio::task::spawn_blocking(move || decode(&bytes)).await.expect("decoding does not panic")?;
+    let snapshot = thread.aside(move || decode(&bytes)).await?;
     if snapshot.tail.sequence != sequence {
         return Err(Damage::Sequence { expected: sequence, found: snapshot.tail.sequence });
     }
@@ -165,6 +163,14 @@ mod tests {
         }
     }
 
+    struct Here;
+
+    impl Aside for Here {
+        async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+            work()
+        }
+    }
+
     #[tokio::test]
     async fn snapshots_are_found_newest_first() {
         let folder = tempfile::tempdir().unwrap();
@@ -174,7 +180,7 @@ mod tests {
             store.put_if_absent(&snapshot_path(sequence), Bytes::from_static(b"x")).await.unwrap();
         }
         assert_eq!(sequences(&store).await.unwrap(), [100, 20, 9]);
-        assert!(matches!(load(&store, 9).await, Err(Damage::Sealed(_))));
-        assert!(matches!(load(&store, 8).await, Err(Damage::Missing)));
+        assert!(matches!(load(&Here, &store, 9).await, Err(Damage::Sealed(_))));
+        assert!(matches!(load(&Here, &store, 8).await, Err(Damage::Missing)));
     }
 }

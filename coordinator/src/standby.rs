@@ -11,15 +11,16 @@ use tokio::time::Instant;
 use crate::committed::Role;
 use crate::config::TURNS_READ_AHEAD;
 use crate::coordinator::{Coordinator, Error};
-use crate::inbox::{self, Raw};
+use crate::inbox;
 use crate::leadership::{Keeper, Seat};
+use crate::outside::{Outside, Raw, Unanswered};
 use crate::{log, recover};
 
 /// Follows the log until this coordinator holds the leadership key; `None` at shutdown. Trouble with the broker is waited out.
 ///
 /// # Errors
 /// A final [`Error`]: the log is broken, a stream moved back, or the store is another one.
-pub(crate) async fn follow(this: &mut Coordinator) -> Result<Option<Keeper>, Error> {
+pub(crate) async fn follow<O: Outside>(this: &mut Coordinator<O>) -> Result<Option<Keeper<O::Bucket>>, Error> {
     let shutdown = this.shutdown.clone();
     let mut delays = Delays::new(Duration::from_millis(10), Duration::from_secs(1));
     loop {
@@ -38,11 +39,11 @@ pub(crate) async fn follow(this: &mut Coordinator) -> Result<Option<Keeper>, Err
     }
 }
 
-async fn until_elected(this: &mut Coordinator) -> Result<Keeper, Error> {
+async fn until_elected<O: Outside>(this: &mut Coordinator<O>) -> Result<Keeper<O::Bucket>, Error> {
     // What is asked while the connection is down waits for nothing but a timeout.
-    this.broker.is_up().await.map_err(|error| Error::Broker(error.to_string()))?;
+    this.link.is_up().await?;
     let end = check(this).await?;
-    let mut seat = Seat::open(&this.context, &this.holder).await?;
+    let mut seat = Seat::open(&this.outside, &this.holder).await?;
     let mut current = this.fold.tail.sequence >= end;
     if current {
         this.verify().await?;
@@ -78,14 +79,14 @@ async fn until_elected(this: &mut Coordinator) -> Result<Keeper, Error> {
                     return Ok(keeper);
                 }
             }
-            () = this.broker.interrupted() => return Err(Error::Disconnected),
+            () = this.link.interrupted() => return Err(Error::Disconnected),
         }
     }
 }
 
 /// Finds where to go on from, and checks that no stream moved back and that the log still holds what was folded last; gives the log's end (I11).
-async fn check(this: &mut Coordinator) -> Result<u64, Error> {
-    let base = recover::base(&this.context, &this.store, this.fold.tail).await?;
+async fn check(this: &mut Coordinator<impl Outside>) -> Result<u64, Error> {
+    let base = recover::base(&this.outside, &this.store, this.fold.tail).await?;
     if let Some(state) = base.instead {
         tracing::info!(sequence = base.tail.sequence, "the fold begins anew from a snapshot, the archive or the log");
         this.fold.begin(state, base.tail);
@@ -93,13 +94,13 @@ async fn check(this: &mut Coordinator) -> Result<u64, Error> {
     let end = this.verify_log().await?.log;
     // Where that turn is trimmed, the next one names it.
     if this.fold.tail.sequence >= base.first {
-        log::check(&this.context, this.fold.tail).await?;
+        log::check(&this.outside, this.fold.tail).await?;
     }
     Ok(end)
 }
 
 /// The fold has reached the end that the log had when it was looked at: from here on this coordinator answers readers.
-fn serve(this: &mut Coordinator) -> Result<(), Error> {
+fn serve(this: &mut Coordinator<impl Outside>) -> Result<(), Error> {
     this.check_store()?;
     this.fold.announce();
     let starting = *this.fold.committed.role().borrow() == Role::Starting;
@@ -110,29 +111,28 @@ fn serve(this: &mut Coordinator) -> Result<(), Error> {
 }
 
 /// A gap is no damage where the leader has trimmed the log while this coordinator read it: a snapshot goes further.
-async fn trimmed(this: &Coordinator, error: Error) -> Error {
-    match (&error, recover::extent(&this.context).await) {
+async fn trimmed(this: &Coordinator<impl Outside>, error: Error) -> Error {
+    match (&error, recover::extent(&this.outside).await) {
         (Error::Log(log::Error::Gap { expected, .. }), Ok(extent)) if extent.first > *expected => Error::Trimmed,
         _ => error,
     }
 }
 
-fn read_turns(this: &Coordinator) -> mpsc::Receiver<Raw> {
+fn read_turns(this: &Coordinator<impl Outside>) -> mpsc::Receiver<Raw> {
     let (sender, turns) = mpsc::channel(TURNS_READ_AHEAD);
-    let (context, connected) = (this.context.clone(), this.broker.connected.clone());
-    tokio::spawn(inbox::read(context, subject::LOG_STREAM, this.fold.tail.sequence, sender, connected));
+    tokio::spawn(inbox::read(this.outside.clone(), subject::LOG_STREAM, this.fold.tail.sequence, sender));
     turns
 }
 
-fn fold(this: &mut Coordinator, turn: Option<Raw>) -> Result<(), Error> {
-    let Raw { sequence, payload, .. } = turn.ok_or_else(|| Error::Broker("the reader of the log ended".into()))?;
+fn fold(this: &mut Coordinator<impl Outside>, turn: Option<Raw>) -> Result<(), Error> {
+    let Raw { sequence, payload, .. } = turn.ok_or_else(|| Unanswered("the reader of the log ended".into()))?;
     let read = log::follow(this.fold.tail, sequence, &payload)?;
     this.fold.apply(read.tail, &read.turn);
     this.fold.announce();
     Ok(())
 }
 
-async fn attempt(this: &mut Coordinator, seat: &mut Seat) -> Result<Option<Keeper>, Error> {
+async fn attempt<O: Outside>(this: &mut Coordinator<O>, seat: &mut Seat<O::Bucket>) -> Result<Option<Keeper<O::Bucket>>, Error> {
     let keeper = seat.attempt().await?;
     if keeper.is_none() {
         this.fold.committed.set_role(Role::Standby { leader: seat.leader() });

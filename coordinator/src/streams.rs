@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, kv};
 use causey_artifacts::failpoint;
@@ -13,6 +12,8 @@ use causey_protocol::subject;
 use futures_util::future::{join_all, try_join_all};
 
 use crate::config::LEADERSHIP_TTL;
+use crate::jetstream::JetStream;
+use crate::outside::{Streams, Unseen};
 
 /// Why the streams cannot be trusted or used.
 #[derive(Debug, thiserror::Error)]
@@ -120,12 +121,13 @@ fn buckets(replicas: u8) -> [kv::Config; 2] {
 ///
 /// # Errors
 /// [`Error`] when some are missing, when a log has vanished, or when the server refuses.
-pub async fn ensure(context: &Context, limits: Limits, witness: Option<String>) -> Result<(), Error> {
+pub async fn ensure(nats: &JetStream, limits: Limits, witness: Option<String>) -> Result<(), Error> {
+    let context = &nats.context;
     let looks = STREAMS.map(|name| async move {
-        match context.get_stream(name).await.map_err(|error| unseen(name, &error)) {
-            Ok(stream) => Ok(Some(stream.cached_info().state.last_sequence)),
-            Err(Error::Gone { .. }) => Ok(None),
-            Err(error) => Err(error),
+        match nats.look(name).await {
+            Ok(look) => Ok(Some(look.last)),
+            Err(Unseen::Gone) => Ok(None),
+            Err(error) => Err(unseen(name, error)),
         }
     });
     let tails: Vec<Option<u64>> = join_all(looks).await.into_iter().collect::<Result<_, _>>()?;
@@ -180,11 +182,11 @@ pub struct Tails {
     pub notify: u64,
 }
 
-/// Why a stream's information cannot be had: the server says that there is no such stream, or something else.
-fn unseen(stream: &'static str, error: &GetStreamError) -> Error {
-    match error.kind() {
-        GetStreamErrorKind::JetStream(ref inner) if inner.error_code().0 == 10_059 => Error::Gone { stream },
-        _ => Error::Look { stream, reason: error.to_string() },
+/// Why a stream cannot be looked at, with its name.
+pub(crate) fn unseen(stream: &'static str, why: Unseen) -> Error {
+    match why {
+        Unseen::Gone => Error::Gone { stream },
+        Unseen::Unanswered(why) => Error::Look { stream, reason: why.to_string() },
     }
 }
 
@@ -200,32 +202,27 @@ pub struct Looked {
 ///
 /// # Errors
 /// [`Error::Look`] when the server does not answer.
-pub async fn look(context: &Context) -> Result<Looked, Error> {
-    let info = |stream: &'static str| async move {
-        let handle = context.get_stream(stream).await.map_err(|error| unseen(stream, &error))?;
-        let info = handle.cached_info();
-        let created = u64::try_from(info.created.unix_timestamp_nanos() / 1_000).unwrap_or_default();
-        Ok::<_, Error>((info.state.last_sequence, created))
-    };
+pub async fn look(streams: &impl Streams) -> Result<Looked, Error> {
+    let look = |stream: &'static str| async move { streams.look(stream).await.map_err(|why| unseen(stream, why)) };
     let (inbox, events, log, notify) = futures_util::try_join!(
-        info(subject::INBOX_STREAM),
-        info(subject::EVENT_STREAM),
-        info(subject::LOG_STREAM),
-        info(subject::NOTIFY_STREAM),
+        look(subject::INBOX_STREAM),
+        look(subject::EVENT_STREAM),
+        look(subject::LOG_STREAM),
+        look(subject::NOTIFY_STREAM),
     )?;
-    let created = [(subject::INBOX_STREAM, inbox.1), (subject::EVENT_STREAM, events.1), (subject::LOG_STREAM, log.1)];
-    let created = created.map(|(stream, created)| (stream.to_owned(), created)).into();
-    Ok(Looked { tails: Tails { inbox: inbox.0, events: events.0, log: log.0, notify: notify.0 }, created })
+    let created = [(subject::INBOX_STREAM, inbox), (subject::EVENT_STREAM, events), (subject::LOG_STREAM, log)];
+    let created = created.map(|(stream, look)| (stream.to_owned(), look.created)).into();
+    Ok(Looked { tails: Tails { inbox: inbox.last, events: events.last, log: log.last, notify: notify.last }, created })
 }
 
 /// Checks the log alone, like [`verify`], and gives the tails of all.
 ///
 /// # Errors
 /// As [`verify`].
-pub async fn verify_log(context: &Context, seen: u64, known: &BTreeMap<String, u64>) -> Result<Tails, Error> {
+pub async fn verify_log(streams: &impl Streams, seen: u64, known: &BTreeMap<String, u64>) -> Result<Tails, Error> {
     let known = known.iter().filter(|(stream, _)| *stream == subject::LOG_STREAM).map(|(stream, created)| (stream.clone(), *created));
     let seen = Tails { log: seen, inbox: 0, events: 0, notify: 0 };
-    Ok(verify(context, seen, &known.collect()).await?.tails)
+    Ok(verify(streams, seen, &known.collect()).await?.tails)
 }
 
 /// Checks that no stream ends before what has been `seen` of it, and that each is the one that was `known` (I11).
@@ -233,8 +230,8 @@ pub async fn verify_log(context: &Context, seen: u64, known: &BTreeMap<String, u
 /// # Errors
 /// [`Error::MovedBack`] or [`Error::Recreated`] naming the stream, what was expected and what was found; [`Error::Look`] when the
 /// server does not answer.
-pub async fn verify(context: &Context, seen: Tails, known: &BTreeMap<String, u64>) -> Result<Looked, Error> {
-    let looked = look(context).await?;
+pub async fn verify(streams: &impl Streams, seen: Tails, known: &BTreeMap<String, u64>) -> Result<Looked, Error> {
+    let looked = look(streams).await?;
     let Tails { inbox, events, log, notify } = looked.tails;
     let ends = [
         (subject::LOG_STREAM, log, seen.log),

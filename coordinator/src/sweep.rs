@@ -6,20 +6,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
-use async_nats::jetstream::{Context, stream};
 use causey_engine::{Queued, State};
 use causey_protocol::codec;
 use causey_protocol::id::{RunId, Timestamp};
 use causey_protocol::live::OpenAttempt;
 use causey_protocol::subject;
-use futures_util::TryStreamExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::now;
 use crate::committed::{Committed, Role};
 use crate::desk::Workers;
+use crate::outside::{AppendError, Expect, Message, Outside, Purge, Unanswered};
 use crate::streams;
 
 /// Messages published again in one round; the rest has its turn in the next.
@@ -33,18 +29,18 @@ const REMOVED_MAX: usize = 200;
 enum Error {
     #[error(transparent)]
     Streams(#[from] streams::Error),
-    #[error("the task queue cannot be read: {0}")]
-    List(String),
-    #[error("the task queue refuses a task: {0}")]
-    Publish(async_nats::jetstream::context::PublishError),
-    #[error("the task queue refuses a removal: {0}")]
-    Remove(String),
+    #[error("the task queue cannot be read")]
+    List(#[source] Unanswered),
+    #[error("the task queue refuses a task")]
+    Publish(#[source] Unanswered),
+    #[error("the task queue refuses a removal")]
+    Remove(#[source] Unanswered),
 }
 
 /// The sweep of one coordinator.
 #[derive(Debug)]
-pub(crate) struct Sweep {
-    context: Context,
+pub(crate) struct Sweep<O> {
+    outside: O,
     committed: Arc<Committed>,
     workers: Arc<Workers>,
     ack_wait: Duration,
@@ -61,9 +57,9 @@ struct Found {
     orphans: BTreeSet<String>,
 }
 
-impl Sweep {
-    pub(crate) fn new(context: Context, committed: Arc<Committed>, workers: Arc<Workers>, ack_wait: Duration) -> Self {
-        Self { context, committed, workers, ack_wait, suspects: BTreeSet::new() }
+impl<O: Outside> Sweep<O> {
+    pub(crate) fn new(outside: O, committed: Arc<Committed>, workers: Arc<Workers>, ack_wait: Duration) -> Self {
+        Self { outside, committed, workers, ack_wait, suspects: BTreeSet::new() }
     }
 
     /// Works until `shutdown`, whenever this coordinator leads.
@@ -71,26 +67,28 @@ impl Sweep {
         let role = self.committed.role();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(self.ack_wait) => {}
+                biased;
                 () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(self.ack_wait) => {}
             }
             if *role.borrow() != Role::Leader {
                 self.suspects.clear();
                 continue;
             }
             tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
                 result = self.round() => {
                     if let Err(error) = result {
                         tracing::warn!(%error, "the sweep of the task queue failed; trying again");
                     }
                 }
-                () = shutdown.cancelled() => return,
             }
         }
     }
 
     async fn round(&mut self) -> Result<(), Error> {
-        let listed = self.list().await?;
+        let listed = self.outside.subjects(subject::TASK_STREAM).await.map_err(Error::List)?;
         // A message enters the queue after its turn, and leaves it after its report: a state that covers all turns and reports up to
         // now knows of every one that was or was not listed. A leader deposed meanwhile waits for turns of others and so learns of them.
         if !self.covers_everything().await? {
@@ -98,27 +96,17 @@ impl Sweep {
         }
         let state = self.committed.read().clone();
         let held = self.workers.held();
-        let before = Timestamp(now().0.saturating_sub(micros(self.ack_wait * 2)));
-        let found = tokio::task::spawn_blocking(move || compare(&state, &listed, &held, before)).await.expect("comparing does not panic");
+        let before = Timestamp(self.outside.now().0.saturating_sub(micros(self.ack_wait * 2)));
+        let found = self.outside.aside(move || compare(&state, &listed, &held, before)).await;
         let orphans = found.orphans.intersection(&self.suspects).cloned().collect();
         self.suspects = found.orphans;
         self.remove(orphans).await?;
         self.publish(found.lost).await
     }
 
-    /// The subjects of all queued tasks.
-    async fn list(&self) -> Result<BTreeSet<String>, Error> {
-        let listed = async {
-            let stream: stream::Stream<()> = self.context.get_stream_no_info(subject::TASK_STREAM).await?;
-            let subjects = stream.info_with_subjects(subject::TASK_ALL).await?.map_ok(|(subject, _)| subject);
-            Ok::<_, async_nats::Error>(subjects.try_collect().await?)
-        };
-        listed.await.map_err(|error| Error::List(error.to_string()))
-    }
-
     /// Waits until the committed state covers the log and the inbox as they are now; `false`: it did not for an ack wait.
     async fn covers_everything(&self) -> Result<bool, Error> {
-        let tails = streams::look(&self.context).await?.tails;
+        let tails = streams::look(&self.outside).await?.tails;
         let mut progress = self.committed.watch();
         let covered = progress.wait_for(|progress| progress.sequence >= tails.log && progress.inbox >= tails.inbox);
         Ok(tokio::time::timeout(self.ack_wait, covered).await.is_ok_and(|covered| covered.is_ok()))
@@ -132,15 +120,12 @@ impl Sweep {
             };
             let Some(dispatch) = dispatch else { continue };
             tracing::warn!(%run, step = %dispatch.step, path = %first.path, attempt, "a task was lost from its queue; it is offered again");
-            let mut headers = HeaderMap::new();
-            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-            let subject = subject::task(&pool, run, &key);
-            let sent = async { self.context.publish_with_headers(subject, headers, codec::encode(&dispatch).into()).await?.await };
-            match sent.await {
+            let (subject, payload) = (subject::task(&pool, run, &key), codec::encode(&dispatch).into());
+            match self.outside.append(Message { subject, expect: Expect::NoneOnSubject, headers: Vec::new(), payload }).await {
                 Ok(_) => metrics::counter!("causey_tasks_offered_again_total").increment(1),
                 // Somebody else has put it there since.
-                Err(error) if error.kind() == async_nats::jetstream::context::PublishErrorKind::WrongLastSequence => {}
-                Err(error) => return Err(Error::Publish(error)),
+                Err(AppendError::WrongLast) => {}
+                Err(AppendError::Unanswered(why)) => return Err(Error::Publish(why)),
             }
         }
         Ok(())
@@ -152,13 +137,9 @@ impl Sweep {
             orphans.into_iter().map(|subject| ended_run(&state, &subject).map_or(subject, subject::run_tasks)).collect()
         };
         for filter in filters.into_iter().take(REMOVED_MAX) {
-            let removed = async {
-                let stream: stream::Stream<()> = self.context.get_stream_no_info(subject::TASK_STREAM).await?;
-                Ok::<_, async_nats::Error>(stream.purge().filter(&filter).await?)
-            };
-            let removed = removed.await.map_err(|error| Error::Remove(error.to_string()))?;
-            tracing::info!(filter, removed = removed.purged, "tasks whose attempts are closed were still queued; they are removed");
-            metrics::counter!("causey_tasks_removed_total").increment(removed.purged);
+            let removed = self.outside.purge(subject::TASK_STREAM, Purge::Subject(filter.clone())).await.map_err(Error::Remove)?;
+            tracing::info!(filter, removed, "tasks whose attempts are closed were still queued; they are removed");
+            metrics::counter!("causey_tasks_removed_total").increment(removed);
         }
         Ok(())
     }

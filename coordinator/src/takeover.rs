@@ -8,15 +8,15 @@ use causey_protocol::record::{Record, Turn};
 use causey_protocol::subject;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::now;
 use crate::coordinator::{Coordinator, Error};
+use crate::outside::Outside;
 use crate::{log, streams};
 
 /// Appends the fence of the next epoch, after folding what others wrote meanwhile.
 ///
 /// # Errors
 /// [`Error::KeyLost`] when the key goes before the fence stands; else what the broker or the log says.
-pub(crate) async fn take_over(this: &mut Coordinator, lost: &CancellationToken) -> Result<(), Error> {
+pub(crate) async fn take_over(this: &mut Coordinator<impl Outside>, lost: &CancellationToken) -> Result<(), Error> {
     while !fence(this).await? {
         // The old leader wrote one more turn, or still writes: the rest of the tail, and again. It stops at its next renewal.
         let end = this.verify_log().await?.log;
@@ -24,7 +24,7 @@ pub(crate) async fn take_over(this: &mut Coordinator, lost: &CancellationToken) 
             return Err(Error::KeyLost);
         }
         let fold = &mut this.fold;
-        log::replay(&this.context, fold.tail, end, |read| fold.apply(read.tail, &read.turn)).await?;
+        log::replay(&this.outside, fold.tail, end, |read| fold.apply(read.tail, &read.turn)).await?;
         this.verify().await?;
         this.check_store()?;
     }
@@ -33,13 +33,13 @@ pub(crate) async fn take_over(this: &mut Coordinator, lost: &CancellationToken) 
 }
 
 /// Tries to append the first turn of a new epoch; `false`: somebody else wrote since.
-async fn fence(this: &mut Coordinator) -> Result<bool, Error> {
+async fn fence(this: &mut Coordinator<impl Outside>) -> Result<bool, Error> {
     // Once: that they stay the same is checked against it from then on.
     let unknown = this.fold.committed.read().streams.is_empty();
-    let created = if unknown { Some(streams::look(&this.context).await?.created) } else { None };
+    let created = if unknown { Some(streams::look(&this.outside).await?.created) } else { None };
     let turn = first_turn(this, created);
     failpoint::here("fence.decided");
-    match log::append(&this.context, subject::LOG_FENCE, this.fold.tail, &turn).await {
+    match log::append(&this.outside, subject::LOG_FENCE, this.fold.tail, &turn).await {
         Ok(tail) => {
             failpoint::here("fence.written");
             this.fold.apply(tail, &turn);
@@ -50,7 +50,7 @@ async fn fence(this: &mut Coordinator) -> Result<bool, Error> {
     }
 }
 
-fn first_turn(this: &Coordinator, created: Option<BTreeMap<String, u64>>) -> Turn {
+fn first_turn(this: &Coordinator<impl Outside>, created: Option<BTreeMap<String, u64>>) -> Turn {
     let tail = this.fold.tail;
     let state = this.fold.committed.read();
     let mut records = vec![Record::LeaderChanged { leader: this.holder.name.clone() }];
@@ -60,7 +60,7 @@ fn first_turn(this: &Coordinator, created: Option<BTreeMap<String, u64>>) -> Tur
     records.extend(created.map(|created| Record::StreamsSeen { created }));
     Turn {
         epoch: state.epoch + 1,
-        at: now().max(state.at),
+        at: this.outside.now().max(state.at),
         inbox: state.inbox,
         events: state.events,
         announced: state.announced,

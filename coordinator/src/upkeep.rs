@@ -4,9 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::jetstream::{Context, stream};
 use bytes::Bytes;
 use causey_artifacts::{Put, Store, StoreError, failpoint};
 use causey_engine::{History, State};
@@ -15,9 +14,11 @@ use causey_protocol::input::Input;
 use causey_protocol::subject;
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel, history_path, snapshot_path};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::committed::{Committed, Role};
+use crate::outside::{Outside, Purge};
 use crate::{archive, fill, log, snapshot, streams};
 
 /// How often it measures the streams and looks whether there is something to do.
@@ -43,11 +44,11 @@ const TOLD_AGAIN: Duration = Duration::from_secs(10);
 
 /// When to do what.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
-    pub(crate) snapshot_interval: Duration,
-    pub(crate) snapshot_records: u64,
+pub struct Settings {
+    pub snapshot_interval: Duration,
+    pub snapshot_records: u64,
     /// Finished runs that stay whole in the state.
-    pub(crate) runs_whole: u32,
+    pub runs_whole: u32,
 }
 
 /// Why a piece of upkeep failed. None of them is final: the next round tries again.
@@ -69,8 +70,8 @@ enum Error {
 
 /// The upkeep of one coordinator.
 #[derive(Debug)]
-pub(crate) struct Upkeep {
-    context: Context,
+pub(crate) struct Upkeep<O> {
+    outside: O,
     committed: Arc<Committed>,
     store: Arc<Store>,
     inputs: mpsc::Sender<Input>,
@@ -84,17 +85,11 @@ pub(crate) struct Upkeep {
     trimmed: u64,
 }
 
-impl Upkeep {
-    pub(crate) fn new(
-        context: Context,
-        committed: Arc<Committed>,
-        store: Arc<Store>,
-        inputs: mpsc::Sender<Input>,
-        settings: Settings,
-    ) -> Self {
+impl<O: Outside> Upkeep<O> {
+    pub(crate) fn new(outside: O, committed: Arc<Committed>, store: Arc<Store>, inputs: mpsc::Sender<Input>, settings: Settings) -> Self {
         let (told, storage) = (BTreeMap::new(), Storage::default());
         let (taken, cost, trimmed) = (Instant::now(), Duration::ZERO, 0);
-        Self { context, committed, store, inputs, settings, told, storage, taken, cost, trimmed }
+        Self { outside, committed, store, inputs, settings, told, storage, taken, cost, trimmed }
     }
 
     /// Works until `shutdown`, whenever this coordinator leads.
@@ -104,16 +99,18 @@ impl Upkeep {
         let role = self.committed.role();
         loop {
             tokio::select! {
-                _ = round.tick() => {}
+                biased;
                 () = shutdown.cancelled() => return,
+                _ = round.tick() => {}
             }
             let leading = *role.borrow() == Role::Leader;
             if !leading {
                 continue;
             }
             tokio::select! {
-                () = self.round() => {}
+                biased;
                 () = shutdown.cancelled() => return,
+                () = self.round() => {}
             }
         }
     }
@@ -142,7 +139,7 @@ impl Upkeep {
             let state = self.committed.read();
             (state.storage.level, !state.held_back.is_empty())
         };
-        self.storage = fill::measure(&self.context, level).await?;
+        self.storage = fill::measure(&self.outside, level).await?;
         metrics::gauge!("causey_storage_fill_percent").set(f64::from(self.storage.percent));
         if self.storage.level != level {
             let Storage { stream, percent, .. } = &self.storage;
@@ -162,7 +159,7 @@ impl Upkeep {
         };
         for run in waiting {
             let Some(history) = self.committed.read().history(run) else { continue };
-            let bytes = Bytes::from(on_another_thread(move || history.encode()).await);
+            let bytes = Bytes::from(self.outside.aside(move || history.encode()).await);
             let same_run = |bytes: &[u8]| History::read(bytes).is_ok_and(|history| history.run.id() == run);
             let (digest, bytes) = self.put(&history_path(run), bytes, same_run).await?;
             failpoint::here("history.stored");
@@ -208,12 +205,12 @@ impl Upkeep {
         }
         let began = Instant::now();
         let mut state = self.committed.read().clone();
-        let turn = Digest::of(&log::message_at(&self.context, state.sequence).await?);
-        let (bytes, taken) = on_another_thread(move || {
+        let turn = Digest::of(&log::message_at(&self.outside, state.sequence).await?);
+        let encode = move || {
             state.forget_changes();
             snapshot::encode(&state, turn)
-        })
-        .await;
+        };
+        let (bytes, taken) = self.outside.aside(encode).await;
         let SnapshotTaken { sequence, digest, .. } = taken;
         let (written, _) = self.put(&snapshot_path(sequence), bytes, |present| Digest::of(present) == digest).await?;
         failpoint::here("snapshot.stored");
@@ -232,12 +229,12 @@ impl Upkeep {
         }
         for taken in [&older, &newer] {
             let (sequence, damaged) = (taken.sequence, |because: String| Error::Snapshot { sequence: taken.sequence, because });
-            let found = snapshot::load(&self.store, sequence).await.map_err(|damage| damaged(damage.to_string()))?;
+            let found = snapshot::load(&self.outside, &self.store, sequence).await.map_err(|damage| damaged(damage.to_string()))?;
             if found.tail.hash != taken.turn {
                 return Err(damaged("it is of another turn".into()));
             }
         }
-        archive::extend(&self.context, &self.store, older.sequence).await?;
+        archive::extend(&self.outside, &self.store, older.sequence).await?;
         failpoint::here("archive.reaches");
         self.purge(subject::LOG_STREAM, older.sequence).await?;
         failpoint::here("log.trimmed");
@@ -256,13 +253,7 @@ impl Upkeep {
 
     /// Removes the messages up to sequence `to`.
     async fn purge(&self, name: &'static str, to: u64) -> Result<(), Error> {
-        let failed = |reason: String| Error::Purge { stream: name, reason };
-        let stream: stream::Stream<()> = self.context.get_stream_no_info(name).await.map_err(|error| failed(error.to_string()))?;
-        // The server removes what lies below the given sequence, and everything for 0.
-        if to > 0 {
-            stream.purge().sequence(to + 1).await.map_err(|error| failed(error.to_string()))?;
-        }
-        Ok(())
+        self.outside.purge(name, Purge::To(to)).await.map(drop).map_err(|why| Error::Purge { stream: name, reason: why.to_string() })
     }
 }
 
@@ -270,8 +261,4 @@ fn two_newest(state: &State) -> Option<(SnapshotTaken, SnapshotTaken)> {
     let mut newest = state.snapshots.values().rev().cloned();
     let (newer, older) = (newest.next()?, newest.next()?);
     Some((older, newer))
-}
-
-async fn on_another_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("encoding does not panic")
 }

@@ -1,10 +1,14 @@
 //! Waits between tries of something that may work later (connecting, re-sending): the one module that names the crate
-//! `backoff`, used as a delay iterator. The sleep is the caller's, so it can be cancelled.
+//! `backoff`, used as a delay iterator. The sleep is the caller's, so it can be cancelled. The jitter comes from the thread's generator,
+//! which a simulation seeds.
 
 use std::time::Duration;
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
+
+/// A wait may be this much longer or shorter than its place in the sequence says.
+const JITTER: f64 = 0.5;
 
 /// An endless sequence of waits, each about 1.5 times the one before, with jitter, up to a cap.
 #[derive(Debug)]
@@ -13,8 +17,13 @@ pub struct Delays(ExponentialBackoff);
 impl Delays {
     #[must_use]
     pub fn new(first: Duration, cap: Duration) -> Self {
-        let mut inner =
-            ExponentialBackoff { initial_interval: first, max_interval: cap, max_elapsed_time: None, ..ExponentialBackoff::default() };
+        let mut inner = ExponentialBackoff {
+            initial_interval: first,
+            max_interval: cap,
+            max_elapsed_time: None,
+            randomization_factor: 0.0,
+            ..ExponentialBackoff::default()
+        };
         inner.reset();
         Self(inner)
     }
@@ -22,7 +31,8 @@ impl Delays {
     /// The next wait.
     #[must_use]
     pub fn next_delay(&mut self) -> Duration {
-        self.0.next_backoff().unwrap_or(self.0.max_interval)
+        let wait = self.0.next_backoff().unwrap_or(self.0.max_interval);
+        wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * fastrand::f64())
     }
 
     /// Starts again from the first wait, after a success.

@@ -15,10 +15,10 @@ use causey_protocol::problem::Code;
 use causey_protocol::task::{
     Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, INLINE_INPUTS_MAX, InputRef, Inputs, Outcome, ReportItem,
 };
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::bench::Bench;
 use crate::depot::Depot;
 use crate::frame::{FromHost, Input, Run, ToHost, Trigger};
 use crate::host::{HostError, Runner};
@@ -26,6 +26,7 @@ use crate::hosts::Hosts;
 use crate::inputs::{self, Table};
 use crate::leader::Leader;
 use crate::live::Live;
+use crate::nats::Nats;
 use crate::output::{LiveChunk, Output};
 use crate::package::Packages;
 use crate::process::{self, FlowCode};
@@ -53,25 +54,27 @@ pub(crate) struct Tools {
     pub(crate) depot: Depot,
     pub(crate) packages: Packages,
     pub(crate) hosts: Hosts,
-    pub(crate) reports: Reports,
     pub(crate) live: Live,
-    pub(crate) leader: Leader,
+    pub(crate) leader: Leader<Nats>,
 }
 
 /// One task of a dispatch.
 #[derive(Clone, Debug)]
-pub(crate) struct Job {
-    pub(crate) dispatch: Arc<Dispatch>,
-    pub(crate) index: usize,
-    pub(crate) key: TaskKey,
+pub struct Job {
+    pub dispatch: Arc<Dispatch>,
+    pub index: usize,
+    pub key: TaskKey,
     /// An earlier delivery may have run it.
-    pub(crate) perhaps_done: bool,
+    pub perhaps_done: bool,
     /// The queue has delivered it before: its worker may have vanished.
-    pub(crate) redelivered: bool,
+    pub redelivered: bool,
 }
 
 impl Job {
-    pub(crate) fn task(&self) -> &DispatchedTask {
+    /// # Panics
+    /// Never: the index is one of the dispatch's.
+    #[must_use]
+    pub fn task(&self) -> &DispatchedTask {
         &self.dispatch.tasks[self.index]
     }
 
@@ -80,7 +83,8 @@ impl Job {
     }
 
     /// Its report.
-    pub(crate) fn report(&self, outcome: Outcome) -> ReportItem {
+    #[must_use]
+    pub fn report(&self, outcome: Outcome) -> ReportItem {
         let DispatchedTask { path, visit, attempt, .. } = self.task();
         let (run, step) = (self.dispatch.run, self.dispatch.step.clone());
         ReportItem { run, step, path: path.clone(), visit: *visit, attempt: *attempt, outcome }
@@ -119,74 +123,73 @@ pub(crate) struct Ran {
     runner: Option<Runner>,
 }
 
-/// How far an attempt came before storing.
-#[derive(Debug)]
-pub(crate) enum Progress {
-    /// Its result was there already.
-    Known(Box<Outcome>),
-    Ran(Box<Ran>),
-}
-
 /// The wall clock.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// Unpacks the dispatch's package and gets a template under way, ahead of a free slot.
-pub(crate) async fn prepare(tools: Arc<Tools>, dispatch: Arc<Dispatch>) {
-    if dispatch.language == LANGUAGE
-        && let Ok(folder) = tools.packages.unpacked(&dispatch.package, &tools.depot).await
-    {
-        tools.hosts.prepare(&FlowCode { folder, file: dispatch.file.clone() }, dispatch.host);
-    }
-}
+impl Bench for Tools {
+    type Ran = Box<Ran>;
+    type Used = Used;
 
-/// Everything up to the end of user code. May be cut: a runner that is dropped is killed. `None` when `end` asked it to end and it did.
-pub(crate) async fn run(tools: &Tools, job: &Job, end: &CancellationToken) -> Option<Progress> {
-    if job.perhaps_done {
-        match tools.depot.stored_result(job.dispatch.run, &job.key).await {
-            Ok(Some(object)) => return Some(Progress::Known(Box::new(result::stored_outcome(&object)))),
-            Ok(None) => {}
-            Err(error) => return Some(broken(FailureKind::Infrastructure, result::infrastructure(&job.dispatch.step, &error))),
+    /// Unpacks the dispatch's package and gets a template under way.
+    async fn prepare(&self, dispatch: &Dispatch) {
+        if dispatch.language == LANGUAGE
+            && let Ok(folder) = self.packages.unpacked(&dispatch.package, &self.depot).await
+        {
+            self.hosts.prepare(&FlowCode { folder, file: dispatch.file.clone() }, dispatch.host);
         }
     }
-    match run_step(tools, job, end).await {
-        Ok(ran) => ran.map(|ran| Progress::Ran(Box::new(ran))),
-        Err((kind, error)) => Some(broken(kind, error)),
-    }
-}
 
-fn broken(kind: FailureKind, error: ErrorInfo) -> Progress {
-    let at = now();
-    let ended = Ended::Broken { kind, error: Box::new(error) };
-    Progress::Ran(Box::new(Ran { ended, output: Output::default(), started: at, at, runner: None }))
-}
-
-/// Stores what user code left and makes the outcome to report. Must not be cut: it is the attempt's only result.
-pub(crate) async fn store(tools: &Tools, job: &Job, progress: Progress) -> (Outcome, Option<Used>) {
-    let Ran { ended, output, started, at, runner } = match progress {
-        Progress::Known(outcome) => return (*outcome, None),
-        Progress::Ran(ran) => *ran,
-    };
-    if let Ended::Broken { kind: kind @ FailureKind::Infrastructure, error } = ended {
-        // Store or disk are in trouble, or nothing has run: there is no output to keep.
-        let error = error.clipped();
-        return (Outcome::Failed(Failure { kind, error: Box::new(error), digest: None, bytes: 0, started, ended: at }), None);
-    }
-    let reuse = job.mode() == HostMode::Reuse && !matches!(ended, Ended::Broken { .. });
-    let runner = match runner {
-        // The next attempt may have the process at once if nothing of this one is in its folder.
-        Some(runner) if reuse && !ended.uses_files() => {
-            runner.finish(true);
-            None
+    async fn known(&self, job: &Job) -> Option<Outcome> {
+        match self.depot.stored_result(job.dispatch.run, &job.key).await {
+            Ok(object) => object.map(|object| result::stored_outcome(&object)),
+            Err(error) => Some(nothing_ran(result::infrastructure(&job.dispatch.step, &error), now(), now())),
         }
-        other => other,
-    };
-    let task_folder = runner.as_ref().map(Runner::task_folder);
-    let ending = Ending { task: job.note(), key: job.key, task_folder, output, started, ended: at };
-    let outcome = result::conclude(&tools.depot, &ending, ended).await;
-    (outcome, runner.map(|runner| Used { runner, reuse }))
+    }
+
+    /// A runner that is dropped is killed.
+    async fn run(&self, job: &Job, reports: &Reports, end: &CancellationToken) -> Option<Box<Ran>> {
+        match run_step(self, job, reports, end).await {
+            Ok(ran) => ran.map(Box::new),
+            Err((kind, error)) => {
+                let at = now();
+                let ended = Ended::Broken { kind, error: Box::new(error) };
+                Some(Box::new(Ran { ended, output: Output::default(), started: at, at, runner: None }))
+            }
+        }
+    }
+
+    async fn store(&self, job: &Job, ran: Box<Ran>) -> (Outcome, Option<Used>) {
+        let Ran { ended, output, started, at, runner } = *ran;
+        if let Ended::Broken { kind: FailureKind::Infrastructure, error } = ended {
+            return (nothing_ran(*error, started, at), None);
+        }
+        let reuse = job.mode() == HostMode::Reuse && !matches!(ended, Ended::Broken { .. });
+        let runner = match runner {
+            // The next attempt may have the process at once if nothing of this one is in its folder.
+            Some(runner) if reuse && !ended.uses_files() => {
+                runner.finish(true);
+                None
+            }
+            other => other,
+        };
+        let task_folder = runner.as_ref().map(Runner::task_folder);
+        let ending = Ending { task: job.note(), key: job.key, task_folder, output, started, ended: at };
+        let outcome = result::conclude(&self.depot, &ending, ended).await;
+        (outcome, runner.map(|runner| Used { runner, reuse }))
+    }
+
+    fn finish(&self, used: Used) {
+        used.runner.finish(used.reuse);
+    }
+}
+
+/// Store or disk are in trouble, or nothing has run: there is no output to keep.
+fn nothing_ran(error: ErrorInfo, started: Timestamp, ended: Timestamp) -> Outcome {
+    let (kind, error) = (FailureKind::Infrastructure, Box::new(error.clipped()));
+    Outcome::Failed(Failure { kind, error, digest: None, bytes: 0, started, ended })
 }
 
 /// A process whose attempt is over. It is kept until the report is on its way: its end takes the processor for milliseconds.
@@ -196,23 +199,17 @@ pub(crate) struct Used {
     reuse: bool,
 }
 
-impl Used {
-    pub(crate) fn finish(self) {
-        self.runner.finish(self.reuse);
-    }
-}
-
 type Fault = (FailureKind, ErrorInfo);
 
-async fn run_step(tools: &Tools, job: &Job, end: &CancellationToken) -> Result<Option<Ran>, Fault> {
+async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &CancellationToken) -> Result<Option<Ran>, Fault> {
     let (mut runner, inputs) = tokio::select! {
         biased;
         // No user code runs yet.
         () = end.cancelled() => return Ok(None),
-        ready = ready_runner(tools, job) => ready?,
+        ready = ready_runner(tools, job, reports) => ready?,
     };
     let links = links(&inputs.listed);
-    let mut running = Running { tools, job, inputs: &inputs, table: None, output: Output::default(), links, started: now() };
+    let mut running = Running { tools, job, reports, inputs: &inputs, table: None, output: Output::default(), links, started: now() };
     if job.mode() == HostMode::Reuse {
         runner.pipes.discard();
     }
@@ -222,14 +219,12 @@ async fn run_step(tools: &Tools, job: &Job, end: &CancellationToken) -> Result<O
 }
 
 /// A process for the attempt, and its inputs.
-async fn ready_runner(tools: &Tools, job: &Job) -> Result<(Runner, Given), Fault> {
+async fn ready_runner(tools: &Tools, job: &Job, reports: &Reports) -> Result<(Runner, Given), Fault> {
     let code = code(tools, job).await?;
     let inputs = inputs(tools, job).await?;
     if job.redelivered {
         // Before the host starts: should this attempt take the worker down, it must be known that it was running (poison).
-        let (told, heard) = oneshot::channel();
-        tools.reports.send(job.report(Outcome::Started { at: now() }), Confirm::Waiting(told));
-        let _ = heard.await;
+        reports.started(job, now()).await;
         failpoint::here("start.reported");
     }
     let runner = tools.hosts.runner(&code, job.mode()).await.map_err(|error| host_fault(job, error))?;
@@ -304,6 +299,7 @@ fn host_fault(job: &Job, error: HostError) -> Fault {
 struct Running<'a> {
     tools: &'a Tools,
     job: &'a Job,
+    reports: &'a Reports,
     inputs: &'a Given,
     /// The inputs of a wide join.
     table: Option<Table>,
@@ -381,7 +377,7 @@ impl Running<'_> {
                 _ = seconds.tick() => {
                     if !told {
                         told = true;
-                        self.tools.reports.send(self.job.report(Outcome::Started { at: self.started }), Confirm::Nobody);
+                        self.reports.send(self.job.report(Outcome::Started { at: self.started }), Confirm::Nobody);
                     }
                     peak = process::peak_memory_bytes(runner.pid).or(peak);
                 }

@@ -1,11 +1,10 @@
 //! Which deliveries and attempts this worker holds and how far they are. Pure bookkeeping: a delivery is a message of the queue
 //! with one or more attempts; it is acknowledged once all of them are over.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
 
-use async_nats::Subject;
 use causey_protocol::live::OpenAttempt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Job;
@@ -52,7 +51,7 @@ pub(crate) struct Attempt {
 
 #[derive(Debug)]
 struct Delivery {
-    reply: Subject,
+    reply: String,
     received: Instant,
     /// Attempts that are not over.
     open: usize,
@@ -63,14 +62,14 @@ struct Delivery {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     attempts: BTreeMap<OpenAttempt, Attempt>,
-    deliveries: HashMap<u64, Delivery>,
+    deliveries: BTreeMap<u64, Delivery>,
     queue: VecDeque<OpenAttempt>,
     next_delivery: u64,
 }
 
 impl Held {
     /// Takes a delivery in. An attempt that is held already, from an earlier delivery, is not run twice.
-    pub(crate) fn deliver(&mut self, reply: Subject, received: Instant, jobs: Vec<Job>) {
+    pub(crate) fn deliver(&mut self, reply: String, received: Instant, jobs: Vec<Job>) {
         let id = self.next_delivery;
         self.next_delivery += 1;
         self.deliveries.insert(id, Delivery { reply, received, open: jobs.len(), lapsed: false });
@@ -149,7 +148,7 @@ impl Held {
     }
 
     /// The attempt is over. Returns the deliveries that are over with it, to be acknowledged.
-    pub(crate) fn close(&mut self, key: &OpenAttempt) -> Vec<Subject> {
+    pub(crate) fn close(&mut self, key: &OpenAttempt) -> Vec<String> {
         let Some(attempt) = self.attempts.remove(key) else { return vec![] };
         let mut over = vec![];
         for id in attempt.deliveries {
@@ -173,7 +172,7 @@ impl Held {
     }
 
     /// The reply subjects of all deliveries to be kept alive.
-    pub(crate) fn alive(&self) -> Vec<Subject> {
+    pub(crate) fn alive(&self) -> Vec<String> {
         self.deliveries.values().filter(|delivery| !delivery.lapsed).map(|delivery| delivery.reply.clone()).collect()
     }
 
@@ -241,7 +240,7 @@ mod tests {
         let keys: Vec<_> = jobs.iter().map(Job::open_attempt).collect();
         held.deliver("ack".into(), Instant::now(), jobs);
         assert!(held.close(&keys[0]).is_empty());
-        assert_eq!(held.close(&keys[1]), ["ack".into()]);
+        assert_eq!(held.close(&keys[1]), ["ack"]);
         assert!(held.is_empty() && held.alive().is_empty());
     }
 
@@ -252,7 +251,7 @@ mod tests {
         held.deliver("second".into(), Instant::now(), jobs(1));
         let (job, _) = held.start_front().unwrap();
         assert!(held.start_front().is_none());
-        assert_eq!(held.close(&job.open_attempt()), ["first".into(), "second".into()]);
+        assert_eq!(held.close(&job.open_attempt()), ["first", "second"]);
     }
 
     /// Rows 4 and 16 of the fault model.
@@ -264,7 +263,7 @@ mod tests {
         held.deliver("young".into(), young, jobs(1));
         let lost = held.lapse(|received| received < young);
         assert_eq!(lost, [jobs(2)[1].open_attempt()]);
-        assert_eq!(held.alive(), ["young".into()]);
+        assert_eq!(held.alive(), ["young"]);
     }
 
     #[test]

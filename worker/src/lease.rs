@@ -4,7 +4,9 @@
 //! A lease grants nothing: the attempt fences. A worker that stops its children before the queue hands the task to another
 //! only saves work, and outside effects from happening twice at once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lease {

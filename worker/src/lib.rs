@@ -1,11 +1,12 @@
 //! A worker: pulls dispatches of its pool, runs them in hosts, stores what they leave and reports. What it knows by itself it may
 //! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
 //!
-//! `worker` is the loop; `pull`, `slots`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
+//! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
 //! `host` and `connection` (processes), `package`, `depot` and `cache` (files), `output` and `result`; `report`, `leader`,
 //! `presence` and `live` speak to the rest of Causey.
 
 mod attempt;
+pub mod bench;
 mod cache;
 pub mod config;
 mod connection;
@@ -18,9 +19,11 @@ mod inputs;
 mod leader;
 mod lease;
 mod leftover;
+pub mod life;
 mod live;
 mod nats;
 mod output;
+pub mod outside;
 mod package;
 mod presence;
 mod process;
@@ -31,6 +34,10 @@ mod slots;
 mod start;
 mod template;
 mod worker;
+
+pub use attempt::Job;
+pub use report::{Confirm, Reports};
+pub use worker::Event;
 
 use tokio_util::sync::CancellationToken;
 

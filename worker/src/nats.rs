@@ -3,10 +3,14 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event as ClientEvent, ServerAddr};
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event as ClientEvent, HeaderMap, Request, ServerAddr, Subject, Subscriber, jetstream};
+use bytes::Bytes;
 use causey_protocol::backoff::Delays;
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
+use crate::outside::{Listener, Message, Outside, Unanswered};
 use crate::worker::Event;
 
 /// Waits between tries to connect.
@@ -20,7 +24,7 @@ const QUEUE_MAX: usize = 8192;
 ///
 /// # Errors
 /// When `url` is not an address.
-pub(crate) async fn connect(url: &str, name: String, events: mpsc::UnboundedSender<Event>) -> Result<Client, async_nats::ConnectError> {
+pub(crate) async fn connect(url: &str, name: String, events: mpsc::UnboundedSender<Event>) -> Result<Nats, async_nats::ConnectError> {
     let delays = Mutex::new(Delays::new(FIRST_WAIT, LONGEST_WAIT));
     let server: ServerAddr = url.parse()?;
     let mut options = ConnectOptions::new();
@@ -30,7 +34,7 @@ pub(crate) async fn connect(url: &str, name: String, events: mpsc::UnboundedSend
         // A private inbox: with per-role permissions nobody else may read the replies.
         options = options.custom_inbox_prefix(format!("_INBOX_{user}"));
     }
-    options
+    let options = options
         .name(name)
         .retry_on_initial_connect()
         .max_reconnects(None)
@@ -55,9 +59,83 @@ pub(crate) async fn connect(url: &str, name: String, events: mpsc::UnboundedSend
                     ClientEvent::LameDuckMode | ClientEvent::Draining | ClientEvent::Closed => tracing::debug!(%event, "NATS client"),
                 }
             }
+        });
+    let client = options.connect(server).await?;
+    Ok(Nats { jetstream: jetstream::new(client.clone()), client })
+}
+
+/// The connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Nats {
+    client: Client,
+    jetstream: jetstream::Context,
+}
+
+impl Nats {
+    /// Waits until everything sent has left.
+    pub(crate) async fn flush(&self) {
+        let _ = self.client.flush().await;
+    }
+}
+
+impl Outside for Nats {
+    type Listener = Subscriber;
+
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    fn inbox(&self) -> String {
+        self.client.new_inbox()
+    }
+
+    async fn listen(&self, pattern: &str) -> Result<Subscriber, Unanswered> {
+        self.client.subscribe(Subject::from(pattern)).await.map_err(Unanswered::new)
+    }
+
+    async fn say(&self, subject: &str, reply: Option<&str>, payload: Bytes) -> Result<(), Unanswered> {
+        let subject = Subject::from(subject);
+        match reply {
+            Some(reply) => self.client.publish_with_reply(subject, Subject::from(reply), payload).await.map_err(Unanswered::new),
+            None => self.client.publish(subject, payload).await.map_err(Unanswered::new),
+        }
+    }
+
+    async fn ask(&self, subject: &str, payload: Bytes, patience: Duration) -> Result<Bytes, Unanswered> {
+        let request = Request::new().payload(payload).timeout(Some(patience));
+        let answer = self.client.send_request(Subject::from(subject), request).await.map_err(Unanswered::new)?;
+        Ok(answer.payload)
+    }
+
+    async fn store(&self, subject: &str, payload: Bytes) -> Result<(), Unanswered> {
+        let sent = self.jetstream.publish(Subject::from(subject), payload).await.map_err(Unanswered::new)?;
+        sent.await.map(drop).map_err(Unanswered::new)
+    }
+
+    async fn delete_key(&self, subject: &str) -> Result<(), Unanswered> {
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        self.client.publish_with_headers(Subject::from(subject), headers, Bytes::new()).await.map_err(Unanswered::new)
+    }
+}
+
+impl Listener for Subscriber {
+    async fn next(&mut self) -> Option<Message> {
+        let message = StreamExt::next(self).await?;
+        let unfilled = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
+        Some(Message {
+            subject: message.subject.into_string(),
+            reply: message.reply.map(Subject::into_string),
+            payload: message.payload,
+            status: message.status.map(|status| status.as_u16()),
+            unfilled: unfilled.and_then(|count| count.as_str().parse().ok()),
+            description: message.description.unwrap_or_default(),
         })
-        .connect(server)
-        .await
+    }
+
+    async fn drain(&mut self) {
+        let _ = Subscriber::drain(self).await;
+    }
 }
 
 /// The address without user and password.

@@ -2,29 +2,29 @@
 
 use std::time::Duration;
 
-use async_nats::connection::State;
-use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use causey_protocol::codec;
 use causey_protocol::live::Offer;
 use causey_protocol::subject::{PRESENCE_BUCKET, presence_key};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::outside::Outside;
+
 /// A third of the time after which an entry vanishes.
 const REFRESH_PERIOD: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
-pub(crate) struct Presence {
+pub(crate) struct Presence<O> {
     offer: Offer,
-    client: Client,
+    outside: O,
     subject: String,
     refreshing: Option<DropGuard>,
 }
 
-impl Presence {
-    pub(crate) fn new(client: Client, offer: Offer) -> Self {
+impl<O: Outside> Presence<O> {
+    pub(crate) fn new(outside: O, offer: Offer) -> Self {
         let subject = format!("$KV.{PRESENCE_BUCKET}.{}", presence_key(&offer.pool, &offer.worker));
-        Self { offer, client, subject, refreshing: None }
+        Self { offer, outside, subject, refreshing: None }
     }
 
     pub(crate) fn offer(&self) -> &Offer {
@@ -34,15 +34,15 @@ impl Presence {
     /// Shows the offer from now on, in the background.
     pub(crate) fn show(&mut self) {
         let stop = CancellationToken::new();
-        let (client, subject, stopped) = (self.client.clone(), self.subject.clone(), stop.clone());
+        let (outside, subject, stopped) = (self.outside.clone(), self.subject.clone(), stop.clone());
         let entry = Bytes::from(codec::encode(&self.offer));
         tokio::spawn(stopped.run_until_cancelled_owned(async move {
             let mut ticker = tokio::time::interval(REFRESH_PERIOD);
             loop {
                 ticker.tick().await;
-                if client.connection_state() == State::Connected {
+                if outside.is_connected() {
                     // Not confirmed: the next one comes soon, and the bucket may not be there yet.
-                    let _ = client.publish(subject.clone(), entry.clone()).await;
+                    let _ = outside.say(&subject, None, entry.clone()).await;
                 }
             }
         }));
@@ -52,9 +52,7 @@ impl Presence {
     /// Takes the offer back.
     pub(crate) async fn remove(&mut self) {
         self.refreshing = None;
-        let mut headers = HeaderMap::new();
-        headers.insert("KV-Operation", "DEL");
-        let _ = self.client.publish_with_headers(self.subject.clone(), headers, Bytes::new()).await;
+        let _ = self.outside.delete_key(&self.subject).await;
     }
 }
 

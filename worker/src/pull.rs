@@ -5,12 +5,14 @@
 //! comes for longer than any request lives, the count is taken as lost and starts at zero. Asking for too much by such a
 //! recount only means that a few tasks wait here.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use causey_protocol::id::PoolName;
 use causey_protocol::subject::TASK_STREAM;
+use tokio::time::Instant;
+
+use crate::outside::{Message, Outside, Unanswered};
 
 /// How long a request waits at the server.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -20,6 +22,12 @@ const ANSWER_SLACK: Duration = Duration::from_secs(3);
 
 /// Pause after the server refused a request (no consumer, too many waiting).
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+
+/// Status codes of the server.
+const IDLE_HEARTBEAT: u16 = 100;
+const NOT_FOUND: u16 = 404;
+const TIMEOUT: u16 = 408;
+const NO_RESPONDERS: u16 = 503;
 
 /// What came on the pull subscription.
 #[derive(Debug)]
@@ -71,23 +79,23 @@ impl Credit {
 }
 
 #[derive(Debug)]
-pub(crate) struct Pull {
-    client: Client,
-    subject: Subject,
-    inbox: Subject,
+pub(crate) struct Pull<O> {
+    outside: O,
+    subject: String,
+    inbox: String,
     credit: Credit,
 }
 
-impl Pull {
+impl<O: Outside> Pull<O> {
     /// Opens the subscription on which tasks will come.
     ///
     /// # Errors
     /// When the client is closed.
-    pub(crate) async fn open(client: Client, pool: &PoolName) -> Result<(Self, Subscriber), async_nats::SubscribeError> {
-        let inbox = Subject::from(client.new_inbox());
-        let arrivals = client.subscribe(inbox.clone()).await?;
-        let subject = Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{TASK_STREAM}.{pool}"));
-        Ok((Self { client, subject, inbox, credit: Credit::default() }, arrivals))
+    pub(crate) async fn open(outside: O, pool: &PoolName) -> Result<(Self, O::Listener), Unanswered> {
+        let inbox = outside.inbox();
+        let arrivals = outside.listen(&inbox).await?;
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{TASK_STREAM}.{pool}");
+        Ok((Self { outside, subject, inbox, credit: Credit::default() }, arrivals))
     }
 
     /// Asks for the places that `want`, given the credit out, says are free. Returns whether it asked.
@@ -98,7 +106,7 @@ impl Pull {
             return false;
         }
         let request = format!(r#"{{"batch":{batch},"expires":{}}}"#, EXPIRES.as_nanos());
-        let sent = self.client.publish_with_reply(self.subject.clone(), self.inbox.clone(), Bytes::from(request)).await;
+        let sent = self.outside.say(&self.subject, Some(&self.inbox), Bytes::from(request)).await;
         match sent {
             Ok(()) => self.credit.ask(batch, now),
             Err(error) => tracing::warn!(%error, "cannot ask for tasks"),
@@ -114,21 +122,20 @@ impl Pull {
         };
         match status {
             // A heartbeat.
-            StatusCode::IDLE_HEARTBEAT => Arrival::Status,
-            StatusCode::NO_RESPONDERS => {
+            IDLE_HEARTBEAT => Arrival::Status,
+            NO_RESPONDERS => {
                 self.credit.ended(None, now);
                 self.credit.paused_until = Some(now + REFUSED_PAUSE);
                 Arrival::NoConsumer
             }
             _ => {
-                let pending = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
-                self.credit.ended(pending.and_then(|count| count.as_str().parse().ok()), now);
+                self.credit.ended(message.unfilled, now);
                 // 404 and 408: nothing there in time. Everything else is a refusal, which an immediate request would meet again.
-                if !matches!(status, StatusCode::NOT_FOUND | StatusCode::TIMEOUT) {
+                if !matches!(status, NOT_FOUND | TIMEOUT) {
                     self.credit.paused_until = Some(now + REFUSED_PAUSE);
-                    tracing::debug!(%status, description = message.description, "pull request ended");
+                    tracing::debug!(status, description = message.description, "pull request ended");
                 }
-                let deleted = message.description.as_deref().is_some_and(|text| text.contains("Consumer Deleted"));
+                let deleted = message.description.contains("Consumer Deleted");
                 if deleted { Arrival::NoConsumer } else { Arrival::Status }
             }
         }

@@ -6,21 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::connection::State;
-use async_nats::jetstream;
 use bytes::Bytes;
 use causey_artifacts::failpoint;
 use causey_protocol::backoff::Delays;
 use causey_protocol::codec;
-use causey_protocol::id::{PoolName, WorkerName};
+use causey_protocol::id::{PoolName, Timestamp, WorkerName};
 use causey_protocol::live::OpenAttempt;
 use causey_protocol::subject;
-use causey_protocol::task::ReportItem;
+use causey_protocol::task::{Outcome, ReportItem};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::attempt::Job;
+use crate::outside::Outside;
 use crate::worker::Event;
 
 /// Size of a packed report, in bytes: room for the envelope below the limit of a message.
@@ -34,7 +33,7 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who is told once the inbox has the report.
 #[derive(Debug)]
-pub(crate) enum Confirm {
+pub enum Confirm {
     /// The worker's loop: the attempt is over.
     Attempt(OpenAttempt),
     /// An attempt that waits before it starts its host.
@@ -49,7 +48,7 @@ const GATHER_TIME: Duration = Duration::from_millis(2);
 
 /// The handle. What it holds is bounded by the attempts the worker holds: each has at most two reports.
 #[derive(Clone, Debug)]
-pub(crate) struct Reports {
+pub struct Reports {
     queue: mpsc::UnboundedSender<(ReportItem, Confirm)>,
     gather: Arc<AtomicBool>,
 }
@@ -64,16 +63,23 @@ struct Packed<'a> {
 
 impl Reports {
     /// Sends in the background until all handles are gone.
-    pub(crate) fn open(client: Client, pool: PoolName, worker: WorkerName, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub(crate) fn open(outside: impl Outside, pool: PoolName, worker: WorkerName, events: mpsc::UnboundedSender<Event>) -> Self {
         let (sender, queue) = mpsc::unbounded_channel();
         let gather = Arc::new(AtomicBool::new(false));
-        let sending = Sending { jetstream: jetstream::new(client.clone()), client, pool, worker, gather: gather.clone() };
+        let sending = Sending { outside, pool, worker, gather: gather.clone() };
         tokio::spawn(sending.send_all(queue, events));
         Self { queue: sender, gather }
     }
 
-    pub(crate) fn send(&self, item: ReportItem, confirm: Confirm) {
+    pub fn send(&self, item: ReportItem, confirm: Confirm) {
         let _ = self.queue.send((item, confirm));
+    }
+
+    /// Says that an attempt is about to run, and returns when the inbox knows.
+    pub async fn started(&self, job: &Job, at: Timestamp) {
+        let (told, heard) = oneshot::channel();
+        self.send(job.report(Outcome::Started { at }), Confirm::Waiting(told));
+        let _ = heard.await;
     }
 
     /// Whether more reports are about to come, so that a message may wait for them.
@@ -82,15 +88,14 @@ impl Reports {
     }
 }
 
-struct Sending {
-    jetstream: jetstream::Context,
-    client: Client,
+struct Sending<O> {
+    outside: O,
     pool: PoolName,
     worker: WorkerName,
     gather: Arc<AtomicBool>,
 }
 
-impl Sending {
+impl<O: Outside> Sending<O> {
     async fn send_all(self, mut queue: mpsc::UnboundedReceiver<(ReportItem, Confirm)>, events: mpsc::UnboundedSender<Event>) {
         let mut pending = Vec::new();
         while !pending.is_empty() || queue.recv_many(&mut pending, ITEMS_MAX).await > 0 {
@@ -140,13 +145,9 @@ impl Sending {
         let mut delays = Delays::new(Duration::from_millis(20), Duration::from_secs(5));
         loop {
             // A disconnected client would queue each try and send all of them later.
-            if self.client.connection_state() == State::Connected {
-                let confirmed = async {
-                    let sent = self.jetstream.publish(subject.clone(), message.clone()).await?;
-                    sent.await
-                };
-                match tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await {
-                    Ok(Ok(_)) => return,
+            if self.outside.is_connected() {
+                match tokio::time::timeout(CONFIRM_TIMEOUT, self.outside.store(&subject, message.clone())).await {
+                    Ok(Ok(())) => return,
                     Ok(Err(error)) => tracing::warn!(%error, "the inbox does not take a report; sending it again"),
                     Err(_) => tracing::warn!("the inbox does not confirm a report; sending it again"),
                 }

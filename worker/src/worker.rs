@@ -3,27 +3,27 @@
 //! own runtime and connection: that is a fifth of the latency of a step (measured, `step-loop` note).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::connection::State;
-use async_nats::{Client, Message, Subject, Subscriber};
 use bytes::Bytes;
 use causey_artifacts::failpoint;
 use causey_protocol::codec::{self, DecodeError, MESSAGE_BYTES_MAX};
 use causey_protocol::live::{Ask, OpenAttempt, Told};
 use causey_protocol::subject;
 use causey_protocol::task::{Dispatch, Outcome};
-use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt::{self, Job, Tools};
+use crate::attempt::Job;
+use crate::bench::{self, Bench, Progress};
 use crate::held::{Because, Held, Stage, Stop};
+use crate::leader::Leader;
 use crate::lease::Lease;
+use crate::outside::{Listener as _, Message, Outside};
 use crate::presence::Presence;
 use crate::pull::{Arrival, Pull, delivery_count};
-use crate::report::Confirm;
+use crate::report::{Confirm, Reports};
 use crate::slots::Slots;
 
 /// How often the worker tells the leader what it holds.
@@ -38,12 +38,15 @@ const MISFIT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for what the queue had sent before it learnt that no more is wanted.
 const PULL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Longest wait for the server to confirm an acknowledgement.
+const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Wait before a dispatch of an unknown version is delivered again, to a newer worker with luck.
 const UNREADABLE_DELAY: Duration = Duration::from_secs(5);
 
 /// What the tasks around the loop tell it.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub enum Event {
     /// The connection to NATS is there, again perhaps.
     Connected,
     /// User code has ended; the slots are free.
@@ -58,15 +61,17 @@ pub(crate) enum Event {
     Alive(Instant),
 }
 
-pub(crate) struct Worker {
-    pub(crate) client: Client,
-    pub(crate) tools: Arc<Tools>,
-    pub(crate) presence: Presence,
+pub(crate) struct Worker<O: Outside, B> {
+    pub(crate) outside: O,
+    pub(crate) bench: Arc<B>,
+    pub(crate) reports: Reports,
+    pub(crate) leader: Leader<O>,
+    pub(crate) presence: Presence<O>,
     pub(crate) slots: Slots,
     pub(crate) lease: Lease,
-    pub(crate) pull: Pull,
-    pub(crate) arrivals: Subscriber,
-    pub(crate) cancels: Subscriber,
+    pub(crate) pull: Pull<O>,
+    pub(crate) arrivals: O::Listener,
+    pub(crate) cancels: O::Listener,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
     pub(crate) event_sender: mpsc::UnboundedSender<Event>,
     pub(crate) held: Held,
@@ -75,7 +80,7 @@ pub(crate) struct Worker {
     pub(crate) misfit_since: Option<Instant>,
 }
 
-impl Worker {
+impl<O: Outside, B: Bench> Worker<O, B> {
     /// Runs until `shutdown`; attempts are still under way then.
     pub(crate) async fn run(&mut self, shutdown: &CancellationToken) {
         let ticker = |period| {
@@ -100,7 +105,7 @@ impl Worker {
                 _ = pull.tick() => self.hand_back_misfit(),
             }
             self.start_attempts();
-            self.tools.reports.gather(self.slots.streams(self.held.queued()));
+            self.reports.gather(self.slots.streams(self.held.queued()));
             self.ask_for_tasks().await;
         }
     }
@@ -162,19 +167,19 @@ impl Worker {
         if let Some(attempt) = self.held.get_mut(&key) {
             attempt.stage = Stage::Ended;
         }
-        self.tools.reports.send(job.report(Outcome::Released { because: because.into() }), Confirm::Attempt(key));
+        self.reports.send(job.report(Outcome::Released { because: because.into() }), Confirm::Attempt(key));
     }
 
     async fn close(&mut self, key: &OpenAttempt) {
         for reply in self.held.close(key) {
-            self.answer(reply, "+ACK").await;
+            self.answer(&reply, "+ACK").await;
         }
     }
 
     /// Answers a delivery. A lost ack costs one redelivery that finds the result.
-    async fn answer(&self, reply: Subject, payload: &'static str) {
-        if self.client.connection_state() == State::Connected {
-            let _ = self.client.publish(reply, Bytes::from_static(payload.as_bytes())).await;
+    async fn answer(&self, reply: &str, payload: &'static str) {
+        if self.outside.is_connected() {
+            let _ = self.outside.say(reply, None, Bytes::from_static(payload.as_bytes())).await;
             failpoint::here("delivery.answered");
         }
     }
@@ -207,7 +212,7 @@ impl Worker {
         let Some(reply) = message.reply else { return };
         let dispatch: Dispatch = match codec::decode(&message.payload, MESSAGE_BYTES_MAX) {
             Ok(dispatch) => dispatch,
-            Err(error) => return self.on_unreadable(&message.subject, reply, &error).await,
+            Err(error) => return self.on_unreadable(&message.subject, &reply, &error).await,
         };
         let dispatch = Arc::new(dispatch);
         let delivered = delivery_count(&reply);
@@ -218,27 +223,33 @@ impl Worker {
         };
         let jobs: Vec<Job> = (0..dispatch.tasks.len()).map(job).collect();
         if jobs.is_empty() {
-            return self.answer(reply, "+TERM").await;
+            return self.answer(&reply, "+TERM").await;
         }
         self.held.deliver(reply, received, jobs);
         // Where a slot is free the attempt itself does this.
         if self.held.queued() > 1 || !self.fits_front() {
-            tokio::spawn(attempt::prepare(self.tools.clone(), dispatch.clone()));
+            let bench = self.bench.clone();
+            tokio::spawn(async move { bench.prepare(&dispatch).await });
         }
     }
 
-    async fn on_unreadable(&mut self, subject: &Subject, reply: Subject, error: &DecodeError) {
+    async fn on_unreadable(&mut self, subject: &str, reply: &str, error: &DecodeError) {
         match error {
             // Versions count up by one; a byte far beyond is the first letter of something else.
             DecodeError::Version { found } if (codec::VERSION + 1..32).contains(found) => {
-                tracing::error!(%subject, found, known = codec::VERSION, "a dispatch has a later format; upgrade me: this worker takes no more tasks");
+                tracing::error!(
+                    subject,
+                    found,
+                    known = codec::VERSION,
+                    "a dispatch has a later format; upgrade me: this worker takes no more tasks"
+                );
                 self.outdated = true;
                 let nak = format!(r#"-NAK {{"delay":{}}}"#, UNREADABLE_DELAY.as_nanos());
-                let _ = self.client.publish(reply, nak.into()).await;
+                let _ = self.outside.say(reply, None, nak.into()).await;
             }
             DecodeError::Empty | DecodeError::Version { .. } | DecodeError::TooLarge { .. } | DecodeError::Malformed(_) => {
                 // No worker will ever read it. If its attempt is open, the leader's sweep offers it again.
-                tracing::error!(%subject, %error, "a dispatch cannot be read; it is dropped");
+                tracing::error!(subject, %error, "a dispatch cannot be read; it is dropped");
                 self.answer(reply, "+TERM").await;
             }
         }
@@ -264,7 +275,7 @@ impl Worker {
             let Some((job, stop)) = self.held.start_front() else { return };
             self.slots.take(self.slots.share(job.dispatch.slots));
             self.misfit_since = None;
-            tokio::spawn(perform(self.tools.clone(), job, stop, self.event_sender.clone()));
+            tokio::spawn(perform(self.bench.clone(), self.reports.clone(), job, stop, self.event_sender.clone()));
         }
     }
 
@@ -286,7 +297,7 @@ impl Worker {
 
     async fn ask_for_tasks(&mut self) {
         // A task that waits for more slots than are free is the only one held ahead.
-        if self.outdated || self.is_blocked() || self.client.connection_state() != State::Connected {
+        if self.outdated || self.is_blocked() || !self.outside.is_connected() {
             return;
         }
         let (slots, queued) = (&self.slots, self.held.queued());
@@ -295,18 +306,18 @@ impl Worker {
 
     /// Sends signs of life for everything held; the answer to the last of them tells that all have arrived.
     async fn show_life(&mut self) {
-        if self.client.connection_state() != State::Connected {
+        if !self.outside.is_connected() {
             return;
         }
         let mut alive = self.held.alive();
         let Some(last) = alive.pop() else { return };
         let sent = Instant::now();
         for reply in alive {
-            let _ = self.client.publish(reply, Bytes::from_static(b"+WPI")).await;
+            let _ = self.outside.say(&reply, None, Bytes::from_static(b"+WPI")).await;
         }
-        let (client, events) = (self.client.clone(), self.event_sender.clone());
+        let (outside, events) = (self.outside.clone(), self.event_sender.clone());
         tokio::spawn(async move {
-            if client.request(last, Bytes::from_static(b"+WPI")).await.is_ok() {
+            if outside.ask(&last, Bytes::from_static(b"+WPI"), ACK_TIMEOUT).await.is_ok() {
                 let _ = events.send(Event::Alive(sent));
             }
         });
@@ -327,9 +338,9 @@ impl Worker {
     /// Tells the leader what is held, in the background.
     fn say_hello(&mut self) {
         let ask = Ask::Hello { offer: self.presence.offer().clone(), open: self.held.open() };
-        let (tools, events) = (self.tools.clone(), self.event_sender.clone());
+        let (leader, events) = (self.leader.clone(), self.event_sender.clone());
         tokio::spawn(async move {
-            match tools.leader.ask(&ask).await {
+            match leader.ask(&ask).await {
                 Ok(told) => drop(events.send(Event::Told(told))),
                 Err(error) => tracing::debug!(%error, "no answer to a hello"),
             }
@@ -339,7 +350,7 @@ impl Worker {
     /// Takes no more tasks and hands back those that have not begun.
     pub(crate) async fn begin_drain(&mut self) {
         // Drained, not dropped: what the server has sent already would otherwise lie still for the ack wait.
-        let _ = self.arrivals.drain().await;
+        self.arrivals.drain().await;
         let deadline = tokio::time::Instant::now() + PULL_DRAIN_TIMEOUT;
         while let Ok(Some(message)) = tokio::time::timeout_at(deadline, self.arrivals.next()).await {
             self.on_arrival(message).await;
@@ -358,6 +369,7 @@ impl Worker {
         let mut lapse = tokio::time::interval(self.lease.check_period());
         while !self.held.is_empty() {
             tokio::select! {
+                biased;
                 () = &mut enough => return,
                 Some(event) = self.events.recv() => self.on_event_while_draining(event).await,
                 _ = progress.tick() => self.show_life().await,
@@ -370,7 +382,7 @@ impl Worker {
         let Event::Reported(attempts) = event else { return self.on_event(event).await };
         for reply in attempts.iter().flat_map(|attempt| self.held.close(attempt)).collect::<Vec<_>>() {
             // With an answer, so that nothing is delivered again after this worker has gone.
-            let _ = self.client.request(reply, Bytes::from_static(b"+ACK")).await;
+            let _ = self.outside.ask(&reply, Bytes::from_static(b"+ACK"), ACK_TIMEOUT).await;
             failpoint::here("drain.answered");
         }
     }
@@ -386,7 +398,7 @@ impl Worker {
 }
 
 /// Runs one attempt and reports it. Says exactly one of `Ended` and `Stopped`.
-async fn perform(tools: Arc<Tools>, job: Job, stop: Stop, events: mpsc::UnboundedSender<Event>) {
+async fn perform<B: Bench>(bench: Arc<B>, reports: Reports, job: Job, stop: Stop, events: mpsc::UnboundedSender<Event>) {
     let key = job.open_attempt();
     let mut last_word = LastWord { events: events.clone(), attempt: Some(key) };
     let begun = Instant::now();
@@ -394,19 +406,22 @@ async fn perform(tools: Arc<Tools>, job: Job, stop: Stop, events: mpsc::Unbounde
         biased;
         // The runner is dropped with the attempt, which kills its process group.
         () = stop.now.cancelled() => return,
-        progress = attempt::run(&tools, &job, &stop.gently) => progress,
+        progress = bench::progress(&bench, &job, &reports, &stop.gently) => progress,
     };
     let Some(progress) = progress else { return };
     last_word.attempt = None;
     let _ = events.send(Event::Ended { attempt: key, ran: begun.elapsed() });
     failpoint::here("step.ended");
-    let (outcome, used) = attempt::store(&tools, &job, progress).await;
+    let (outcome, used) = match progress {
+        Progress::Known(outcome) => (*outcome, None),
+        Progress::Ran(ran) => bench.store(&job, ran).await,
+    };
     failpoint::here("result.stored");
-    tools.reports.send(job.report(outcome), Confirm::Attempt(key));
+    reports.send(job.report(outcome), Confirm::Attempt(key));
     if let Some(used) = used {
         // Lets the report leave first.
         tokio::task::yield_now().await;
-        used.finish();
+        bench.finish(used);
     }
 }
 

@@ -60,7 +60,7 @@ async fn server(state: State) -> Server {
         store: folder.path().display().to_string(),
         started: Timestamp(1),
         workers: Arc::default(),
-        writable: Announcer::new(jetstream.clone(), "1", "c-1").1,
+        writable: Announcer::new((), "1", "c-1").1,
     };
     let api = Api {
         committed: committed.clone(),

@@ -1,4 +1,4 @@
-//! One face for both kinds of store, with the rules they share: valid paths, write once, an identity.
+//! One face for all kinds of store, with the rules they share: valid paths, write once, an identity.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::error::{OpenError, StoreError};
 use crate::folder::Folder;
+use crate::memory::Memory;
 use crate::s3::{Bucket, S3Access};
 
 /// The path of the store's identity.
@@ -36,6 +37,7 @@ pub struct Store {
 enum Backend {
     Folder(Folder),
     Bucket(Bucket),
+    Memory(Memory),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,6 +73,12 @@ impl Store {
     pub async fn open_bucket(location: &str, access: S3Access) -> Result<Self, OpenError> {
         let rest = location.strip_prefix("s3://").ok_or_else(|| OpenError::Location { location: location.to_owned() })?;
         Self::identified(location, Backend::Bucket(Bucket::open(location, rest, access)?)).await
+    }
+
+    /// A store in memory.
+    #[must_use]
+    pub fn in_memory(memory: Memory) -> Self {
+        Self { id: memory.id, backend: Backend::Memory(memory) }
     }
 
     async fn identified(location: &str, backend: Backend) -> Result<Self, OpenError> {
@@ -109,6 +117,7 @@ impl Store {
         match &self.backend {
             Backend::Folder(folder) => folder.put(path, bytes).await,
             Backend::Bucket(bucket) => bucket.put(path, bytes).await,
+            Backend::Memory(memory) => memory.put(path, bytes).await,
         }
     }
 
@@ -131,6 +140,7 @@ impl Store {
         match &self.backend {
             Backend::Folder(folder) => folder.put_file(path, file).await,
             Backend::Bucket(bucket) => bucket.put_file(path, file).await,
+            Backend::Memory(memory) => memory.put_file(path, file).await,
         }
     }
 
@@ -143,6 +153,7 @@ impl Store {
         match &self.backend {
             Backend::Folder(folder) => folder.get(path).await,
             Backend::Bucket(bucket) => bucket.get(path).await,
+            Backend::Memory(memory) => memory.get(path).await,
         }
     }
 
@@ -155,6 +166,7 @@ impl Store {
         match &self.backend {
             Backend::Folder(folder) => folder.get_to_file(path, file).await,
             Backend::Bucket(bucket) => bucket.get_to_file(path, file).await,
+            Backend::Memory(memory) => memory.get_to_file(path, file).await,
         }
     }
 
@@ -167,6 +179,7 @@ impl Store {
         match &self.backend {
             Backend::Folder(folder) => folder.head(path),
             Backend::Bucket(bucket) => bucket.head(path).await,
+            Backend::Memory(memory) => memory.head(path).await,
         }
     }
 
@@ -179,6 +192,7 @@ impl Store {
         match &self.backend {
             Backend::Folder(local) => local.list(folder).await,
             Backend::Bucket(bucket) => bucket.list(folder).await,
+            Backend::Memory(memory) => memory.list(folder).await,
         }
     }
 
@@ -191,25 +205,26 @@ impl Store {
         match &self.backend {
             Backend::Folder(folder) => folder.remove(path).await,
             Backend::Bucket(bucket) => bucket.remove(path).await,
+            Backend::Memory(memory) => memory.remove(path).await,
         }
     }
 
-    /// Where `path` lies on this machine, whether or not it exists; `None` for S3 and for a path that is none.
+    /// Where `path` lies on this machine, whether or not it exists; `None` where it is not in a folder, and for a path that is none.
     #[must_use]
     pub fn local_path(&self, path: &str) -> Option<PathBuf> {
         check(path).ok()?;
         match &self.backend {
             Backend::Folder(folder) => Some(folder.path(path)),
-            Backend::Bucket(_) => None,
+            Backend::Bucket(_) | Backend::Memory(_) => None,
         }
     }
 
-    /// The folder that holds the store; `None` for S3.
+    /// The folder that holds the store; `None` for one that is not in a folder.
     #[must_use]
     pub fn root(&self) -> Option<&Path> {
         match &self.backend {
             Backend::Folder(folder) => Some(folder.root()),
-            Backend::Bucket(_) => None,
+            Backend::Bucket(_) | Backend::Memory(_) => None,
         }
     }
 }

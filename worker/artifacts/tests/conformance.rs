@@ -1,11 +1,11 @@
-//! One suite over both kinds of store: a folder, and a bucket of a real S3 protocol server (`moto_server`, found through
+//! One suite over all kinds of store: memory, a folder, and a bucket of a real S3 protocol server (`moto_server`, found through
 //! `CAUSEY_TEST_MOTO`; without it that half says so and is skipped).
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use causey_artifacts::{OpenError, Put, S3Access, Store, StoreError, hash_file};
+use causey_artifacts::{Memory, OpenError, Put, S3Access, Store, StoreError, hash_file};
 use causey_protocol::id::Digest;
 
 async fn behaves_like_a_store(store: &Store) {
@@ -117,6 +117,11 @@ async fn a_folder_is_a_store() {
     }
     let left: Vec<_> = std::fs::read_dir(folder.path().join("store/tmp")).unwrap().collect();
     assert!(left.is_empty(), "temporary files stay: {left:?}");
+}
+
+#[tokio::test]
+async fn memory_is_a_store() {
+    behaves_like_a_store(&Store::in_memory(Memory::new(uuid::Uuid::from_u128(1)))).await;
 }
 
 #[tokio::test]
