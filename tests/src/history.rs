@@ -13,7 +13,7 @@ use causey_protocol::artifact::{blob_path, object_path};
 use causey_protocol::chunk::CHUNK_ITEMS;
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::flow::{Flow, StepIndex, Transition};
-use causey_protocol::id::{Digest, ModelName, NotificationId, Origin, Path, RunId, TaskId};
+use causey_protocol::id::{Digest, ModelName, NotificationId, Origin, Path, RunId, TaskId, Timestamp};
 use causey_protocol::record::{ItemSucceeded, Position, Record, Topic, Turn};
 use causey_protocol::subject;
 use serde_json::Value;
@@ -358,9 +358,21 @@ struct Judge {
     models: BTreeMap<ModelName, u32>,
     published: BTreeSet<(Task, ModelName)>,
     notified: BTreeSet<NotificationId>,
+    /// Runs that wait for a place among those of their flow.
+    waiting: BTreeSet<RunId>,
+    /// The last instant of every schedule and backfill.
+    instants: BTreeMap<String, Timestamp>,
 }
 
 impl Judge {
+    /// Schedules and backfills only go forward.
+    fn instant(&mut self, of: String, instant: Timestamp, found: &mut Vec<String>) {
+        if let Some(before) = self.instants.get(&of).filter(|before| **before >= instant) {
+            found.push(format!("I2: {of} came to instant {} after {}", instant.0, before.0));
+        }
+        self.instants.insert(of, instant);
+    }
+
     fn record(&mut self, state: &State, record: &Record, found: &mut Vec<String>) {
         match record {
             Record::RunStarted(start) => {
@@ -369,6 +381,28 @@ impl Judge {
                         found.push(format!("I2: origin {origin} started run {} and another one", start.run));
                     }
                 }
+                if start.waits {
+                    self.waiting.insert(start.run);
+                }
+            }
+            Record::StartSkipped { origin, joined, .. } => {
+                for origin in std::iter::once(origin).chain(joined) {
+                    if !self.origins.insert(*origin) {
+                        found.push(format!("I2: origin {origin} was skipped and had been decided about before"));
+                    }
+                }
+            }
+            Record::RunAdmitted { run } => {
+                if !self.waiting.remove(run) {
+                    found.push(format!("run {run} got a place that it did not wait for"));
+                }
+            }
+            Record::ScheduleFired { flow, schedule, instant, .. } => {
+                self.instant(format!("schedule {schedule} of {flow}"), *instant, found);
+            }
+            Record::BackfillAdvanced { backfill, instant, .. } => self.instant(format!("backfill {backfill}"), *instant, found),
+            Record::AttemptsOpened { run, .. } if self.waiting.contains(run) => {
+                found.push(format!("run {run} began before it got a place"));
             }
             Record::AttemptsOpened { run, step, tasks, attempt, .. } => {
                 for (path, visit) in tasks.iter() {
@@ -456,6 +490,10 @@ impl Judge {
             | Record::StorageChanged(_)
             | Record::AttemptsHeld { .. }
             | Record::LossAccepted { .. }
+            | Record::SchedulesPaused { .. }
+            | Record::SchedulesResumed { .. }
+            | Record::BackfillStarted(_)
+            | Record::BackfillCancelled { .. }
             | Record::Ignored { .. } => {}
         }
     }
