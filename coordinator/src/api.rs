@@ -1,6 +1,7 @@
 //! The HTTP API (`docs/protocol.md` §3): reads answer from the committed state, writes go through the inbox or the events stream
 //! like everybody else's and wait until a turn covers them. It never touches the working state and decides nothing.
 
+mod backfills;
 mod context;
 mod events;
 mod extract;
@@ -18,6 +19,7 @@ mod publish;
 mod refusal;
 mod run_view;
 mod runs;
+mod schedules;
 mod status;
 mod step_view;
 mod stored;
@@ -141,6 +143,11 @@ fn routes(shared: Context) -> Router {
         .route("/v1/runs/{run}/follow", get(follow::follow))
         .route("/v1/flows", post(flows::deploy).get(flows::list))
         .route("/v1/flows/{flow}", get(flows::show))
+        .route("/v1/schedules", get(schedules::list))
+        .route("/v1/schedules/{flow}/pause", post(schedules::pause))
+        .route("/v1/schedules/{flow}/resume", post(schedules::resume))
+        .route("/v1/backfills", post(backfills::start).get(backfills::list))
+        .route("/v1/backfills/{backfill}/cancel", post(backfills::cancel))
         .route("/v1/events/follow", get(notifications::follow))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{name}", get(models::versions))

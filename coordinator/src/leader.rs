@@ -9,7 +9,7 @@ use bytes::Bytes;
 use causey_artifacts::{Store, failpoint};
 use causey_engine::{Command, State};
 use causey_protocol::codec;
-use causey_protocol::id::Digest;
+use causey_protocol::id::{Digest, Timestamp};
 use causey_protocol::input::Input;
 use causey_protocol::record::{Position, Record, Turn};
 use causey_protocol::subject;
@@ -29,6 +29,7 @@ use crate::perform::Performer;
 use crate::publisher::{Answer, Publisher};
 use crate::readers::Writable;
 use crate::standby::sleep_until;
+use crate::timetable::Timetable;
 use crate::{streams, takeover};
 
 /// Name of the mark that the artifact store carries once a log belongs to it.
@@ -71,6 +72,7 @@ struct Leader<'a, O: Outside> {
     in_flight: Option<InFlight>,
     performer: Performer<O>,
     writable: Writable,
+    timetable: Timetable,
     /// Whether the turn waits for a coordinator that could not read it.
     held: bool,
 }
@@ -99,6 +101,7 @@ pub(crate) async fn lead<O: Outside>(this: &mut Coordinator<O>, lost: Cancellati
         in_flight: None,
         performer: Performer::new(publisher, this.outside.clone(), this.store.clone(), this.notice.clone()),
         writable: this.writable.clone(),
+        timetable: Timetable::new(),
         held: false,
     };
     leader.start(&this.store).await?;
@@ -143,6 +146,7 @@ impl<O: Outside> Leader<'_, O> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let (room, timer, projection_due) = (self.has_room(), self.timer(), self.fold.due);
+            let scheduled = self.scheduled();
             tokio::select! {
                 biased;
                 // First, so that no load hides them.
@@ -156,6 +160,7 @@ impl<O: Outside> Leader<'_, O> {
                 Some(raw) = events.recv(), if room && self.takes_events() => self.take_event(&raw),
                 Some(input) = noticed.recv(), if room => self.take(input),
                 () = sleep_until(timer), if room => self.take(Input::TimersDue),
+                () = sleep_until(scheduled), if room => self.take_scheduled(),
                 () = sleep_until(projection_due) => self.fold.checkpoint(),
                 () = self.writable.changed() => {}
                 _ = tick.tick() => self.performer.publisher.send_again().await,
@@ -209,6 +214,13 @@ impl<O: Outside> Leader<'_, O> {
         }
     }
 
+    /// Takes the firings that have come and the next instants of backfills.
+    fn take_scheduled(&mut self) {
+        self.pending.extend(self.timetable.due(&self.working, self.outside.now()));
+        self.pending_sequence = self.filling.inbox;
+        self.take_pending();
+    }
+
     fn take_event(&mut self, raw: &Raw) {
         self.take(inbox::decode_event(raw));
         self.filling.events = raw.sequence;
@@ -224,6 +236,7 @@ impl<O: Outside> Leader<'_, O> {
                 tracing::debug!(because, "input ignored");
                 metrics::counter!("causey_inputs_ignored_total").increment(1);
             }
+            self.timetable.note(record);
             self.filling.bytes += codec::encode(record).len();
             self.filling.generation = self.filling.generation.max(record.generation());
         }
@@ -312,7 +325,17 @@ impl<O: Outside> Leader<'_, O> {
 
     /// When the next timer of the working state is due.
     fn timer(&self) -> Option<Instant> {
-        let due = self.working.next_timer()?;
-        Some(Instant::now() + Duration::from_micros(due.micros_since(self.outside.now())))
+        self.working.next_timer().map(|due| self.at(due))
+    }
+
+    /// When the next firing of a schedule comes; like events, they wait while room is scarce.
+    fn scheduled(&mut self) -> Option<Instant> {
+        let due = self.timetable.next(&self.working).filter(|_| self.takes_events())?;
+        Some(self.at(due))
+    }
+
+    /// That time on the clock of timers. Asked for again with every tick, so that a wall clock that is set is followed.
+    fn at(&self, due: Timestamp) -> Instant {
+        Instant::now() + Duration::from_micros(due.micros_since(self.outside.now()))
     }
 }

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod archive;
 pub mod broker;
+pub mod calendar;
 pub mod committed;
 pub mod config;
 pub mod coordinator;
@@ -29,6 +30,7 @@ mod standby;
 pub mod streams;
 mod sweep;
 mod takeover;
+mod timetable;
 pub mod upkeep;
 
 use std::io::Write as _;

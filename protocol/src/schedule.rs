@@ -28,7 +28,7 @@ pub const CONCURRENT_RUNS_MAX: u32 = 1_000;
 pub const WAITING_RUNS_MAX: usize = 1_000;
 
 /// Most runs of one backfill.
-pub const BACKFILL_RUNS_MAX: u32 = 100_000;
+pub const BACKFILL_RUNS_MAX: u32 = 10_000;
 
 /// Most runs of one backfill at once.
 pub const BACKFILL_PARALLEL_MAX: u32 = 100;

@@ -406,8 +406,9 @@ impl Running<'_> {
     }
 
     fn run_line<'l>(&'l self, folder: &'l str, inputs_file: Option<String>) -> Run<'l> {
-        let Dispatch { run, run_name, flow, step, retries_max, parameters, user, tags, events, splits, timeout_seconds, .. } =
-            &*self.job.dispatch;
+        let Dispatch {
+            run, run_name, flow, step, retries_max, parameters, user, tags, events, splits, timeout_seconds, scheduled_at, ..
+        } = &*self.job.dispatch;
         let task = self.job.task();
         Run {
             key: self.job.key,
@@ -432,6 +433,7 @@ impl Running<'_> {
             inputs_table: self.table.as_ref().map(Table::line),
             splits,
             timeout_seconds: *timeout_seconds,
+            scheduled_at: *scheduled_at,
         }
     }
 

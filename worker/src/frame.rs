@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use causey_artifacts::ObjectLink;
-use causey_protocol::id::{Digest, FlowName, IdempotencyKey, ModelName, Path, RunId, RunName, StepName, TaskKey};
+use causey_protocol::id::{Digest, FlowName, IdempotencyKey, ModelName, Path, RunId, RunName, StepName, TaskKey, Timestamp};
 use causey_protocol::parameter::Values;
 use causey_protocol::task::{ErrorInfo, Publication, SplitLevel};
 use serde::{Deserialize, Serialize};
@@ -186,6 +186,8 @@ pub(crate) struct Run<'a> {
     pub(crate) splits: &'a [SplitLevel],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scheduled_at: Option<Timestamp>,
 }
 
 /// A file with 48 bytes per input, key and digest of its object; input `n` is that of item `n` of the foreach on `path`.

@@ -10,6 +10,7 @@ use causey_protocol::id::{FlowName, RequestId, Timestamp};
 use causey_protocol::input::Request;
 use causey_protocol::parameter::Parameter;
 use causey_protocol::record::Answer;
+use causey_protocol::schedule::{Concurrency, Schedule};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ use super::publish::{self, other_request};
 use super::refusal::Refusal;
 use super::run_view::RunView;
 use super::runs::checked;
+use super::schedules::with_firings;
 
 /// Runs looked at to find the last one of a flow, the newest first.
 const RUNS_SCANNED_MAX: usize = 50_000;
@@ -41,6 +43,8 @@ pub(super) struct FlowView {
     doc: String,
     parameters: Vec<Parameter>,
     triggers: Vec<Trigger>,
+    schedules: Vec<Schedule>,
+    concurrency: Option<Concurrency>,
     last_run: Option<RunView>,
     /// Only of a flow asked for by name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,12 +58,13 @@ pub(super) struct Flows {
 
 pub(super) async fn deploy(State(context): State<Context>, Body(given): Body<NewDeployment>) -> Result<Reply<Value>, Refusal> {
     let flow = checked(&context, given.definition).await?;
-    let triggers = flow.definition().triggers.clone();
+    let (triggers, schedules) = (flow.definition().triggers.clone(), with_firings(&flow));
     let request = Request::Deploy { flow: Box::new(flow) };
     let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
     let Answer::Deployed { flow, version } = answered.answer else { return Err(other_request()) };
     let status = if answered.repeated { StatusCode::OK } else { StatusCode::CREATED };
-    Ok(Reply::ok(context.read().sequence, json!({"flow": flow, "version": version, "triggers": triggers})).status(status))
+    Ok(Reply::ok(context.read().sequence, json!({"flow": flow, "version": version, "triggers": triggers, "schedules": schedules}))
+        .status(status))
 }
 
 pub(super) async fn list(State(context): State<Context>) -> Result<Reply<Flows>, Refusal> {
@@ -115,6 +120,8 @@ fn view(deployment: &Deployment, flow: &Flow) -> FlowView {
         doc: definition.doc.clone(),
         parameters: definition.parameters.clone(),
         triggers: definition.triggers.clone(),
+        schedules: definition.schedules.clone(),
+        concurrency: definition.concurrency,
         last_run: None,
         definition: None,
     }

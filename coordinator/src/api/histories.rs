@@ -118,7 +118,10 @@ impl Known<'_> {
 
     pub(super) fn listed(&self, state: &State) -> Option<Listed> {
         match self {
-            Self::Whole(run) => Some(Listed::Seen(Box::new(run_view::summary(run, &*state.flow_of(run)?)))),
+            Self::Whole(run) => {
+                let summary = run_view::summary(run, &*state.flow_of(run)?);
+                Some(Listed::Seen(Box::new(summary.waiting(run_view::waits(state, run.id())))))
+            }
             Self::Retired(id, run) => Some(run_view::retired(*id, run).map_or(Listed::Stored(*id), |view| Listed::Seen(Box::new(view)))),
         }
     }

@@ -1,6 +1,6 @@
 //! `RUN` as clients see it (`docs/protocol.md` §3), made of the committed state.
 
-use causey_engine::{RetiredRun, Run};
+use causey_engine::{RetiredRun, Run, State, Waits};
 use causey_protocol::flow::Flow;
 use causey_protocol::id::{FlowName, RunId, RunName, Timestamp};
 use causey_protocol::parameter::Values;
@@ -10,6 +10,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::step_view::{self, Counts, StepView};
+
+/// Runs that hold the places somebody waits for, as far as they are named.
+const WAITED_FOR_SHOWN: usize = 10;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct RunView {
@@ -27,8 +30,29 @@ pub(super) struct RunView {
     finished: Option<Timestamp>,
     problem: Option<Problem>,
     tasks: Counts,
+    /// What a run that has not begun waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     steps: Option<Vec<StepView>>,
+}
+
+impl RunView {
+    pub(super) fn id(&self) -> RunId {
+        self.run
+    }
+
+    pub(super) fn waiting(self, waits: Option<Value>) -> Self {
+        Self { waits, ..self }
+    }
+}
+
+/// What a run waits for that has not begun; `None` for every other.
+pub(super) fn waits(state: &State, run: RunId) -> Option<Value> {
+    let Waits { flow, concurrency, ahead, active } = state.waits_of(run)?;
+    let names: Vec<_> = active.iter().take(WAITED_FOR_SHOWN).filter_map(|run| state.name_of(*run)).collect();
+    let strategy = concurrency.strategy;
+    Some(json!({"for": "a place", "flow": flow, "strategy": strategy, "max": concurrency.max, "ahead": ahead, "running": names}))
 }
 
 /// A run without its steps; costs the same however many tasks it has.
@@ -52,6 +76,7 @@ pub(super) fn summary(run: &Run, flow: &Flow) -> RunView {
         finished: run.finished,
         problem: run.problem.clone(),
         tasks,
+        waits: None,
         steps: None,
     }
 }
@@ -74,6 +99,7 @@ pub(super) fn retired(id: RunId, run: &RetiredRun) -> Option<RunView> {
         finished: run.finished,
         problem: run.problem.clone(),
         tasks: step_view::by_state(&run.counts, 0),
+        waits: None,
         steps: None,
     })
 }
@@ -87,6 +113,8 @@ pub(super) fn whole(run: &Run, flow: &Flow) -> RunView {
 fn cause(cause: &Cause) -> Value {
     match cause {
         Cause::Request { id } => json!({"kind": "request", "id": id}),
+        Cause::Schedule { schedule, instant } => json!({"kind": "schedule", "schedule": schedule, "instant": instant}),
+        Cause::Backfill { backfill, instant } => json!({"kind": "backfill", "backfill": backfill, "instant": instant}),
         Cause::Event { trigger, events } => {
             let identity = |event: &Value| {
                 let attribute = |name: &str| event.get(name).cloned().unwrap_or(Value::Null);

@@ -22,6 +22,7 @@ use super::histories;
 use super::publish::{self, TEXT_BYTES_MAX, other_request};
 use super::refusal::Refusal;
 use super::run_view::{self, RunView};
+use crate::calendar;
 
 /// Runs in one answer: without `limit`, and at most.
 const RUNS_LISTED: usize = 50;
@@ -73,6 +74,7 @@ pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Sub
 /// A definition that can run: its graph is valid and its code is stored.
 pub(super) async fn checked(shared: &Shared, definition: Definition) -> Result<Flow, Refusal> {
     let flow = Flow::try_from(definition)?;
+    calendar::check(flow.definition())?;
     let package = flow.definition().package;
     if is_stored(shared, &package).await? {
         return Ok(flow);
@@ -118,7 +120,9 @@ pub(super) async fn list(State(context): State<Context>, Asked(asked): Asked<Lis
 }
 
 pub(super) async fn show(State(context): State<Context>, Named(run): Named<String>) -> Result<Reply<RunView>, Refusal> {
-    context.with_run(&run, |sequence, run, flow| Reply::ok(sequence, run_view::whole(run, flow))).await
+    let reply = context.with_run(&run, |sequence, run, flow| Reply::ok(sequence, run_view::whole(run, flow))).await?;
+    let waits = run_view::waits(&context.read(), reply.body.id());
+    Ok(Reply { body: reply.body.waiting(waits), ..reply })
 }
 
 #[derive(Deserialize)]
