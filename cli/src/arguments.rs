@@ -34,6 +34,12 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Deploy a flow, so that its triggers start it
     Deploy(Deploy),
+    /// List the schedules of deployed flows, pause and resume them
+    Schedules(SchedulesOf),
+    /// Run a deployed flow for every instant of a span of time
+    Backfill(Backfill),
+    /// List backfills and how far they have come, or cancel one
+    Backfills(Backfills),
     /// Publish and follow events
     #[command(subcommand)]
     Events(Events),
@@ -262,6 +268,113 @@ pub(crate) struct Cancel {
 pub(crate) struct Deploy {
     /// The flow file
     pub(crate) flow: PathBuf,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Without a subcommand: lists all schedules.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct SchedulesOf {
+    #[command(subcommand)]
+    pub(crate) command: Option<Schedules>,
+    #[command(flatten)]
+    pub(crate) list: Listing,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schedules {
+    /// List when schedules fire next, and what came of the last firing
+    Ls(Listing),
+    /// Let no schedule of a flow fire; firings meanwhile are never made up for
+    Pause(ScheduledFlow),
+    /// Let them fire again from now on
+    Resume(ScheduledFlow),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Listing {
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScheduledFlow {
+    /// Name of the deployed flow
+    pub(crate) flow: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backfill {
+    /// Name of the deployed flow
+    pub(crate) flow: String,
+    /// The first instant: 2026-01-01, 2026-01-01T06:00 or 2026-01-01T06:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: String,
+    /// The first instant that is not run any more
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: String,
+    /// hour, day, week, month or a cron pattern (default: that of the flow's only schedule)
+    #[arg(long, value_name = "HOW")]
+    pub(crate) every: Option<String>,
+    /// Time zone of the instants (default: that of the flow's only schedule, or UTC)
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) timezone: Option<String>,
+    /// Runs at once
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) max_parallel: u32,
+    /// The flow's parameter that gets the instant (default: as the flow's only schedule says)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) parameter_name: Option<String>,
+    /// How it is written: date, datetime, seconds or a pattern such as %Y-%m
+    #[arg(long, default_value = "date", value_name = "FORM", requires = "parameter_name")]
+    pub(crate) parameter_form: String,
+    /// A parameter that is the same for every run
+    #[arg(long = "param", short = 'p', value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    /// Identity of the request: the same id again starts nothing (default: a new one)
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Without a subcommand: lists all backfills.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Backfills {
+    #[command(subcommand)]
+    pub(crate) command: Option<BackfillsCommand>,
+    #[command(flatten)]
+    pub(crate) list: Listing,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackfillsCommand {
+    /// List backfills, the newest first
+    Ls(Listing),
+    /// Cancel a backfill: its runs end, and no further one starts
+    Cancel(CancelBackfill),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CancelBackfill {
+    /// Id of the backfill
+    pub(crate) backfill: String,
+    /// Why, for people to read
+    #[arg(long, default_value = "cancelled from the command line")]
+    pub(crate) reason: String,
     /// JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,

@@ -34,6 +34,7 @@ pub(crate) fn package(described: Described) -> Result<Packaged, Fault> {
     let definition: Definition = serde_json::from_value(value)
         .map_err(|error| Fault::new(Exit::Usage, fault::FLOW_FILE, "the SDK's definition of the flow cannot be read").detail(error))?;
     let definition = Definition::from(Flow::try_from(definition).map_err(Fault::usage)?);
+    causey_coordinator::calendar::check(&definition).map_err(Fault::usage)?;
     Ok(Packaged { definition, digest, tar })
 }
 

@@ -6,6 +6,7 @@ use crate::arguments::Deploy;
 use crate::command::show::packaged;
 use crate::exit::Exit;
 use crate::fault::Fault;
+use crate::screen::format::moment;
 use crate::screen::live::{print_json, print_text};
 use crate::session::with_server;
 use crate::state::random_hex;
@@ -28,6 +29,9 @@ pub(crate) async fn run(arguments: &Deploy) -> Result<Exit, Fault> {
         if session.is_own() && !packaged.definition.triggers.is_empty() {
             eprintln!("  its triggers fire while a stack is up: causey dev");
         }
+        if session.is_own() && !packaged.definition.schedules.is_empty() {
+            eprintln!("  its schedules fire while a stack is up: causey dev");
+        }
         Ok(Exit::Ok)
     })
     .await
@@ -42,7 +46,12 @@ fn text(answer: &Value) -> String {
         names.collect::<Vec<_>>().join(" and ")
     });
     let lines: String = events.filter(|names| !names.is_empty()).map(|names| format!("  started by {names}\n")).collect();
-    format!("{flow} version {}\n{lines}", answer["version"])
+    let schedules = answer["schedules"].as_array().into_iter().flatten().map(|schedule| {
+        let word = |name: &str| schedule[name].as_str().unwrap_or_default().to_owned();
+        let next = schedule["next"].as_array().into_iter().flatten().filter_map(Value::as_u64).map(moment).collect::<Vec<_>>().join(", ");
+        format!("  started at {} {}: {next}\n", word("cron"), word("timezone"))
+    });
+    format!("{flow} version {}\n{lines}{}", answer["version"], schedules.collect::<String>())
 }
 
 #[cfg(test)]
@@ -53,5 +62,7 @@ mod tests {
     fn a_deployed_flow_names_its_version_and_triggers() {
         let answer = json!({"flow": "Hello", "version": 3, "triggers": [{"events": [{"name": "a"}, {"name": "b"}]}]});
         assert_eq!(text(&answer), "Hello version 3\n  started by a and b\n");
+        let answer = json!({"flow": "Hello", "version": 3, "schedules": [{"cron": "0 2 * * *", "timezone": "UTC", "next": []}]});
+        assert_eq!(text(&answer), "Hello version 3\n  started at 0 2 * * * UTC: \n");
     }
 }

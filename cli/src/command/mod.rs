@@ -1,5 +1,6 @@
 //! One module per command of the command line.
 
+pub(crate) mod backfill;
 pub(crate) mod cancel;
 pub(crate) mod check;
 pub(crate) mod deploy;
@@ -11,6 +12,7 @@ pub(crate) mod logs;
 pub(crate) mod models;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod schedules;
 pub(crate) mod service;
 pub(crate) mod show;
 pub(crate) mod state;

@@ -136,7 +136,7 @@ async fn connect(arguments: &Run, near: Option<&Path>) -> Result<Session, Fault>
 
 /// Sends the code, then the request. The id makes a repeated request the same run.
 async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Submitted, Fault> {
-    let mut body = json!({"request_id": random_hex(), "user": user(arguments), "tags": arguments.tags});
+    let mut body = json!({"request_id": random_hex(), "user": arguments.user.clone().unwrap_or_else(login), "tags": arguments.tags});
     if let Some(host) = arguments.host {
         body["host"] = json!(HostMode::from(host));
     }
@@ -157,7 +157,7 @@ async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Su
     client.post(&["runs"], &body).await
 }
 
-fn user(arguments: &Run) -> String {
-    let login = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
-    arguments.user.clone().unwrap_or_else(login)
+/// The name of whoever is logged in.
+pub(crate) fn login() -> String {
+    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default()
 }

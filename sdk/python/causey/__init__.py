@@ -7,7 +7,18 @@ Importing this package stays cheap (every `causey run` pays for it), so nothing 
 from __future__ import annotations
 
 from causey._current import current
-from causey._decorators import catch, grace, host, recursion, resources, retry, timeout, trigger
+from causey._decorators import (
+    catch,
+    concurrency,
+    grace,
+    host,
+    recursion,
+    resources,
+    retry,
+    schedule,
+    timeout,
+    trigger,
+)
 from causey._errors import (
     CauseyException,
     FailureHandledByCatch,
@@ -44,6 +55,7 @@ __all__ = [
     "UnhandledInMergeArtifactsException",
     "UnpicklableArtifactException",
     "catch",
+    "concurrency",
     "current",
     "events",
     "grace",
@@ -52,6 +64,7 @@ __all__ = [
     "recursion",
     "resources",
     "retry",
+    "schedule",
     "step",
     "timeout",
     "trigger",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from datetime import datetime
     from typing import Any
 
     from causey._attempt import Attempt
@@ -97,6 +98,16 @@ class Current:
         from causey._trigger import Trigger
 
         return Trigger(events)
+
+    @property
+    def scheduled_at(self) -> datetime | None:
+        """The instant of the schedule or backfill that the run is for, in UTC; None for any other run."""
+        micros = self._field("scheduled_at")
+        if micros is None:
+            return None
+        from datetime import datetime, timedelta, timezone
+
+        return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=micros)
 
     def get(self, key: str, default: Any = None) -> Any:
         return getattr(self, key, default)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from causey._errors import InvalidDecoratorAttribute, InvalidFlowException
 
 TYPE_CHECKING = False
@@ -64,10 +66,17 @@ def mark_flow(name: str, flow: Any, attributes: dict[str, Any], repeatable: bool
     decorators = flow_marks(flow).decorators
     if name in decorators and not repeatable:
         raise InvalidFlowException(
-            f"flow '{flow.__name__}' has @{name} twice", hint="list several events with events=[…]"
+            f"flow '{flow.__name__}' has @{name} twice",
+            hint="list several events with events=[…]" if name == "trigger" else "keep one of them",
         )
     decorators[name] = attributes
     return flow
+
+
+def _mark_schedule(name: str, flow: Any, attributes: dict[str, Any]) -> Any:
+    """A flow may have several: decorators nearer to the class are applied first, and come last."""
+    before = flow_marks(flow).decorators.get(name, {"all": []})["all"] if isinstance(flow, type) else []
+    return mark_flow(name, flow, {"all": [attributes, *before]}, repeatable=True)
 
 
 def mark_step_or_flow(name: str, decorated: Any, attributes: dict[str, Any]) -> Any:
@@ -127,6 +136,22 @@ if TYPE_CHECKING:
 
     def recursion(function: Any = None, *, visits_max: int = 1000) -> Any: ...
 
+    def schedule(
+        flow: Any = None,
+        *,
+        cron: str | None = None,
+        weekly: bool = False,
+        daily: bool = True,
+        hourly: bool = False,
+        timezone: str | None = None,
+        catch_up: str | bool = "latest",
+        catch_up_max: int = 100,
+        jitter_seconds: int = 0,
+        parameters: dict[str, str] | None = None,
+    ) -> Any: ...
+
+    def concurrency(flow: Any = None, *, strategy: str = "queue", max: int = 1) -> Any: ...
+
     def trigger(
         flow: Any = None,
         *,
@@ -161,3 +186,32 @@ else:
     host = _decorator("host", {"mode": "fork"}, mark_step)
     recursion = _decorator("recursion", {"visits_max": 1000}, mark_step)
     trigger = _decorator("trigger", {"event": None, "events": None, "options": None}, mark_flow)
+
+    def _lined(name: str, defaults: dict[str, Any], mark: Any) -> Callable[..., Any]:
+        """A decorator that notes the line it stands on: what is wrong with it is only known to the server."""
+
+        def decorate(flow: Any = None, **attributes: Any) -> Any:
+            line = sys._getframe(1).f_lineno
+            noting = _decorator(name, defaults, lambda name, flow, given: mark(name, flow, {**given, "line": line}))
+            return noting(flow, **attributes)
+
+        decorate.__name__ = decorate.__qualname__ = name
+        return decorate
+
+    # The first five with Metaflow's defaults.
+    schedule = _lined(
+        "schedule",
+        {
+            "cron": None,
+            "weekly": False,
+            "daily": True,
+            "hourly": False,
+            "timezone": None,
+            "catch_up": "latest",
+            "catch_up_max": 100,
+            "jitter_seconds": 0,
+            "parameters": None,
+        },
+        _mark_schedule,
+    )
+    concurrency = _lined("concurrency", {"strategy": "queue", "max": 1}, mark_flow)

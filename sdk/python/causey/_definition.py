@@ -26,6 +26,7 @@ _HOST_MODES = ("fork", "reuse", "spawn")
 def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
     """Raises FlowProblem with everything that is wrong."""
     from causey._definition_parameters import parameters, parameters_problems
+    from causey._definition_schedules import concurrency, schedules
     from causey._definition_triggers import triggers
 
     path = os.path.abspath(path)
@@ -41,6 +42,9 @@ def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
     problems += timeout_problems
     found_triggers, trigger_problems = triggers(flow, path)
     problems += trigger_problems
+    found_schedules, schedule_problems = schedules(flow, path)
+    found_concurrency, concurrency_problems = concurrency(flow, path)
+    problems += schedule_problems + concurrency_problems
     if len(flow.__name__) > 64 or not flow.__name__.isascii():
         problems.append(
             Problem(
@@ -61,6 +65,8 @@ def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
         "steps": [_step(node) for node in in_order_of_the_graph(graph)],
         "parameters": parameters(flow, path),
         "triggers": found_triggers,
+        **({"schedules": found_schedules} if found_schedules else {}),
+        **({"concurrency": found_concurrency} if found_concurrency else {}),
         **({"timeout_seconds": run_timeout} if run_timeout is not None else {}),
     }
 

@@ -42,7 +42,6 @@ FLOW_DECORATORS = {
     "exit_hook": "remove it; follow `dev.causey.run.finished.v1` with causey.events.follow",
     "project": "remove it; give the flow class a name of its own",
     "pypi_base": _ENVIRONMENT,
-    "schedule": "remove it and start the flow from cron with `causey run` or an event",
     "trigger_on_finish": "use @trigger(event='dev.causey.run.finished.v1')",
 }
 

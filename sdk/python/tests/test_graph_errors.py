@@ -513,9 +513,9 @@ CASES = {
     ),
     "refused_decorators": (
         """
-        from causey import card, schedule, secrets
+        from causey import card, project, secrets
 
-        @schedule(daily=True)
+        @project(name="a")
         class Flow(FlowSpec):
             @secrets(sources=["a"])
             @step
@@ -533,8 +533,8 @@ CASES = {
             "remove it and read the secret in the step",
             "12 end: step 'end' has @card, which Causey does not offer yet | "
             "remove it; keep what the card would show as an artifact",
-            "4 None: flow 'Flow' has @schedule, which Causey does not offer yet | "
-            "remove it and start the flow from cron with `causey run` or an event",
+            "4 None: flow 'Flow' has @project, which Causey does not offer yet | "
+            "remove it; give the flow class a name of its own",
         ],
     ),
     "times_and_filters_out_of_range": (

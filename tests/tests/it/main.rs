@@ -14,6 +14,7 @@ mod log;
 mod main_road;
 mod marked;
 mod output;
+mod schedules;
 mod standby;
 mod sweep;
 mod wide;
