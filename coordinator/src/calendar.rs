@@ -199,7 +199,12 @@ mod tests {
 
     #[test]
     fn firings_are_found_backwards_as_they_are_forwards() {
-        for (cron, zone) in [("*/7 * * * *", "America/New_York"), ("0 */5 * * *", "Australia/Lord_Howe"), ("0 0 L * *", "UTC")] {
+        for (cron, zone) in [
+            ("*/7 * * * *", "America/New_York"),
+            ("0 */5 * * *", "Australia/Lord_Howe"),
+            ("0 0 L * *", "UTC"),
+            ("30 2 * * *", "Europe/Berlin"),
+        ] {
             let calendar = Calendar::new(cron, zone).unwrap();
             let mut instant = at("2026-03-01T00:00:00Z");
             for _ in 0..500 {

@@ -25,8 +25,8 @@ struct Entry {
     calendar: Calendar,
     /// Only later instants fire.
     last: Timestamp,
-    /// When the next firing is to be seen to.
-    due: Option<Timestamp>,
+    /// The next firing, and when it is to be seen to.
+    next: Option<(Timestamp, Timestamp)>,
 }
 
 /// The next firing of every schedule.
@@ -67,7 +67,7 @@ impl Timetable {
         if self.backfills {
             return Some(Timestamp(0));
         }
-        self.entries.values().filter_map(|entry| entry.due).min()
+        self.entries.values().filter_map(Entry::due).min()
     }
 
     fn refresh(&mut self, state: &State) {
@@ -100,7 +100,7 @@ impl Timetable {
     pub(crate) fn due(&mut self, state: &State, now: Timestamp) -> Vec<Input> {
         // Whatever becomes of it, it is looked at again.
         self.stale = true;
-        let due = self.entries.iter().filter(|(_, entry)| entry.due.is_some_and(|due| due <= now));
+        let due = self.entries.iter().filter(|(_, entry)| entry.due().is_some_and(|due| due <= now));
         let mut inputs: Vec<Input> = due.flat_map(|(key, entry)| entry.inputs(key, now)).collect();
         inputs.extend(state.backfills_ready().map(|(id, backfill)| {
             let (plan, cursor, backfill) = (&backfill.plan, backfill.cursor, id.clone());
@@ -120,9 +120,13 @@ impl Timetable {
 
 impl Entry {
     fn new(key: &(FlowName, String), schedule: Schedule, calendar: Calendar, last: Timestamp) -> Self {
-        let mut entry = Self { schedule, calendar, last, due: None };
-        entry.due = entry.calendar.after(last).map(|instant| entry.seen_to(key, instant));
+        let mut entry = Self { schedule, calendar, last, next: None };
+        entry.next = entry.calendar.after(last).map(|instant| (instant, entry.seen_to(key, instant)));
         entry
+    }
+
+    fn due(&self) -> Option<Timestamp> {
+        self.next.map(|(_, due)| due)
     }
 
     /// When a firing is to be seen to: each has a delay of its own, which is the same whoever leads.
@@ -149,6 +153,10 @@ impl Entry {
                 break;
             }
             until = Timestamp(instant.0.saturating_sub(1));
+        }
+        // Should the calendar not find backwards what it found forwards, the one that is due is seen to all the same.
+        if come.is_empty() {
+            come.extend(self.next.filter(|(_, due)| *due <= now).map(|(instant, _)| instant));
         }
         come
     }
