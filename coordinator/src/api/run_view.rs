@@ -87,6 +87,8 @@ pub(super) fn whole(run: &Run, flow: &Flow) -> RunView {
 fn cause(cause: &Cause) -> Value {
     match cause {
         Cause::Request { id } => json!({"kind": "request", "id": id}),
+        Cause::Schedule { schedule, instant } => json!({"kind": "schedule", "schedule": schedule, "instant": instant}),
+        Cause::Backfill { backfill, instant } => json!({"kind": "backfill", "backfill": backfill, "instant": instant}),
         Cause::Event { trigger, events } => {
             let identity = |event: &Value| {
                 let attribute = |name: &str| event.get(name).cloned().unwrap_or(Value::Null);
