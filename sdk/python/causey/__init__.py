@@ -7,7 +7,7 @@ Importing this package stays cheap (every `causey run` pays for it), so nothing 
 from __future__ import annotations
 
 from causey._current import current
-from causey._decorators import catch, grace, host, recursion, resources, retry, timeout, trigger
+from causey._decorators import catch, grace, host, parallel, recursion, resources, retry, timeout, trigger
 from causey._errors import (
     CauseyException,
     FailureHandledByCatch,
@@ -49,6 +49,7 @@ __all__ = [
     "grace",
     "host",
     "models",
+    "parallel",
     "recursion",
     "resources",
     "retry",
