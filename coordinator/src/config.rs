@@ -115,5 +115,8 @@ pub(crate) const PROJECTION_CHANGES_MAX: usize = 5_000;
 /// A worker that said hello and then nothing for this long is lost.
 pub(crate) const WORKER_SILENCE_MAX: Duration = Duration::from_secs(25);
 
+/// A pool whose workers have been the same for this long is taken to be all there is: longer than the pause between two hellos.
+pub(crate) const POOL_SETTLED: Duration = Duration::from_secs(12);
+
 /// Oldest NATS server that this version works with.
 pub(crate) const NATS_VERSION_MIN: (i64, i64, i64) = (2, 15, 1);

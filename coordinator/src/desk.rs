@@ -6,18 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use causey_engine::State;
+use causey_engine::{State, TaskRef};
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
-use causey_protocol::id::{ModelName, PoolName, RequestId, RunId, TaskKey, WorkerName};
-use causey_protocol::input::{Request, RequestMessage};
+use causey_protocol::id::{ModelName, Path, PoolName, RequestId, RunId, StepName, TaskKey, WorkerName};
+use causey_protocol::input::{Input, Request, RequestMessage};
 use causey_protocol::live::{Ask, Offer, OpenAttempt, Told};
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::subject;
+use causey_protocol::task::Address;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::committed::{Committed, Role};
-use crate::config::WORKER_SILENCE_MAX;
+use crate::config::{POOL_SETTLED, WORKER_SILENCE_MAX};
 use crate::outside::{Expect, Listener as _, Message, Outside, Unanswered, Word};
 
 /// How often silence is looked for.
@@ -29,6 +31,8 @@ pub struct Seen {
     pub offer: Offer,
     /// Attempts it said it holds.
     pub open: Arc<BTreeSet<OpenAttempt>>,
+    /// When it was first heard of.
+    since: Instant,
     at: Instant,
 }
 
@@ -54,9 +58,11 @@ impl Workers {
 
     /// Notes a hello; returns whether an earlier life of the same worker is thereby known to be over.
     fn hello(&self, offer: &Offer, open: &[OpenAttempt]) -> bool {
-        let open = Arc::new(open.iter().copied().collect());
-        let seen = Seen { offer: offer.clone(), open, at: Instant::now() };
-        let before = self.lock().insert((offer.pool.clone(), offer.worker.clone()), seen);
+        let (open, at) = (Arc::new(open.iter().copied().collect()), Instant::now());
+        let key = (offer.pool.clone(), offer.worker.clone());
+        let mut all = self.lock();
+        let since = since(all.get(&key), offer, at);
+        let before = all.insert(key, Seen { offer: offer.clone(), open, since, at });
         before.is_some_and(|before| before.offer.started != offer.started)
     }
 
@@ -65,7 +71,17 @@ impl Workers {
         let key = (offer.pool.clone(), offer.worker.clone());
         let mut all = self.lock();
         let open = all.get(&key).filter(|seen| seen.offer.started == offer.started).map_or_else(Arc::default, |seen| seen.open.clone());
-        all.insert(key, Seen { offer, open, at: Instant::now() });
+        let at = Instant::now();
+        let since = since(all.get(&key), &offer, at);
+        all.insert(key, Seen { offer, open, since, at });
+    }
+
+    /// The slots of a pool's workers, once they have been the same for a while.
+    fn settled(&self, pool: &PoolName) -> Option<Vec<u32>> {
+        let all = self.lock();
+        let mut of = all.values().filter(|seen| seen.offer.pool == *pool).peekable();
+        of.peek()?;
+        of.map(|seen| (seen.since.elapsed() > POOL_SETTLED).then_some(seen.offer.slots)).collect()
     }
 
     /// Forgets and returns those silent for too long.
@@ -79,6 +95,11 @@ impl Workers {
     }
 }
 
+/// Since when a worker is known, in its present life.
+fn since(before: Option<&Seen>, offer: &Offer, now: Instant) -> Instant {
+    before.filter(|before| before.offer.started == offer.started).map_or(now, |before| before.since)
+}
+
 /// Answers workers while this coordinator leads, and listens to them while it does not.
 #[derive(Clone, Debug)]
 pub(crate) struct Desk<O> {
@@ -86,6 +107,8 @@ pub(crate) struct Desk<O> {
     pub(crate) committed: Arc<Committed>,
     pub(crate) workers: Arc<Workers>,
     pub(crate) ack_wait: Duration,
+    /// What the leader's loop shall decide about.
+    pub(crate) inputs: mpsc::Sender<Input>,
 }
 
 impl<O: Outside> Desk<O> {
@@ -112,6 +135,7 @@ impl<O: Outside> Desk<O> {
         let mut questions = self.outside.listen(subject::LIVE_WORKER_ALL).await?;
         let mut pools = BTreeSet::new();
         let mut sweep = tokio::time::interval(SWEEP);
+        let leading = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -120,6 +144,10 @@ impl<O: Outside> Desk<O> {
                     for (pool, worker) in self.workers.silent() {
                         tracing::warn!(%pool, %worker, "worker silent; its attempts run again elsewhere");
                         self.lost(&pool, &worker).await;
+                    }
+                    // Before that, not all workers have had the time to say hello.
+                    if leading.elapsed() > POOL_SETTLED {
+                        self.count_pools();
                     }
                 }
             }
@@ -144,6 +172,18 @@ impl<O: Outside> Desk<O> {
         }
     }
 
+    /// Tells of pools that are too small for a gang in their line. Repeated while that is so.
+    fn count_pools(&self) {
+        let pools = self.committed.read().pools_with_gangs();
+        for pool in pools {
+            let Some(slots) = self.workers.settled(&pool) else { continue };
+            if !self.committed.read().gangs_too_large(&pool, &slots).is_empty() {
+                // A full or closed channel: again with the next sweep, or by the next leader.
+                let _ = self.inputs.try_send(Input::PoolCounted { pool, slots });
+            }
+        }
+    }
+
     async fn answer(&self, message: &Word, pools: &mut BTreeSet<PoolName>) {
         let Some(reply) = message.reply.clone() else { return };
         let told = match (subject::parse_live_worker(&message.subject), codec::decode::<Ask>(&message.payload, MESSAGE_BYTES_MAX)) {
@@ -151,6 +191,9 @@ impl<O: Outside> Desk<O> {
                 self.hello(&offer, open, pools).await
             }
             (Some(_), Ok(Ask::FindModel { model, version })) => find_model(&self.committed.read(), &model, version),
+            (Some(_), Ok(Ask::Gang { run, step, path, attempt })) => {
+                Told::Gang { members: formation(&self.committed.read(), run, &step, &path, attempt) }
+            }
             (_, Ok(Ask::Hello { offer, .. })) => Told::Refused(Problem::new(
                 Code::MALFORMED,
                 format!("worker {}.{} spoke on another worker's subject", offer.pool, offer.worker),
@@ -215,6 +258,14 @@ fn open_keys(state: &State, run: RunId) -> BTreeSet<TaskKey> {
     let Some(flow) = state.flow_of(run) else { return BTreeSet::new() };
     let open = run.unfinished().filter(|(_, task)| task.state.is_open());
     open.map(|(task, found)| task.id(&flow).key(found.attempt)).collect()
+}
+
+/// The addresses of the gang that this attempt is a member of, once it has formed.
+fn formation(state: &State, run: RunId, step: &StepName, path: &Path, attempt: u32) -> Option<Vec<Address>> {
+    let run = state.run(run)?;
+    let step = state.flow_of(run)?.find(step)?;
+    let (_, gang, _) = run.gang_of(&TaskRef::new(step, path.clone(), 0))?;
+    gang.addresses().filter(|_| gang.attempt == attempt)
 }
 
 fn find_model(state: &State, model: &ModelName, version: Option<u32>) -> Told {

@@ -65,7 +65,7 @@ impl<O: Outside> Parts<O> {
         let upkeep = Upkeep::new(front.clone(), committed.clone(), store.clone(), notice.clone(), upkeep);
         let (announcer, writable) = Announcer::new(front.clone(), &id, &holder.name);
         let sweep = Sweep::new(front.clone(), committed.clone(), workers.clone(), ack_wait);
-        let desk = Desk { outside: front, committed: committed.clone(), workers: workers.clone(), ack_wait };
+        let desk = Desk { outside: front, committed: committed.clone(), workers: workers.clone(), ack_wait, inputs: notice.clone() };
         let coordinator = Coordinator {
             link: hot.link(),
             outside: hot,

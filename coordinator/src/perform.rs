@@ -11,7 +11,7 @@ use causey_engine::{Command, Notification};
 use causey_protocol::artifact::blob_path;
 use causey_protocol::backoff::Delays;
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
-use causey_protocol::id::{Digest, RunId};
+use causey_protocol::id::Digest;
 use causey_protocol::input::Input;
 use causey_protocol::record::Position;
 use causey_protocol::subject;
@@ -99,8 +99,12 @@ impl<O: Outside> Performer<O> {
                 let token = self.publisher.publish(message).await;
                 self.kinds.insert(token, Kind::Task);
             }
-            Command::Withdraw { pool, run, key } => self.purge(subject::task(&pool, run, &key), None),
-            Command::Cancel { run } => self.purge(subject::run_tasks(run), Some(run)),
+            Command::Withdraw { pool, run, key } => self.purge(vec![subject::task(&pool, run, &key)], None),
+            Command::Recall { pool, run, keys } => {
+                self.purge(keys.iter().map(|key| subject::task(&pool, run, key)).collect(), Some(subject::gang(run)));
+            }
+            Command::TellGang { run } => tell(&self.outside, subject::gang(run)).await,
+            Command::Cancel { run } => self.purge(vec![subject::run_tasks(run)], Some(subject::cancel(run))),
             Command::StoreBlob { digest, bytes } => self.store_blob(digest, bytes),
             Command::Announce { position, notification } => {
                 self.announcements.push_back((position, notification));
@@ -109,19 +113,19 @@ impl<O: Outside> Performer<O> {
         }
     }
 
-    /// Removes queued tasks and, for a cancelled run, tells the workers. Level-triggered: a lost broadcast is made good by the
+    /// Removes queued tasks and tells the workers on `broadcast`. Level-triggered: a lost broadcast is made good by the
     /// workers' own questions.
-    fn purge(&self, filter: String, cancelled: Option<RunId>) {
+    fn purge(&self, filters: Vec<String>, broadcast: Option<String>) {
         let outside = self.outside.clone();
         tokio::spawn(async move {
-            if let Err(error) = outside.purge(subject::TASK_STREAM, Purge::Subject(filter.clone())).await {
-                tracing::warn!(%error, filter, "queued tasks not removed; workers refuse them when they ask");
+            for filter in filters {
+                if let Err(error) = outside.purge(subject::TASK_STREAM, Purge::Subject(filter.clone())).await {
+                    tracing::warn!(%error, filter, "queued tasks not removed; workers refuse them when they ask");
+                }
             }
             failpoint::here("tasks.removed");
-            if let Some(run) = cancelled
-                && let Err(error) = outside.say(subject::cancel(run), Bytes::new()).await
-            {
-                tracing::debug!(%error, %run, "cancel not broadcast");
+            if let Some(subject) = broadcast {
+                tell(&outside, subject).await;
             }
         });
     }
@@ -196,6 +200,13 @@ impl<O: Outside> Performer<O> {
             }
         }
         None
+    }
+}
+
+/// Tells whoever listens that it is time to ask; who misses it asks by himself.
+async fn tell<O: Outside>(outside: &O, subject: String) {
+    if let Err(error) = outside.say(subject.clone(), Bytes::new()).await {
+        tracing::debug!(%error, subject, "not broadcast");
     }
 }
 

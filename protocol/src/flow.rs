@@ -82,6 +82,9 @@ pub struct Step {
     /// Time between the request to end and the kill, in seconds; `None`: [`policy::GRACE_SECONDS_DEFAULT`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<f64>,
+    /// How long the members of its gang may take to come together, in seconds; `None`: [`policy::GATHER_SECONDS_DEFAULT`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gather_seconds: Option<f64>,
 }
 
 /// How a step ends.
@@ -99,6 +102,10 @@ pub enum Transition {
     Foreach {
         to: StepName,
         variable: String,
+    },
+    /// A gang: as many tasks as the step says, which run at the same time and know each other.
+    Gang {
+        to: StepName,
     },
     /// One of several paths, chosen by the value of the artifact `condition`. A case may lead back to the step itself.
     Switch {
@@ -122,7 +129,7 @@ impl Transition {
     #[must_use]
     pub fn targets(&self) -> Vec<&StepName> {
         match self {
-            Self::Linear { to } | Self::Foreach { to, .. } => vec![to],
+            Self::Linear { to } | Self::Foreach { to, .. } | Self::Gang { to } => vec![to],
             Self::Branch { to } => to.iter().collect(),
             Self::Switch { cases, .. } => {
                 let mut targets: Vec<&StepName> = Vec::with_capacity(cases.len());
@@ -135,6 +142,12 @@ impl Transition {
             }
             Self::End => Vec::new(),
         }
+    }
+
+    /// Whether it opens several tasks of one step, told apart by an index in their paths.
+    #[must_use]
+    pub fn is_indexed(&self) -> bool {
+        matches!(self, Self::Foreach { .. } | Self::Gang { .. })
     }
 }
 
@@ -165,6 +178,7 @@ pub struct StepIndex(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Split {
     pub step: StepIndex,
+    /// Whether its paths are told apart by an index: a foreach, or a gang.
     pub foreach: bool,
 }
 
@@ -256,7 +270,13 @@ impl Flow {
         self.closes[usize::from(index.0)]
     }
 
-    /// The foreach steps that enclose this one, outermost first; as many as a task's path has indices.
+    /// Whether the step runs as a gang.
+    #[must_use]
+    pub fn is_gang(&self, index: StepIndex) -> bool {
+        matches!(self.parents(index), [split] if matches!(self.step(*split).next, Transition::Gang { .. }))
+    }
+
+    /// The foreach steps (and those that open a gang) that enclose this one, outermost first; as many as a task's path has indices.
     pub fn foreach_levels(&self, index: StepIndex) -> impl Iterator<Item = StepIndex> + '_ {
         self.enclosing[usize::from(index.0)].iter().filter(|split| split.foreach).map(|split| split.step)
     }
@@ -393,7 +413,7 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
             return Err(fault(definition, Some(step), format!("goes on to `{target}`, which is not a step")));
         };
         let how = match step.next {
-            Transition::Branch { .. } | Transition::Foreach { .. } => "splits",
+            Transition::Branch { .. } | Transition::Foreach { .. } | Transition::Gang { .. } => "splits",
             Transition::Switch { .. } => "switches",
             Transition::Linear { .. } | Transition::End => continue,
         };
@@ -403,6 +423,17 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
     }
     if let Transition::Switch { condition, cases } = &step.next {
         check_switch(definition, step, condition, cases)?;
+    }
+    if let Transition::Gang { to } = &step.next {
+        check_gang(definition, index, &definition.steps[usize::from(index[to].0)])?;
+    }
+    if let Some(seconds) = step.gather_seconds {
+        if !definition.steps.iter().any(|split| matches!(&split.next, Transition::Gang { to } if *to == step.name)) {
+            return Err(fault(definition, Some(step), "says how long its gang may gather, but no step opens a gang of it"));
+        }
+        if let Some(what) = policy::timeout_fault(seconds) {
+            return Err(fault(definition, Some(step), format!("is wrong: {what}")));
+        }
     }
     if let Some(visits) = step.visits_max {
         if !leads_to_itself(step) {
@@ -432,11 +463,27 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
         Transition::Foreach { .. } if step.catch.is_some() => {
             Err(fault(definition, Some(step), "has catch and a foreach: when it fails there are no items to go on with"))
         }
+        Transition::Gang { .. } if step.catch.is_some() => {
+            Err(fault(definition, Some(step), "has catch and opens a gang: when it fails there is no number of members to go on with"))
+        }
         Transition::Switch { .. } if step.catch.is_some() => {
             Err(fault(definition, Some(step), "has catch and a switch: when it fails there is no value to choose a case by"))
         }
         _ => Ok(()),
     }
+}
+
+/// A gang's step goes on to the join that closes it, and a failure of one member is a failure of all.
+fn check_gang(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, gang: &Step) -> Result<(), Problem> {
+    let joined =
+        matches!(&gang.next, Transition::Linear { to } if index.get(to).is_some_and(|to| definition.steps[usize::from(to.0)].join));
+    if !joined {
+        return Err(fault(definition, Some(gang), "runs as a gang, so it has to go on to a join and to nothing else"));
+    }
+    if gang.catch.is_some() {
+        return Err(fault(definition, Some(gang), "has catch and runs as a gang: when a member fails, the others cannot go on without it"));
+    }
+    Ok(())
 }
 
 fn check_switch(definition: &Definition, step: &Step, condition: &str, cases: &[Case]) -> Result<(), Problem> {
@@ -606,7 +653,7 @@ fn leaving(
             let branch = targets.iter().position(|target| index[target] == to).unwrap_or_default();
             stack.push((Split { step: parent, foreach: false }, branch));
         }
-        Transition::Foreach { .. } => stack.push((Split { step: parent, foreach: true }, 0)),
+        Transition::Foreach { .. } | Transition::Gang { .. } => stack.push((Split { step: parent, foreach: true }, 0)),
         Transition::Linear { .. } | Transition::Switch { .. } | Transition::End => {}
     }
     stack
@@ -646,6 +693,7 @@ mod tests {
                 [] => Transition::End,
                 [">", to] => Transition::Linear { to: name(to) },
                 ["each", to] => Transition::Foreach { to: name(to), variable: "items".into() },
+                ["gang", to] => Transition::Gang { to: name(to) },
                 ["?", ref to @ ..] => Transition::Switch { condition: "kind".into(), cases: cases(to) },
                 [">", ref to @ ..] => Transition::Branch { to: to.iter().map(|word| name(word)).collect() },
                 _ => panic!("{line}"),
@@ -664,6 +712,7 @@ mod tests {
                 visits_max: None,
                 timeout_seconds: None,
                 grace_seconds: None,
+                gather_seconds: None,
             }
         });
         Definition {
@@ -816,6 +865,49 @@ mod tests {
         assert_eq!(
             Flow::try_from(flow).unwrap_err().message,
             "demo.py:10: step `start` bounds its visits, but no case of a switch leads back to it"
+        );
+    }
+
+    #[test]
+    fn a_gang_goes_from_one_step_to_one_join() {
+        let lines = ["start gang train", "train > meet", "meet* > end", "end"];
+        let flow = Flow::try_from(definition(&lines)).unwrap();
+        let find = |name: &str| flow.find(&StepName::new(name).unwrap()).unwrap();
+        assert!(flow.is_gang(find("train")) && !flow.is_gang(find("meet")) && !flow.is_gang(find("start")));
+        assert_eq!(flow.foreach_levels(find("train")).collect::<Vec<_>>(), [find("start")]);
+        assert_eq!(flow.closes(find("meet")), Some(Split { step: find("start"), foreach: true }));
+        assert_eq!(
+            error(&["start gang meet", "meet* > end", "end"]),
+            "demo.py:10: step `start` splits straight into the join `meet`; put a step between them"
+        );
+        let alone = "demo.py:11: step `train` runs as a gang, so it has to go on to a join and to nothing else";
+        assert_eq!(error(&["start gang train", "train > more", "more > meet", "meet* > end", "end"]), alone);
+        assert_eq!(error(&["start gang train", "train each more", "more > meet", "meet* > all", "all* > end", "end"]), alone);
+        assert_eq!(error(&["start gang train", "train"]), alone);
+        assert_eq!(
+            error(&["start ? a b", "a gang train", "b > train", "train > meet", "meet* > end", "end"]),
+            "demo.py:13: step `train` is reached by several steps but is no join; a join takes the argument `inputs`"
+        );
+        let change = |change: &dyn Fn(&mut Definition)| {
+            let mut flow = definition(&lines);
+            change(&mut flow);
+            Flow::try_from(flow).unwrap_err().message
+        };
+        assert_eq!(
+            change(&|flow| flow.steps[1].catch = Some(CatchPolicy { variable: None })),
+            "demo.py:11: step `train` has catch and runs as a gang: when a member fails, the others cannot go on without it"
+        );
+        assert_eq!(
+            change(&|flow| flow.steps[0].catch = Some(CatchPolicy { variable: None })),
+            "demo.py:10: step `start` has catch and opens a gang: when it fails there is no number of members to go on with"
+        );
+        assert_eq!(
+            change(&|flow| flow.steps[1].gather_seconds = Some(0.0)),
+            "demo.py:11: step `train` is wrong: a timeout of 0 seconds is not between 0 (excluded) and 31536000"
+        );
+        assert_eq!(
+            change(&|flow| flow.steps[2].gather_seconds = Some(5.0)),
+            "demo.py:12: step `meet` says how long its gang may gather, but no step opens a gang of it"
         );
     }
 

@@ -151,4 +151,9 @@ pub enum Input {
     },
     /// How full the streams are; repeated while attempts are held back.
     Pressure(Storage),
+    /// The slots of every worker of a pool, once the pool has been the same for a while.
+    PoolCounted {
+        pool: PoolName,
+        slots: Vec<u32>,
+    },
 }

@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::ObjectRef;
-use crate::id::{ModelName, PoolName, RunId, StepName, TaskKey, Timestamp, WorkerName};
+use crate::id::{ModelName, Path, PoolName, RunId, StepName, TaskKey, Timestamp, WorkerName};
 use crate::problem::Problem;
+use crate::task::Address;
 
 /// A worker's question on `causey.live.worker.<pool>.<worker>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub enum Ask {
     Hello { offer: Offer, open: Vec<OpenAttempt> },
     /// Where is this model? For a step that loads one.
     FindModel { model: ModelName, version: Option<u32> },
+    /// Has the gang of this attempt formed? Asked again and again by a member that waits, and whenever the leader says that something
+    /// about a gang of its run has changed.
+    Gang { run: RunId, step: StepName, path: Path, attempt: u32 },
 }
 
 /// What a worker offers; also its presence entry.
@@ -48,6 +52,10 @@ pub enum Told {
         artifact: String,
         format: String,
         metrics: serde_json::Map<String, serde_json::Value>,
+    },
+    /// The addresses of the gang's members in order; `None` while it gathers.
+    Gang {
+        members: Option<Vec<Address>>,
     },
     Refused(Problem),
 }

@@ -15,6 +15,9 @@ pub const GRACE_SECONDS_DEFAULT: f64 = 5.0;
 /// Longest grace, in seconds.
 pub const GRACE_SECONDS_MAX: f64 = 3_600.0;
 
+/// How long the members of a gang may take to come together when their step sets nothing, in seconds.
+pub const GATHER_SECONDS_DEFAULT: f64 = 60.0;
+
 /// Longest timeout of a step or a run, in seconds.
 pub const TIMEOUT_SECONDS_MAX: f64 = 365.0 * 86_400.0;
 

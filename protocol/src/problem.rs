@@ -95,6 +95,8 @@ codes! {
     CANCELLED = 3001;
     /// The flow's concurrency strategy lets no further run start.
     CONCURRENCY = 3002;
+    /// A gang has more members than its pool has room for.
+    GANG_TOO_LARGE = 3003;
     /// The artifact store refused, or a stored object is damaged.
     STORE = 4001;
     /// The streams are nearly full.

@@ -13,7 +13,7 @@ use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::problem::Problem;
 use crate::schedule::BackfillPlan;
-use crate::task::{ErrorInfo, Publication};
+use crate::task::{Address, ErrorInfo, Publication, Success};
 use crate::upkeep::{SnapshotTaken, Storage};
 
 /// What the leader decides in one go and commits as one message.
@@ -184,6 +184,60 @@ pub enum Record {
         /// Items in a chunk; `None`: their results are not gathered in chunks.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         chunk: Option<u32>,
+    },
+    /// A gang stands in line for its pool. `step` and `path` are those of its members, without their index.
+    GangOpened {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        size: u32,
+        pool: PoolName,
+    },
+    /// It is the only gang of its pool that gathers; the attempts of all its members are opened next.
+    GangCalled {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        attempt: u32,
+        /// When all members must be there.
+        until: Timestamp,
+    },
+    /// `path` is the member's own.
+    MemberJoined {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        attempt: u32,
+        worker: WorkerName,
+        address: Address,
+        at: Timestamp,
+    },
+    /// All members are there: their user code may begin.
+    GangFormed {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        attempt: u32,
+    },
+    /// A member, whose own path is `path`, has its result; it is accepted with those of all others, or not at all.
+    MemberSucceeded {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        attempt: u32,
+        worker: WorkerName,
+        success: Box<Success>,
+    },
+    /// The attempts of all members are over, uncharged but for the one that failed. The gang stands in line again from `not_before` on.
+    GangDissolved {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        attempt: u32,
+        /// Charged retries from now on.
+        retry: u32,
+        not_before: Timestamp,
+        because: String,
     },
     /// All items of a chunk have reached the join: the chunk shall be stored.
     ChunkGathered {
@@ -356,7 +410,13 @@ impl Record {
             | Self::SchedulesResumed { .. }
             | Self::BackfillStarted(_)
             | Self::BackfillAdvanced { .. }
-            | Self::BackfillCancelled { .. } => 1,
+            | Self::BackfillCancelled { .. }
+            | Self::GangOpened { .. }
+            | Self::GangCalled { .. }
+            | Self::MemberJoined { .. }
+            | Self::GangFormed { .. }
+            | Self::MemberSucceeded { .. }
+            | Self::GangDissolved { .. } => 1,
         }
     }
 }

@@ -34,6 +34,7 @@ pub const LOG_FENCE: &str = "causey.log.fence";
 pub const TASK_ALL: &str = "causey.task.>";
 pub const NOTIFY_ALL: &str = "causey.notify.>";
 pub const CANCEL_ALL: &str = "causey.cancel.*";
+pub const GANG_ALL: &str = "causey.gang.*";
 pub const LIVE_WORKER_ALL: &str = "causey.live.worker.*.*";
 
 #[must_use]
@@ -84,6 +85,12 @@ pub fn notify(topic: Topic, name: &str) -> String {
 #[must_use]
 pub fn cancel(run: RunId) -> String {
     format!("causey.cancel.{run}")
+}
+
+/// Something about a gang of this run has changed: workers that hold members ask what. Lossy.
+#[must_use]
+pub fn gang(run: RunId) -> String {
+    format!("causey.gang.{run}")
 }
 
 /// Output of a run's tasks while it is produced; lossy.
@@ -147,6 +154,12 @@ pub fn parse_live_worker(subject: &str) -> Option<(PoolName, WorkerName)> {
     Some((PoolName::new(pool).ok()?, WorkerName::new(worker).ok()?))
 }
 
+/// Parses the subject of a change to gangs.
+#[must_use]
+pub fn parse_gang(subject: &str) -> Option<RunId> {
+    subject.strip_prefix("causey.gang.")?.parse().ok()
+}
+
 /// Parses a cancel subject.
 #[must_use]
 pub fn parse_cancel(subject: &str) -> Option<RunId> {
@@ -167,6 +180,7 @@ mod tests {
         let (run, key) = (RunId(uuid::Uuid::from_u128(7)), TaskKey([1; 16]));
         assert_eq!(parse_task(&task(&pool, run, &key)), Some((pool.clone(), run, key)));
         assert_eq!(parse_task("causey.task.gpu"), None);
+        assert_eq!((parse_gang(&gang(run)), parse_cancel(&cancel(run)), parse_gang(&cancel(run))), (Some(run), Some(run), None));
         assert_eq!(parse_inbox("causey.in.report.gpu.w.1"), None);
         assert_eq!(parse_inbox("causey.in.report.gpu"), None);
     }

@@ -1,6 +1,8 @@
 //! What coordinator and workers tell each other about attempts: dispatches on the task queue, reports in the inbox. Both
 //! carry lists, because messages cost and bytes hardly do.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,6 +18,9 @@ pub const TASKS_PER_DISPATCH_MAX: u32 = 64;
 
 /// Most input references that travel inside a dispatch; more of them go by a manifest in the artifact store.
 pub const INLINE_INPUTS_MAX: usize = 64;
+
+/// Most members of a gang: all of them are opened, and told of each other, in one message.
+pub const GANG_MEMBERS_MAX: u32 = 500;
 
 /// Most base classes of an error inside a report.
 pub const ERROR_CLASSES_REPORTED_MAX: usize = 16;
@@ -58,6 +63,16 @@ pub struct Dispatch {
     /// The instant of the schedule or backfill that the run is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<Timestamp>,
+    /// The task is a member of a gang: it waits for the others before user code runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gang: bool,
+}
+
+/// Where a member of a gang can be reached: the address of its host, and a port that was free there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    pub ip: IpAddr,
+    pub port: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +190,11 @@ pub enum Outcome {
     Started {
         at: Timestamp,
     },
+    /// A member of a gang is ready to begin and waits for the others.
+    Joined {
+        address: Address,
+        at: Timestamp,
+    },
     Succeeded(Success),
     Failed(Failure),
     /// Handed back unstarted; not charged.
@@ -189,7 +209,7 @@ pub struct Success {
     pub bytes: u64,
     /// Steps the transition named; empty at the end.
     pub next: Vec<StepName>,
-    /// Items of a foreach.
+    /// Items of a foreach, or members of a gang.
     pub foreach: Option<u32>,
     pub publications: Vec<Publication>,
     pub started: Timestamp,

@@ -20,8 +20,8 @@ use causey_protocol::record::{
 };
 use causey_protocol::schedule::{BackfillPlan, Concurrency, Strategy};
 use causey_protocol::task::{
-    Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem, SplitLevel,
-    Success,
+    Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem,
+    SplitLevel, Success,
 };
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 use serde::Serialize;
@@ -162,9 +162,11 @@ fn dispatches() {
         timeout_seconds: None,
         grace_seconds: None,
         scheduled_at: None,
+        gang: false,
     };
     check("dispatch", &dispatch);
     check("dispatch-scheduled", &Dispatch { scheduled_at: Some(Timestamp(1_700_000_000_000_000)), ..dispatch.clone() });
+    check("dispatch-gang", &Dispatch { gang: true, ..dispatch.clone() });
     check("dispatch-timeout", &Dispatch { timeout_seconds: Some(90.0), grace_seconds: Some(0.5), ..dispatch });
 }
 
@@ -221,6 +223,44 @@ fn switches() {
     ];
     let (at, previous) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
     check("turn-switch", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
+}
+
+#[test]
+fn gangs() {
+    let definition: Definition = serde_json::from_value(json!({
+        "format": 1, "name": "Gang", "language": "python", "file": "gang.py", "package": Digest::of(b"package"),
+        "steps": [
+            {"name": "start", "line": 5, "next": {"gang": {"to": "train"}}},
+            {"name": "train", "line": 9, "gather_seconds": 30.0, "next": {"linear": {"to": "join"}}},
+            {"name": "join", "join": true, "line": 14, "next": {"linear": {"to": "end"}}},
+            {"name": "end", "line": 18, "next": "end"}
+        ]
+    }))
+    .unwrap();
+    let flow = Flow::try_from(definition).unwrap();
+    let (run, step, path, attempt) = (run(), StepIndex(1), Path(vec![2]), 3);
+    let worker = || "w1".parse().unwrap();
+    let address = Address { ip: [10, 0, 0, 7].into(), port: 4_711 };
+    let (at, started, ended) = (Timestamp(1_700_000_000_000_000), Timestamp(5), Timestamp(7));
+    let next = vec!["join".parse().unwrap()];
+    let success = Success { digest: Digest::of(b"object"), bytes: 10, next, foreach: None, publications: Vec::new(), started, ended };
+    let records = vec![
+        Record::FlowRegistered { digest: flow.digest(), flow: Box::new(flow) },
+        Record::GangOpened { run, step, path: path.clone(), size: 4, pool: "gpu".parse().unwrap() },
+        Record::GangCalled { run, step, path: path.clone(), attempt, until: at },
+        Record::MemberJoined { run, step, path: path.child(1), attempt, worker: worker(), address, at },
+        Record::GangFormed { run, step, path: path.clone(), attempt },
+        Record::MemberSucceeded { run, step, path: path.child(1), attempt, worker: worker(), success: Box::new(success) },
+        Record::GangDissolved { run, step, path: path.clone(), attempt, retry: 1, not_before: at, because: "train/2.1 failed".into() },
+    ];
+    let previous = Digest::of(b"before");
+    check("turn-gang", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
+    let step = || "train".parse().unwrap();
+    let item = ReportItem { run, step: step(), path: path.child(1), visit: 0, attempt, outcome: Outcome::Joined { address, at } };
+    check("report-joined", &Report { pool: "gpu".parse().unwrap(), worker: worker(), items: vec![item] });
+    check("ask-gang", &Ask::Gang { run, step: step(), path: path.child(1), attempt });
+    let other = Address { ip: "2001:db8::1".parse().unwrap(), port: 1 };
+    check("told-gang", &Told::Gang { members: Some(vec![address, other]) });
 }
 
 #[test]

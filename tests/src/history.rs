@@ -12,7 +12,7 @@ use causey_engine::State;
 use causey_protocol::artifact::{blob_path, object_path};
 use causey_protocol::chunk::CHUNK_ITEMS;
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
-use causey_protocol::flow::{Flow, StepIndex, Transition};
+use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Digest, ModelName, NotificationId, Origin, Path, RunId, TaskId, Timestamp};
 use causey_protocol::record::{ItemSucceeded, Position, Record, Topic, Turn};
 use causey_protocol::subject;
@@ -349,6 +349,8 @@ struct Judge {
     /// The open attempt of each task.
     open: BTreeMap<Task, u32>,
     attempts: BTreeMap<Task, u32>,
+    /// Attempts of gang members that have a result, which waits for those of the others.
+    done: BTreeMap<Task, u32>,
     accepted: BTreeSet<Task>,
     foreaches: BTreeMap<(RunId, StepIndex, Path), u32>,
     gathered: BTreeSet<(RunId, StepIndex, Path, u32)>,
@@ -414,6 +416,30 @@ impl Judge {
                 if self.open.get(&task) != Some(attempt) {
                     found.push(format!("I3: attempt {attempt} of {task:?} started while it was not open"));
                 }
+            }
+            Record::MemberJoined { run, step, path, attempt, .. } => {
+                let task = (*run, *step, path.clone(), 0);
+                if self.open.get(&task) != Some(attempt) {
+                    found.push(format!("I3: attempt {attempt} of {task:?} joined its gang while it was not open"));
+                }
+            }
+            Record::MemberSucceeded { run, step, path, attempt, .. } => {
+                let task = (*run, *step, path.clone(), 0);
+                self.closed(&task, *attempt, found);
+                self.done.insert(task, *attempt);
+            }
+            Record::GangDissolved { run, step, path, attempt, .. } => {
+                let is_member =
+                    |task: &Task| (task.0, task.1) == (*run, *step) && task.2.split_last().is_some_and(|(outer, _)| outer == *path);
+                self.open.retain(|task, open| !is_member(task) || open != attempt);
+                self.done.retain(|task, _| !is_member(task));
+            }
+            Record::AttemptSucceeded { run, step, path, visit, attempt, .. }
+                if self.done.get(&(*run, *step, path.clone(), *visit)) == Some(attempt) =>
+            {
+                let task = (*run, *step, path.clone(), *visit);
+                self.done.remove(&task);
+                self.accept(task, found);
             }
             Record::AttemptSucceeded { run, step, path, visit, attempt, .. } => {
                 self.succeeded((*run, *step, path.clone(), *visit), *attempt, found);
@@ -493,6 +519,9 @@ impl Judge {
             | Record::SchedulesPaused { .. }
             | Record::SchedulesResumed { .. }
             | Record::BackfillStarted(_)
+            | Record::GangOpened { .. }
+            | Record::GangCalled { .. }
+            | Record::GangFormed { .. }
             | Record::BackfillCancelled { .. }
             | Record::Ignored { .. } => {}
         }
@@ -542,6 +571,10 @@ impl Judge {
 
     fn succeeded(&mut self, task: Task, attempt: u32, found: &mut Vec<String>) {
         self.closed(&task, attempt, found);
+        self.accept(task, found);
+    }
+
+    fn accept(&mut self, task: Task, found: &mut Vec<String>) {
         if let Some(task) = self.accepted.replace(task) {
             found.push(format!("I3: {task:?} has two accepted results"));
         }
@@ -572,10 +605,7 @@ impl Judge {
     }
 }
 
-/// A foreach's items lie one level below the task that opened it.
+/// A foreach's items, and a gang's members, lie one level below the task that opened it.
 fn parent_path(flow: &Flow, parent: StepIndex, path: &Path) -> Option<Path> {
-    match flow.step(parent).next {
-        Transition::Foreach { .. } => path.split_last().map(|(outer, _)| outer),
-        _ => Some(path.clone()),
-    }
+    if flow.step(parent).next.is_indexed() { path.split_last().map(|(outer, _)| outer) } else { Some(path.clone()) }
 }

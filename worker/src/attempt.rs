@@ -13,14 +13,15 @@ use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
 use causey_protocol::policy::{GRACE_SECONDS_DEFAULT, HostMode};
 use causey_protocol::problem::Code;
 use causey_protocol::task::{
-    Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, INLINE_INPUTS_MAX, InputRef, Inputs, Outcome, ReportItem,
+    Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, INLINE_INPUTS_MAX, InputRef, Inputs, Outcome, ReportItem,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::Bench;
 use crate::depot::Depot;
-use crate::frame::{FromHost, Input, Run, ToHost, Trigger};
+use crate::frame::{self, FromHost, Input, Run, ToHost, Trigger};
+use crate::gang::Gangs;
 use crate::host::{HostError, Runner};
 use crate::hosts::Hosts;
 use crate::inputs::{self, Table};
@@ -56,6 +57,7 @@ pub(crate) struct Tools {
     pub(crate) hosts: Hosts,
     pub(crate) live: Live,
     pub(crate) leader: Leader<Nats>,
+    pub(crate) gangs: Gangs,
 }
 
 /// One task of a dispatch.
@@ -95,6 +97,11 @@ impl Job {
         let DispatchedTask { path, visit, attempt, .. } = self.task();
         let (run_name, flow, step, path) = (run_name.clone(), flow.clone(), step.clone(), path.clone());
         TaskNote { run: *run, run_name, flow, step, path, visit: *visit, attempt: *attempt }
+    }
+
+    /// Its place in its gang, if it is a member of one.
+    pub(crate) fn index_in_gang(&self) -> u32 {
+        self.task().path.0.last().copied().unwrap_or_default()
     }
 
     fn mode(&self) -> HostMode {
@@ -184,6 +191,14 @@ impl Bench for Tools {
     fn finish(&self, used: Used) {
         used.runner.finish(used.reuse);
     }
+
+    fn gang_changed(&self) {
+        self.gangs.tell();
+    }
+
+    fn gathering(&self) -> Vec<OpenAttempt> {
+        self.gangs.waiting()
+    }
 }
 
 /// Store or disk are in trouble, or nothing has run: there is no output to keep.
@@ -199,17 +214,22 @@ pub(crate) struct Used {
     reuse: bool,
 }
 
-type Fault = (FailureKind, ErrorInfo);
+pub(crate) type Fault = (FailureKind, ErrorInfo);
 
 async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &CancellationToken) -> Result<Option<Ran>, Fault> {
-    let (mut runner, inputs) = tokio::select! {
+    let ready = async {
+        let (runner, inputs) = ready_runner(tools, job, reports).await?;
+        let gang = if job.dispatch.gang { tools.gangs.gather(&tools.leader, job, reports).await? } else { Vec::new() };
+        Ok::<_, Fault>((runner, inputs, gang))
+    };
+    let (mut runner, inputs, gang) = tokio::select! {
         biased;
         // No user code runs yet.
         () = end.cancelled() => return Ok(None),
-        ready = ready_runner(tools, job, reports) => ready?,
+        ready = ready => ready?,
     };
-    let links = links(&inputs.listed);
-    let mut running = Running { tools, job, reports, inputs: &inputs, table: None, output: Output::default(), links, started: now() };
+    let (links, output) = (links(&inputs.listed), Output::default());
+    let mut running = Running { tools, job, reports, inputs: &inputs, table: None, output, links, gang, started: now() };
     if job.mode() == HostMode::Reuse {
         runner.pipes.discard();
     }
@@ -222,7 +242,8 @@ async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &Cancellatio
 async fn ready_runner(tools: &Tools, job: &Job, reports: &Reports) -> Result<(Runner, Given), Fault> {
     let code = code(tools, job).await?;
     let inputs = inputs(tools, job).await?;
-    if job.redelivered {
+    // A member of a gang says where it runs when it joins.
+    if job.redelivered && !job.dispatch.gang {
         // Before the host starts: should this attempt take the worker down, it must be known that it was running (poison).
         reports.started(job, now()).await;
         failpoint::here("start.reported");
@@ -306,6 +327,8 @@ struct Running<'a> {
     output: Output,
     /// Objects that the step may fetch: its inputs, of a wide join those touched last, and models it found.
     links: Vec<ObjectLink>,
+    /// The addresses of all members, of a gang.
+    gang: Vec<Address>,
     started: Timestamp,
 }
 
@@ -348,7 +371,7 @@ impl Running<'_> {
         // The host raises in user code at the limit; this is for code that does not hear it.
         let kill = begun + limit.map_or(NEVER, |limit| limit + self.job.grace());
         let mut seconds = tokio::time::interval_at(begun + STARTED_AFTER, STARTED_AFTER);
-        let mut told = self.job.redelivered;
+        let mut told = self.job.redelivered && !self.job.dispatch.gang;
         let mut peak = None;
         loop {
             tokio::select! {
@@ -434,6 +457,7 @@ impl Running<'_> {
             splits,
             timeout_seconds: *timeout_seconds,
             scheduled_at: *scheduled_at,
+            gang: self.job.dispatch.gang.then(|| frame::Gang { index: self.job.index_in_gang(), members: &self.gang }),
         }
     }
 
@@ -496,7 +520,7 @@ impl Running<'_> {
                 return;
             }
             Ok((_, Told::Refused(problem))) => problem.message,
-            Ok((_, Told::Welcome { .. })) => "the coordinator answered something else".into(),
+            Ok((_, Told::Welcome { .. } | Told::Gang { .. })) => "the coordinator answered something else".into(),
             Err(message) => message,
         };
         let _ = runner.connection.send(&ToHost::ModelFailed { name, message: answer }).await;

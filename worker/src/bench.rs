@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 
+use causey_protocol::live::OpenAttempt;
 use causey_protocol::task::{Dispatch, Outcome};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,14 @@ pub trait Bench: Debug + Send + Sync + 'static {
     fn store(&self, job: &Job, ran: Self::Ran) -> impl Future<Output = (Outcome, Option<Self::Used>)> + Send;
 
     fn finish(&self, used: Self::Used);
+
+    /// Something about a gang has changed: members that wait for the others ask now.
+    fn gang_changed(&self) {}
+
+    /// Attempts at members of gangs that wait for the others; no user code of theirs has run.
+    fn gathering(&self) -> Vec<OpenAttempt> {
+        Vec::new()
+    }
 }
 
 /// One attempt from its delivery to its outcome, as far as it can be cut.

@@ -1,5 +1,6 @@
 //! Settings of a worker: defaults in one place, every bound named with its unit.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use causey_protocol::id::{PoolName, WorkerName};
@@ -38,6 +39,11 @@ pub struct Config {
     /// Folder put in front of the interpreter's search path; holds the Causey SDK
     #[arg(long, env = "CAUSEY_SDK")]
     pub sdk: Option<PathBuf>,
+
+    /// IP address under which members of a gang on other machines reach those on this one (default: the one from which the NATS server
+    /// is reached)
+    #[arg(long, env = "CAUSEY_ADDRESS")]
+    pub address: Option<IpAddr>,
 
     /// Seconds a delivery stays with this worker without a sign of life
     #[arg(long, env = "CAUSEY_ACK_WAIT_SECONDS", default_value_t = 30)]

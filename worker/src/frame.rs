@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use causey_artifacts::ObjectLink;
 use causey_protocol::id::{Digest, FlowName, IdempotencyKey, ModelName, Path, RunId, RunName, StepName, TaskKey, Timestamp};
 use causey_protocol::parameter::Values;
-use causey_protocol::task::{ErrorInfo, Publication, SplitLevel};
+use causey_protocol::task::{Address, ErrorInfo, Publication, SplitLevel};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -188,6 +188,14 @@ pub(crate) struct Run<'a> {
     pub(crate) timeout_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduled_at: Option<Timestamp>,
+    pub(crate) gang: Option<Gang<'a>>,
+}
+
+/// The gang that the task is a member of, and its place in it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Gang<'a> {
+    pub(crate) index: u32,
+    pub(crate) members: &'a [Address],
 }
 
 /// A file with 48 bytes per input, key and digest of its object; input `n` is that of item `n` of the foreach on `path`.

@@ -119,6 +119,19 @@ impl Held {
         self.attempts.keys().any(|attempt| attempt.run == run)
     }
 
+    /// Whether a member of a gang is among the attempts.
+    pub(crate) fn has_member(&self) -> bool {
+        self.attempts.values().any(|attempt| attempt.job.dispatch.gang)
+    }
+
+    /// Takes members of gangs that have not been started out of the queue. Returns their deliveries, for another worker to have.
+    pub(crate) fn pass_on_members(&mut self) -> Vec<String> {
+        let is_member = |key: &&OpenAttempt| self.attempts.get(key).is_some_and(|attempt| attempt.job.dispatch.gang);
+        let members: Vec<OpenAttempt> = self.queue.iter().filter(is_member).copied().collect();
+        self.queue.retain(|queued| !members.contains(queued));
+        members.iter().flat_map(|key| self.close(key)).collect()
+    }
+
     /// Stops an attempt before its user code has ended. One that waits is taken out and returned; one that runs will say that it
     /// stopped.
     pub(crate) fn stop(&mut self, key: &OpenAttempt, because: Because) -> Option<Job> {
@@ -225,6 +238,7 @@ mod tests {
             timeout_seconds: None,
             grace_seconds: None,
             scheduled_at: None,
+            gang: false,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);
@@ -264,6 +278,19 @@ mod tests {
         let lost = held.lapse(|received| received < young);
         assert_eq!(lost, [jobs(2)[1].open_attempt()]);
         assert_eq!(held.alive(), ["young"]);
+    }
+
+    #[test]
+    fn members_of_gangs_that_find_no_place_go_to_other_workers() {
+        let mut held = Held::default();
+        held.deliver("plain".into(), Instant::now(), jobs(1));
+        let mut member = jobs(2).remove(1);
+        member.dispatch = Arc::new(Dispatch { gang: true, ..(*member.dispatch).clone() });
+        held.deliver("member".into(), Instant::now(), vec![member]);
+        assert!(held.has_member());
+        assert_eq!(held.pass_on_members(), ["member"]);
+        assert!(!held.has_member() && held.pass_on_members().is_empty());
+        assert_eq!((held.queued(), held.alive()), (1, vec!["plain".to_owned()]));
     }
 
     #[test]

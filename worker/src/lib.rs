@@ -12,6 +12,7 @@ pub mod config;
 mod connection;
 mod depot;
 mod frame;
+mod gang;
 mod held;
 mod host;
 mod hosts;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use causey_artifacts::failpoint;
 use causey_protocol::backoff::Delays;
 use causey_protocol::live::{Ask, Offer, Told};
-use causey_protocol::subject::CANCEL_ALL;
+use causey_protocol::subject::{CANCEL_ALL, GANG_ALL};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +69,7 @@ pub async fn live<O: Outside, B: Bench>(
     presence.show();
     let (pull, arrivals) = Pull::open(outside.clone(), &pool).await?;
     let cancels = outside.listen(CANCEL_ALL).await?;
+    let gangs = outside.listen(GANG_ALL).await?;
     let slots = Slots::new(presence.offer().slots);
     tracing::info!(%pool, worker = %name, slots = slots.total(), "worker ready");
     let mut worker = Worker {
@@ -82,6 +83,7 @@ pub async fn live<O: Outside, B: Bench>(
         pull,
         arrivals,
         cancels,
+        gangs,
         events,
         event_sender,
         held: Held::default(),

@@ -77,8 +77,13 @@ impl Reports {
 
     /// Says that an attempt is about to run, and returns when the inbox knows.
     pub async fn started(&self, job: &Job, at: Timestamp) {
+        self.confirmed(job.report(Outcome::Started { at })).await;
+    }
+
+    /// Sends a report and returns when the inbox has it.
+    pub(crate) async fn confirmed(&self, item: ReportItem) {
         let (told, heard) = oneshot::channel();
-        self.send(job.report(Outcome::Started { at }), Confirm::Waiting(told));
+        self.send(item, Confirm::Waiting(told));
         let _ = heard.await;
     }
 

@@ -80,10 +80,11 @@ impl Slots {
         }
     }
 
-    /// How many tasks to ask the queue for, with `queued` held unstarted and `credit` asked for already. Asks in portions of a
+    /// How many tasks to ask the queue for, with `queued` held unstarted, `credit` asked for already and `ahead` to be held beyond those
+    /// that run. Asks in portions of a
     /// quarter of the window unless nothing runs: each request costs the server a wake-up.
-    pub(crate) fn want(&self, queued: u32, credit: u32) -> u32 {
-        let window = self.total + self.prefetch();
+    pub(crate) fn want(&self, queued: u32, credit: u32, ahead: u32) -> u32 {
+        let window = self.total + ahead;
         let held = self.used + queued + credit;
         let free = window.saturating_sub(held);
         if free >= window.div_ceil(4) || (self.running == 0 && queued == 0 && credit == 0) { free } else { 0 }
@@ -97,9 +98,11 @@ mod tests {
     #[test]
     fn an_idle_worker_asks_for_its_slots_and_one_ahead() {
         let slots = Slots::new(2);
-        assert_eq!(slots.want(0, 0), 3);
-        assert_eq!(slots.want(0, 3), 0);
-        assert_eq!(slots.want(1, 1), 1);
+        assert_eq!(slots.prefetch(), 1);
+        assert_eq!(slots.want(0, 0, 1), 3);
+        assert_eq!(slots.want(0, 3, 1), 0);
+        assert_eq!(slots.want(1, 1, 1), 1);
+        assert_eq!(slots.want(0, 0, 0), 2);
     }
 
     #[test]

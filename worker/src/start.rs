@@ -15,6 +15,7 @@ use crate::attempt::{self, LANGUAGE, Tools};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::depot::Depot;
+use crate::gang::Gangs;
 use crate::hosts::Hosts;
 use crate::leader::Leader;
 use crate::life::{self, FAREWELL_TIME_MAX, Setup};
@@ -45,6 +46,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         packages: Packages::new(folder.join("packages"), cache),
         hosts: Hosts::open(interpreter(&config)?, &folder.join("hosts"), &folder.join("tasks"), offer.slots)?,
         live: Live::open(nats.clone()),
+        gangs: Gangs::new(&config)?,
         leader: Leader::new(nats.clone(), &config.pool, &config.name),
     });
     let stopping = CancellationToken::new();

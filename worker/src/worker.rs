@@ -38,6 +38,9 @@ const MISFIT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for what the queue had sent before it learnt that no more is wanted.
 const PULL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The answer to a delivery that another worker shall have, and not at once: this one may be the only one that asks.
+const PASS_ON: &str = r#"-NAK {"delay":500000000}"#;
+
 /// Longest wait for the server to confirm an acknowledgement.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -72,6 +75,7 @@ pub(crate) struct Worker<O: Outside, B> {
     pub(crate) pull: Pull<O>,
     pub(crate) arrivals: O::Listener,
     pub(crate) cancels: O::Listener,
+    pub(crate) gangs: O::Listener,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
     pub(crate) event_sender: mpsc::UnboundedSender<Event>,
     pub(crate) held: Held,
@@ -100,9 +104,13 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                 Some(event) = self.events.recv() => self.on_event(event).await,
                 Some(message) = self.arrivals.next() => self.on_arrival(message).await,
                 Some(message) = self.cancels.next() => self.on_cancel(&message),
+                Some(message) = self.gangs.next() => self.on_gang(&message),
                 _ = progress.tick() => self.show_life().await,
                 _ = hello.tick() => self.say_hello(),
-                _ = pull.tick() => self.hand_back_misfit(),
+                _ = pull.tick() => {
+                    self.pass_on_members().await;
+                    self.hand_back_misfit();
+                }
             }
             self.start_attempts();
             self.reports.gather(self.slots.streams(self.held.queued()));
@@ -194,7 +202,7 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                 }
             }
             Told::Refused(problem) => tracing::warn!(%problem, hint = problem.hint, "the coordinator refuses this worker"),
-            Told::Model { .. } => {}
+            Told::Model { .. } | Told::Gang { .. } => {}
         }
     }
 
@@ -261,6 +269,24 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         }
     }
 
+    /// A gang of the run has formed, or is over: members ask for the addresses of the others, and the worker what has been closed.
+    fn on_gang(&mut self, message: &Message) {
+        if subject::parse_gang(&message.subject).is_some_and(|run| self.held.has_run(run)) {
+            self.bench.gang_changed();
+            self.say_hello();
+        }
+    }
+
+    /// A member that waits for a slot keeps a whole gang waiting, which another worker may complete.
+    async fn pass_on_members(&mut self) {
+        if self.fits_front() {
+            return;
+        }
+        for reply in self.held.pass_on_members() {
+            self.answer(&reply, PASS_ON).await;
+        }
+    }
+
     fn fits_front(&self) -> bool {
         self.held.front().is_some_and(|job| self.slots.fits(self.slots.share(job.dispatch.slots)))
     }
@@ -301,7 +327,9 @@ impl<O: Outside, B: Bench> Worker<O, B> {
             return;
         }
         let (slots, queued) = (&self.slots, self.held.queued());
-        self.pull.ask(Instant::now(), |credit| slots.want(queued, credit)).await;
+        // The slots of a gang are not free soon, and the next task may be one more member.
+        let ahead = if self.held.has_member() { 0 } else { slots.prefetch() };
+        self.pull.ask(Instant::now(), |credit| slots.want(queued, credit, ahead)).await;
     }
 
     /// Sends signs of life for everything held; the answer to the last of them tells that all have arrived.
@@ -349,6 +377,9 @@ impl<O: Outside, B: Bench> Worker<O, B> {
 
     /// Takes no more tasks and hands back those that have not begun.
     pub(crate) async fn begin_drain(&mut self) {
+        for key in self.bench.gathering() {
+            self.held.stop(&key, Because::HandedBack);
+        }
         // Drained, not dropped: what the server has sent already would otherwise lie still for the ack wait.
         self.arrivals.drain().await;
         let deadline = tokio::time::Instant::now() + PULL_DRAIN_TIMEOUT;

@@ -17,7 +17,7 @@ use causey_protocol::id::{Digest, Path, PoolName, RunId, WorkerName};
 use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
 use causey_protocol::policy::HostMode;
 use causey_protocol::subject;
-use causey_protocol::task::{Dispatch, DispatchedTask, FailureKind, Inputs, Outcome, Report, ReportItem};
+use causey_protocol::task::{Address, Dispatch, DispatchedTask, FailureKind, Inputs, Outcome, Report, ReportItem};
 use causey_worker::config::Config;
 use futures_util::StreamExt as _;
 use serde_json::json;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 const FLOW: &str = r#"
 import os, signal, sys, time
-from causey import FlowSpec, Parameter, step
+from causey import FlowSpec, Parameter, current, step
 
 class Probe(FlowSpec):
     mode = Parameter("mode", default="plain")
@@ -35,6 +35,8 @@ class Probe(FlowSpec):
     def start(self):
         print("hello from", self.mode)
         print("a warning", file=sys.stderr)
+        if self.mode == "gang":
+            print("reached at", current.parallel.addresses)
         if self.mode == "raise":
             raise ValueError("no such title")
         if self.mode == "abort":
@@ -104,6 +106,8 @@ struct Bench {
     python: PathBuf,
     /// What the coordinator answers to be closed.
     closed: Arc<Mutex<BTreeSet<OpenAttempt>>>,
+    /// What it answers about gangs.
+    gang: Arc<Mutex<Option<Vec<Address>>>>,
 }
 
 fn find(variable: &str, name: &str) -> Option<PathBuf> {
@@ -160,7 +164,7 @@ impl Bench {
 
         let store = Store::open(&folder.path().join("store").to_string_lossy(), false).await.unwrap();
         let package = put_package(&store, flow).await;
-        let bench = Self { folder, server, client, store, package, python, closed: Arc::default() };
+        let bench = Self { folder, server, client, store, package, python, closed: Arc::default(), gang: Arc::default() };
         bench.answer_hellos().await;
         Some(bench)
     }
@@ -168,10 +172,16 @@ impl Bench {
     /// Plays the leader: makes the consumer, and says which attempts are closed.
     async fn answer_hellos(&self) {
         let mut asks = self.client.subscribe(subject::LIVE_WORKER_ALL).await.unwrap();
-        let (client, closed) = (self.client.clone(), self.closed.clone());
+        let (client, closed, gang) = (self.client.clone(), self.closed.clone(), self.gang.clone());
         tokio::spawn(async move {
             while let Some(message) = asks.next().await {
-                let Ok(Ask::Hello { open, offer }) = codec::decode(&message.payload, MESSAGE_BYTES_MAX) else { continue };
+                let ask = codec::decode(&message.payload, MESSAGE_BYTES_MAX);
+                let reply = message.reply.unwrap();
+                if let Ok(Ask::Gang { .. }) = ask {
+                    let told = codec::encode(&Told::Gang { members: gang.lock().unwrap().clone() });
+                    client.publish(reply.clone(), told.into()).await.unwrap();
+                }
+                let Ok(Ask::Hello { open, offer }) = ask else { continue };
                 let (queue, _) = (jetstream::new(client.clone()).get_stream(subject::TASK_STREAM).await.unwrap(), offer);
                 let config = consumer::pull::Config {
                     durable_name: Some("default".into()),
@@ -182,7 +192,7 @@ impl Bench {
                 queue.get_or_create_consumer("default", config).await.unwrap();
                 let closed = open.into_iter().filter(|attempt| closed.lock().unwrap().contains(attempt)).collect();
                 let told = codec::encode(&Told::Welcome { epoch: 1, closed });
-                client.publish(message.reply.unwrap(), told.into()).await.unwrap();
+                client.publish(reply, told.into()).await.unwrap();
             }
         });
     }
@@ -200,6 +210,7 @@ impl Bench {
             ack_wait_seconds: 3,
             unsafe_durability: true,
             owned: false,
+            address: None,
         };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(causey_worker::run(config, shutdown.clone()));
@@ -229,6 +240,7 @@ impl Bench {
             timeout_seconds: None,
             grace_seconds: None,
             scheduled_at: None,
+            gang: false,
         }
     }
 
@@ -456,6 +468,31 @@ async fn a_long_step_stays_with_its_worker_and_is_announced() {
     let info = pulling.info().await.unwrap();
     assert_eq!((info.delivered.consumer_sequence, info.num_ack_pending), (1, 1));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_a_gang_runs_once_it_is_told_of_the_others_and_is_handed_back_by_a_worker_that_stops() {
+    let Some(bench) = Bench::new(FLOW).await else { return };
+    let mut reports = bench.reports().await;
+    let worker = bench.worker(1);
+    let member = |index| Dispatch { gang: true, ..bench.dispatch(HostMode::Fork, "gang", index..index + 1) };
+    let OpenAttempt { run, key } = bench.send(&member(0)).await;
+    let Outcome::Joined { address, .. } = reports.end().await else { panic!("it does not join") };
+    assert!(address.ip.is_loopback());
+    assert!(std::net::TcpListener::bind(("0.0.0.0", address.port)).is_err(), "the port is kept until the gang has formed");
+    // Nobody tells it that something has changed: it asks by itself.
+    let other = Address { ip: [10, 0, 0, 7].into(), port: 1 };
+    *bench.gang.lock().unwrap() = Some(vec![address, other]);
+    let Outcome::Succeeded(success) = reports.end().await else { panic!("the step fails") };
+    let object = read_object(&bench.store, &ObjectRef { run, key, digest: success.digest, bytes: success.bytes }).await.unwrap();
+    let output: String = read_output(&bench.store, &object).await.unwrap().iter().map(|chunk| chunk.text.as_str()).collect();
+    assert!(output.contains(&format!("reached at [('127.0.0.1', {}), ('10.0.0.7', 1)]", address.port)), "{output}");
+    // A gang that has formed with somebody else in its place is not its own.
+    bench.send(&member(1)).await;
+    assert!(matches!(reports.end().await, Outcome::Joined { .. }));
+    worker.stop().await;
+    assert_eq!(reports.end().await, Outcome::Released { because: "the worker stops".into() });
+    assert_eq!(bench.queued().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,7 @@ fn step_line(step: &Step, names: usize, paint: Paint) -> String {
         Transition::Linear { to } => format!("→ {to}"),
         Transition::Branch { to } => format!("→ {}", to.iter().map(|step| step.as_str()).collect::<Vec<_>>().join(", ")),
         Transition::Foreach { to, variable } => format!("⇉ {to}  for each of {variable}"),
+        Transition::Gang { to } => format!("⇉ {to}  as a gang"),
         Transition::Switch { condition, cases } => {
             let cases: Vec<String> = cases.iter().map(|case| format!("{} → {}", case.value, case.to)).collect();
             format!("? {condition}: {}", cases.join(", "))
@@ -59,6 +60,7 @@ fn notes(step: &Step) -> Vec<String> {
     }));
     notes.extend(step.timeout_seconds.map(|seconds| format!("at most {}", in_words(seconds))));
     notes.extend(step.catch.as_ref().map(|_| "catches failures".to_owned()));
+    notes.extend(step.gather_seconds.map(|seconds| format!("gathers for {}", in_words(seconds))));
     notes.extend(step.visits_max.map(|visits| format!("at most {visits} visits")));
     if let Some(resources) = &step.resources {
         notes.push(format!("cpu {}", resources.cpu));
@@ -112,7 +114,9 @@ mod tests {
                 {"name": "start", "next": {"foreach": {"to": "work", "variable": "items"}}},
                 {"name": "work", "next": {"linear": {"to": "join"}}, "host": "reuse",
                  "retry": {"times": 3, "delay_seconds": 1.0, "on": ["OSError"]}, "timeout_seconds": 90.0},
-                {"name": "join", "join": true, "next": {"linear": {"to": "again"}}},
+                {"name": "join", "join": true, "next": {"gang": {"to": "train"}}},
+                {"name": "train", "next": {"linear": {"to": "meet"}}, "gather_seconds": 30.0},
+                {"name": "meet", "join": true, "next": {"linear": {"to": "again"}}},
                 {"name": "again", "visits_max": 9, "next": {"switch": {"condition": "left", "cases": [
                     {"value": true, "to": "again"}, {"value": false, "to": "end"}]}}},
                 {"name": "end", "next": "end"}],
@@ -120,13 +124,15 @@ mod tests {
             "triggers": [{"events": [{"name": "viewing.arrived"}, {"name": "titles.arrived"}]}]}))
         .unwrap();
         let expected = "\
-Hello   hello.py · 5 steps
+Hello   hello.py · 7 steps
   Says hello.
   a run may take 2 h at most
 
   · start  ⇉ work  for each of items
   · work   → join   retries 3 on OSError · at most 90 s · one process for many tasks
-  ⇒ join   → again
+  ⇒ join   ⇉ train  as a gang
+  · train  → meet   gathers for 30 s
+  ⇒ meet   → again
   · again  ? left: true → again, false → end   at most 9 visits
   · end    end of the flow
 

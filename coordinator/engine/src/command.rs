@@ -8,6 +8,7 @@ use causey_protocol::task::{Dispatch, DispatchedTask, InputRef, Inputs, SplitLev
 
 use crate::chunk::{self, BlobUse};
 use crate::engine::pool_of;
+use crate::gang;
 use crate::join;
 use crate::retry::retries_max;
 use crate::run::{Run, TaskRef};
@@ -24,6 +25,10 @@ pub enum Command {
     StoreBlob { digest: Digest, bytes: Vec<u8> },
     /// Publish a notification.
     Announce { position: Position, notification: Notification },
+    /// Take the attempts of a gang off the queue, and tell workers that hold members.
+    Recall { pool: PoolName, run: RunId, keys: Vec<TaskKey> },
+    /// Tell workers that a gang of this run has formed.
+    TellGang { run: RunId },
     /// Take everything of a run off the queues and tell workers to stop it.
     Cancel { run: RunId },
 }
@@ -47,6 +52,13 @@ pub fn commands(state: &State, position: Position, record: &Record) -> Option<Co
             // A message that the rest of its list still needs stays.
             let over = run.dispatch(&task, *attempt).is_none();
             over.then(|| Command::Withdraw { pool, run: run.id(), key: task.id(&flow).key(*attempt) })
+        }
+        Record::GangFormed { run, .. } => Some(Command::TellGang { run: *run }),
+        Record::GangDissolved { run, step, path, attempt, .. } => {
+            let run = state.run(*run)?;
+            let (flow, gang) = (state.flow_of(run)?, run.gangs.get(&(*step, path.clone()))?);
+            let keys = gang::members(*step, path, gang.size).map(|task| task.id(&flow).key(*attempt)).collect();
+            Some(Command::Recall { pool: gang.pool.clone(), run: run.id(), keys })
         }
         Record::InputsGathered { run, step, path, .. } => store_command(state, *run, &BlobUse::Join { step: *step, path: path.clone() }),
         Record::ChunkGathered { run, step, path, chunk, .. } => {
@@ -117,9 +129,6 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         Cause::Request { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } => Vec::new(),
         Cause::Event { events, .. } => events.clone(),
     };
-    let cpu = step.resources.as_ref().map_or(1.0, |resources| resources.cpu).ceil().clamp(1.0, 1024.0);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 1..=1024")]
-    let slots = cpu as u32;
     Some(Dispatch {
         run: run.id(),
         run_name: run.start.name.clone(),
@@ -129,7 +138,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         file: definition.file.clone(),
         step: step.name.clone(),
         host: run.start.host.or(step.host).unwrap_or_default(),
-        slots,
+        slots: slots(&flow, first.step),
         retries_max: retries_max(&flow, first),
         parameters: run.start.parameters.clone(),
         user: run.start.user.clone(),
@@ -141,7 +150,16 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         timeout_seconds: step.timeout_seconds,
         grace_seconds: step.grace_seconds,
         scheduled_at: run.start.cause.instant(),
+        gang: flow.is_gang(first.step),
     })
+}
+
+/// Slots that an attempt of the step occupies.
+pub(crate) fn slots(flow: &Flow, step: StepIndex) -> u32 {
+    let cpu = flow.step(step).resources.as_ref().map_or(1.0, |resources| resources.cpu).ceil().clamp(1.0, 1024.0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 1..=1024")]
+    let slots = cpu as u32;
+    slots
 }
 
 /// The enclosing foreach levels with their item counts; the path of level n is the first n indices.

@@ -11,7 +11,7 @@ use causey_protocol::parameter::{self, Values};
 use causey_protocol::policy::{self, HostMode};
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{Answer, Cause, FailureCause, ItemSucceeded, ModelPublished, Record, RunStarted, RunState, TaskSet, Topic};
-use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Publication, ReportItem, Success};
+use causey_protocol::task::{ErrorInfo, Failure, FailureKind, GANG_MEMBERS_MAX, Outcome, Publication, ReportItem, Success};
 use serde_json::json;
 
 use crate::concurrency::Begun;
@@ -25,6 +25,7 @@ use crate::switch;
 /// ([`State::open_turn`]), whose time is the input's.
 pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
     let mut decider = Decider { state, records: Vec::new() };
+    let is_timer = matches!(input, Input::TimersDue);
     match input {
         Input::Request(message) => decider.request(message),
         Input::Report { pool, worker, items } => decider.report(&pool, &worker, items),
@@ -39,6 +40,11 @@ pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
         Input::Missed { flow, schedule, until, missed } => decider.schedule_missed(flow, schedule, until, missed),
         Input::BackfillDue { backfill, instant, given } => decider.backfill_due(backfill, instant, given),
         Input::BackfillOver { backfill } => decider.backfill_over(backfill),
+        Input::PoolCounted { pool, slots } => decider.pool_counted(&pool, &slots),
+    }
+    // What was decided may have made way for a gang. What was ignored has not, and changes nothing.
+    if is_timer || decider.records.iter().any(|record| !matches!(record, Record::Ignored { .. })) {
+        decider.call_gangs();
     }
     decider.records
 }
@@ -226,8 +232,8 @@ impl Decider<'_> {
             let Some(found) = self.state.run(run).and_then(|run| run.task(&task)).filter(|task| task.state.is_open()) else {
                 continue;
             };
-            let (attempt, started) = (found.attempt, found.started.unwrap_or(found.opened));
-            self.close(run, &task, attempt, Some(worker.clone()), &FailureCause::Lost, (started, self.now()));
+            let (attempt, started, cause) = (found.attempt, found.started.unwrap_or(found.opened), self.loss(run, &task));
+            self.close(run, &task, attempt, Some(worker.clone()), &cause, (started, self.now()));
         }
         Answer::Done
     }
@@ -272,18 +278,18 @@ impl Decider<'_> {
 
     /// Decides about a piece of a report: several items are packed ones.
     fn report(&mut self, pool: &PoolName, worker: &WorkerName, items: Vec<ReportItem>) {
-        // Items that a switch sends on go different ways.
-        let switches = items.first().is_some_and(|item| self.switches(item.run, &item.step));
-        if items.len() > 1 && !switches && items.iter().all(|item| items[0].is_packed_with(item)) {
+        let singly = items.first().is_some_and(|item| self.goes_singly(item.run, &item.step));
+        if items.len() > 1 && !singly && items.iter().all(|item| items[0].is_packed_with(item)) {
             return self.report_pack(pool, worker, items);
         }
         items.into_iter().for_each(|item| self.report_one(pool, worker, item));
     }
 
-    fn switches(&self, run: RunId, step: &StepName) -> bool {
-        let flow = self.run_and_flow(run).map(|(_, flow)| flow);
-        let found = flow.as_ref().and_then(|flow| Some(&flow.step(flow.find(step)?).next));
-        matches!(found, Some(Transition::Switch { .. }))
+    /// Items that a switch sends on go different ways; members of a gang wait for each other.
+    fn goes_singly(&self, run: RunId, step: &StepName) -> bool {
+        let Some((_, flow)) = self.run_and_flow(run) else { return false };
+        let Some(step) = flow.find(step) else { return false };
+        matches!(flow.step(step).next, Transition::Switch { .. }) || flow.is_gang(step)
     }
 
     /// Attempts of one number at items of one foreach that all succeeded: what is accepted of them becomes one record.
@@ -340,11 +346,16 @@ impl Decider<'_> {
             return self.ignore(format!("report by a worker of pool {pool}, which was not offered {} in run {run}", task.id(&flow)));
         }
         match item.outcome {
+            Outcome::Joined { address, at } => self.member_joined(run, &task, attempt, worker, address, at),
+            Outcome::Started { .. } if found.gang_of(&task).is_some_and(|(_, gang, index)| !gang.is_run_by(index, worker)) => {
+                self.ignore(format!("{} of run {run} is said to run before its gang has formed", task.id(&flow)));
+            }
             Outcome::Started { at } => {
                 let TaskRef { step, path, visit } = task;
                 self.emit(Record::AttemptStarted { run, step, path, visit, attempt, worker: worker.clone(), at });
             }
             Outcome::Succeeded(success) => match objection(&flow, &task, &success) {
+                None if found.gang_of(&task).is_some() => self.member_succeeded(run, &flow, &task, attempt, worker, success),
                 None => self.succeeded(run, &flow, &task, attempt, worker, success),
                 Some(error) => self.refuse(run, &task, attempt, worker, &success, error),
             },
@@ -400,7 +411,7 @@ impl Decider<'_> {
         self.emit(Record::AttemptSucceeded { run, step, path, visit, attempt, worker, digest, bytes, started, ended });
     }
 
-    fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: Success) {
+    pub(crate) fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: Success) {
         self.accept_one(run, task, attempt, worker, &success);
         let Success { digest, bytes, foreach, publications, next, .. } = success;
         let TaskRef { step, path, visit: _ } = task.clone();
@@ -410,6 +421,7 @@ impl Decider<'_> {
         match &flow.step(step).next {
             Transition::End => self.finish(run, RunState::Succeeded, None),
             Transition::Foreach { .. } => self.open_foreach(run, step, &path, foreach.unwrap_or_default()),
+            Transition::Gang { .. } => self.open_gang(run, step, &path, foreach.unwrap_or_default()),
             Transition::Branch { to } => {
                 for target in to.iter().filter_map(|target| flow.find(target)) {
                     self.open(run, target, TaskSet::One { path: path.clone(), visit: 0 }, 0, 0);
@@ -532,7 +544,19 @@ fn objection(flow: &Flow, task: &TaskRef, success: &Success) -> Option<ErrorInfo
     if let Some(beyond) = switch::beyond_bound(flow, task, went) {
         return fault(Code::VISITS, beyond, "raise it with @recursion(visits_max=…), if the recursion shall end later");
     }
+    if flow.is_gang(task.step) && task.path.0.last() != Some(&0) && !success.publications.is_empty() {
+        let message = format!("{} publishes a model, but of a gang only member 0 may", task.id(flow));
+        return fault(Code::PUBLICATION, message, "publish where current.parallel.node_index is 0, or in the join");
+    }
     match (&step.next, success.foreach) {
+        (Transition::Gang { .. }, Some(size)) if !(1..=GANG_MEMBERS_MAX).contains(&size) => {
+            let message = format!("step `{}` asks for a gang of {size} members; 1 to {GANG_MEMBERS_MAX} are possible", step.name);
+            fault(Code::TRANSITION, message, "set num_parallel accordingly")
+        }
+        (Transition::Gang { .. }, Some(_)) => None,
+        (Transition::Gang { .. }, None) => {
+            fault(Code::TRANSITION, format!("step `{}` did not say how many members its gang has", step.name), "upgrade the SDK")
+        }
         (Transition::Foreach { variable, .. }, Some(0)) => {
             let message = format!("foreach over `{variable}`, which has no items");
             fault(Code::TRANSITION, message, "give it at least one item, or end the flow before")

@@ -1,7 +1,7 @@
 //! Foreach: how many items are opened at once, how they are packed into dispatches, and what follows when items reach the join.
 
 use causey_protocol::chunk::CHUNK_ITEMS;
-use causey_protocol::flow::{Flow, StepIndex};
+use causey_protocol::flow::{Flow, StepIndex, Transition};
 use causey_protocol::id::{Path, RunId};
 use causey_protocol::policy::HostMode;
 use causey_protocol::record::{Record, TaskSet};
@@ -57,6 +57,10 @@ impl Decider<'_> {
     /// Opens further items while the window has room.
     pub(crate) fn refill_foreach(&mut self, run: RunId, split: StepIndex, path: &Path) {
         let Some((found, flow)) = self.run_and_flow(run) else { return };
+        // A gang is opened as a whole.
+        if !matches!(flow.step(split).next, Transition::Foreach { .. }) {
+            return;
+        }
         let Some(foreach) = found.foreach(split, path) else { return };
         let Some(step) = flow.step(split).next.targets().first().and_then(|target| flow.find(target)) else { return };
         let (count, mut opened) = (foreach.count, foreach.opened);

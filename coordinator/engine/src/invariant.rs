@@ -7,6 +7,7 @@ use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::Path;
 use causey_protocol::record::RunState;
 
+use crate::gang;
 use crate::join;
 use crate::run::{Foreach, Run, Task, TaskRef, TaskState, steps_below};
 use crate::state::State;
@@ -22,6 +23,7 @@ pub fn violations(state: &State) -> Vec<String> {
         };
         counts(run, &mut found);
         dispatches(run, &mut found);
+        gang::violations(state, run, &mut found);
         for ((step, path), join) in &run.joins {
             if join::expected(run, &flow, *step, path).is_some_and(|expected| join.arrived > expected) {
                 found.push(format!("run {}: more siblings than exist arrived at join {}/{path}", run.id(), flow.step(*step).name));
@@ -36,11 +38,13 @@ pub fn violations(state: &State) -> Vec<String> {
         if run.state == RunState::Succeeded && all_tasks(run).any(|(_, task)| task.state != TaskState::Succeeded) {
             found.push(format!("run {} succeeded with a task that did not", run.id()));
         }
-        // I5: a live run has an attempt that is open, waits for its time or for room, a blob that is to be stored, or waits for a place.
+        // I5: a live run has an attempt that is open, waits for its time or for room, a gang, a blob that is to be stored, or waits for a
+        // place.
         let waits = |run: &Run| {
             run.dispatches().next().is_some()
                 || run.unfinished().any(|(_, task)| task.state == TaskState::Waiting)
                 || run.blobs().next().is_some()
+                || !run.gangs.is_empty()
         };
         let held = state.held_back_of(run.id()).next().is_some();
         if run.state.is_terminal() && held {

@@ -25,7 +25,10 @@ impl Decider<'_> {
     /// Decides what follows after `cause` has been recorded for the task's last attempt.
     pub(crate) fn after_failure(&mut self, run: RunId, task: &TaskRef, cause: &FailureCause) {
         let Some((found, flow)) = self.run_and_flow(run) else { return };
-        let Some(state) = found.task(task).cloned() else { return };
+        let Some(mut state) = found.task(task).cloned() else { return };
+        if let Some((_, gang, _)) = found.gang_of(task) {
+            (state.lost, state.infrastructure) = (gang.lost, gang.infrastructure);
+        }
         let id = task.id(&flow);
         match cause {
             FailureCause::User { error, .. } | FailureCause::TimedOut { error, .. } => {
@@ -33,11 +36,11 @@ impl Decider<'_> {
                 let policy = flow.step(task.step).retry.as_ref().filter(|policy| policy.covers(error));
                 if let Some(policy) = policy.filter(|_| state.retry < retries) {
                     let wait = policy.delay_micros(state.retry + 1, &id.key(0).0);
-                    self.try_again(run, task, &state, state.retry + 1, wait);
+                    self.try_again(run, task, &state, state.retry + 1, wait, cause);
                 } else if flow.step(task.step).catch.is_some() && state.retry < retries + FALLBACK_ATTEMPTS {
                     // The host catches what user code raises; a failure beyond the retries means that its process died, so the
                     // fallback runs in a new one.
-                    self.try_again(run, task, &state, state.retry.max(retries) + 1, 0);
+                    self.try_again(run, task, &state, state.retry.max(retries) + 1, 0, cause);
                 } else {
                     let code = if matches!(cause, FailureCause::TimedOut { .. }) { Code::TIMED_OUT } else { Code::USER_CODE };
                     self.fail(run, user_problem(code, &id.to_string(), &state, error));
@@ -50,7 +53,7 @@ impl Decider<'_> {
                     self.fail(run, Problem::new(Code::STORE, what).hint("check the artifact store and the disks of the workers"));
                 } else {
                     let wait = 1_000_000u64 << state.infrastructure.min(6).saturating_sub(1);
-                    self.try_again(run, task, &state, state.retry, wait);
+                    self.try_again(run, task, &state, state.retry, wait, cause);
                 }
             }
             FailureCause::Lost => {
@@ -58,14 +61,20 @@ impl Decider<'_> {
                     let what = format!("{id} is poison: {} workers vanished while they ran it", state.lost);
                     self.fail(run, Problem::new(Code::POISONED, what).hint("run the step alone and watch its memory"));
                 } else {
-                    self.try_again(run, task, &state, state.retry, 0);
+                    self.try_again(run, task, &state, state.retry, 0, cause);
                 }
             }
-            FailureCause::Released { .. } => self.try_again(run, task, &state, state.retry, 0),
+            FailureCause::Released { .. } => self.try_again(run, task, &state, state.retry, 0, cause),
         }
     }
 
-    fn try_again(&mut self, run: RunId, task: &TaskRef, state: &Task, retry: u32, wait_micros: u64) {
+    fn try_again(&mut self, run: RunId, task: &TaskRef, state: &Task, retry: u32, wait_micros: u64, cause: &FailureCause) {
+        if let Some((found, flow)) = self.run_and_flow(run)
+            && let Some((gang, ..)) = found.gang_of(task)
+        {
+            let because = in_words(&task.id(&flow).to_string(), cause);
+            return self.dissolve(run, &gang, retry, wait_micros, &because);
+        }
         let attempt = state.attempt + 1;
         let TaskRef { step, path, visit } = task.clone();
         if wait_micros == 0 {
@@ -78,6 +87,20 @@ impl Decider<'_> {
 
     fn fail(&mut self, run: RunId, problem: Problem) {
         self.finish(run, RunState::Failed, Some(problem));
+    }
+}
+
+/// Why the attempt of a task is over.
+fn in_words(task: &str, cause: &FailureCause) -> String {
+    match cause {
+        FailureCause::User { error, .. }
+        | FailureCause::Permanent { error, .. }
+        | FailureCause::Infrastructure { error }
+        | FailureCause::TimedOut { error, .. } => {
+            format!("{task} failed: {}: {}", error.kind, error.message.lines().next().unwrap_or_default())
+        }
+        FailureCause::Lost => format!("the worker of {task} vanished"),
+        FailureCause::Released { because } => format!("{task} was given back: {because}"),
     }
 }
 

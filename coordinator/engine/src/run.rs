@@ -9,10 +9,11 @@ use causey_protocol::flow::{Flow, Split, StepIndex, Transition};
 use causey_protocol::id::{Digest, Path, PoolName, RunId, TaskId, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{Position, RunStarted, RunState, TaskSet};
-use causey_protocol::task::ErrorInfo;
+use causey_protocol::task::{ErrorInfo, Success};
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::BlobUse;
+use crate::gang::{Gang, GangKey};
 use crate::tasks::{Place, Tasks};
 use crate::timeout;
 
@@ -41,7 +42,7 @@ impl TaskRef {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// For its retry delay.
+    /// For its retry delay; a member of a gang also for its gang to gather again, or with its result for those of the others.
     Waiting,
     /// Offered to a pool.
     Dispatched,
@@ -246,6 +247,9 @@ pub struct Run {
     pub deadlines: BTreeMap<TaskRef, Timestamp>,
     /// By step.
     pub steps: Vec<StepSummary>,
+    /// Gangs whose results are not accepted yet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gangs: BTreeMap<GangKey, Gang>,
 }
 
 impl Run {
@@ -265,6 +269,7 @@ impl Run {
             routes: BTreeMap::new(),
             deadlines: BTreeMap::new(),
             steps: vec![StepSummary::default(); flow.definition().steps.len()],
+            gangs: BTreeMap::new(),
         }
     }
 
@@ -404,6 +409,51 @@ impl Run {
         self.foreaches.insert((split, path.clone()), Foreach::new(count, chunk));
     }
 
+    /// A gang is called: all its members are about to be opened.
+    pub(crate) fn call_gang(&mut self, flow: &Flow, step: StepIndex, path: &Path) {
+        let [split] = flow.parents(step) else { return };
+        let Some(foreach) = self.foreaches.get_mut(&(*split, path.clone())) else { return };
+        self.steps[usize::from(split.0)].offered += u64::from(foreach.count - foreach.opened.min(foreach.count));
+        foreach.opened = foreach.count;
+    }
+
+    /// A member's attempt ends with the gang's.
+    pub(crate) fn recall(&mut self, task: &TaskRef, retry: u32, at: Timestamp) {
+        self.deadlines.remove(task);
+        let dispatch = self.change(task, |found| {
+            found.state = TaskState::Waiting;
+            found.retry = retry;
+            found.ended = Some(at);
+            Some((found.dispatch.take()?, found.attempt))
+        });
+        if let Some((first, attempt)) = dispatch.flatten() {
+            self.tasks.close_one(&first.beside(task), attempt);
+        }
+    }
+
+    /// A member has its result: its attempt is over, and the task waits for the others.
+    pub(crate) fn member_succeeded(&mut self, task: &TaskRef, worker: &WorkerName, success: &Success) {
+        self.close(task, success.started, success.ended, |found| {
+            found.state = TaskState::Waiting;
+            found.worker = Some(worker.clone());
+        });
+        if let Some((gang, index)) = self.gang_of_mut(task)
+            && let Some(member) = gang.members.get_mut(&index)
+        {
+            member.success = Some(Box::new(success.clone()));
+        }
+    }
+
+    /// The result of a member is accepted; with the last of them the gang is over.
+    fn member_accepted(&mut self, task: &TaskRef) {
+        let Some((key, gang, index)) = self.gang_of(task) else { return };
+        if gang.members.len() <= 1 {
+            self.gangs.remove(&key);
+        } else if let Some(gang) = self.gangs.get_mut(&key) {
+            gang.members.remove(&index);
+        }
+    }
+
     pub(crate) fn started(&mut self, task: &TaskRef, worker: &WorkerName, at: Timestamp) {
         self.note_start(task.step, at);
         self.change(task, |found| {
@@ -453,6 +503,7 @@ impl Run {
             found.worker = Some(worker.clone());
             found.error = None;
         });
+        self.member_accepted(task);
     }
 
     /// Blobs that are to be stored.
@@ -525,6 +576,7 @@ impl Run {
         self.routes.clear();
         self.deadlines.clear();
         self.waits = None;
+        self.gangs.clear();
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);
@@ -566,5 +618,5 @@ pub(crate) fn steps_below(flow: &Flow, split: StepIndex, path: &Path) -> impl It
 
 /// The steps inside that foreach that open further ones.
 pub(crate) fn splits_below(flow: &Flow, split: StepIndex, path: &Path) -> impl Iterator<Item = StepIndex> {
-    steps_below(flow, split, path).map(|(step, _)| step).filter(|step| matches!(flow.step(*step).next, Transition::Foreach { .. }))
+    steps_below(flow, split, path).map(|(step, _)| step).filter(|step| flow.step(*step).next.is_indexed())
 }

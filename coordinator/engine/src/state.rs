@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::backfill::Backfill;
 use crate::chunk::BlobUse;
 use crate::concurrency::Lanes;
+use crate::gang::{self, Gang, GangKey, GangPhase, Lines, Member};
 use crate::retire::{self, RetiredRun};
 use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState};
 use crate::schedule::{Fired, Schedules};
@@ -133,8 +134,10 @@ pub struct State {
 pub(crate) struct Indices {
     live: BTreeSet<RunId>,
     pub(crate) names: BTreeMap<RunName, RunId>,
-    /// Delays of retries, and time limits: of a running attempt, or without a task of the whole run.
+    /// Delays of retries, and time limits: of a running attempt, of a gang that gathers, or without a task of the whole run.
     pub(crate) timers: BTreeSet<(Timestamp, RunId, Option<TaskRef>)>,
+    /// Gangs that have not formed, by pool.
+    pub(crate) lines: Lines,
     /// Running attempts by the worker that said so.
     held: BTreeMap<WorkerName, BTreeSet<(RunId, TaskRef)>>,
     /// Blobs that are to be stored, and what for.
@@ -172,6 +175,20 @@ impl Indices {
         }
     }
 
+    pub(crate) fn enter_gang(&mut self, id: RunId, key: &GangKey, gang: &Gang) {
+        self.lines.enter(id, key, gang);
+        if let GangPhase::Gathering { until } = gang.phase {
+            self.timers.insert((until, id, Some(gang::timer(key))));
+        }
+    }
+
+    pub(crate) fn leave_gang(&mut self, id: RunId, key: &GangKey, gang: &Gang) {
+        self.lines.leave(id, key, gang);
+        if let GangPhase::Gathering { until } = gang.phase {
+            self.timers.remove(&(until, id, Some(gang::timer(key))));
+        }
+    }
+
     /// Enters a run that has not ended.
     fn enter(&mut self, run: &Run) {
         let id = run.id();
@@ -182,6 +199,9 @@ impl Indices {
             } else if let (TaskState::Running, Some(worker)) = (found.state, &found.worker) {
                 self.held.entry(worker.clone()).or_default().insert((id, task));
             }
+        }
+        for (key, gang) in &run.gangs {
+            self.enter_gang(id, key, gang);
         }
         self.timers.extend(run.deadlines.iter().map(|(task, due)| (*due, id, Some(task.clone()))));
         self.timers.extend(run.deadline().map(|due| (due, id, None)));
@@ -200,6 +220,9 @@ impl Indices {
         }
         if let Some(due) = run.deadline() {
             self.timers.remove(&(due, id, None));
+        }
+        for (key, gang) in &run.gangs {
+            self.leave_gang(id, key, gang);
         }
         for (digest, used) in run.blobs() {
             self.blobs.remove(&(digest, id, used));
@@ -269,7 +292,8 @@ impl State {
     /// When the next timer is due.
     #[must_use]
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.index_by.timers.first().map(|(due, _, _)| *due)
+        let timer = self.index_by.timers.first().map(|(due, _, _)| *due);
+        timer.into_iter().chain(self.next_gang()).min()
     }
 
     pub(crate) fn due_timers(&self, now: Timestamp) -> Vec<(RunId, Option<TaskRef>)> {
@@ -448,6 +472,12 @@ impl State {
             | Record::InputsStored { run, .. }
             | Record::RunAdmitted { run }
             | Record::RunFinished { run, .. } => self.apply_to_run(*run, record),
+            Record::GangOpened { run, .. }
+            | Record::GangCalled { run, .. }
+            | Record::MemberJoined { run, .. }
+            | Record::GangFormed { run, .. }
+            | Record::MemberSucceeded { run, .. }
+            | Record::GangDissolved { run, .. } => self.apply_to_gang(*run, record),
         }
     }
 
@@ -562,6 +592,10 @@ impl State {
                         FailureCause::Released { .. } => {}
                     }
                 });
+                if let Some((gang, _)) = run.gang_of_mut(&task) {
+                    gang.lost += u32::from(matches!(cause, FailureCause::Lost));
+                    gang.infrastructure += u32::from(matches!(cause, FailureCause::Infrastructure { .. }));
+                }
             }
             Record::RetryScheduled { step, path, visit, retry, not_before, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
@@ -616,6 +650,49 @@ impl State {
                 (run.waits, run.admitted) = (None, Some(at));
                 index.lanes.enter(&flow.definition().name, run);
                 index.timers.extend(run.deadline().map(|due| (due, id, None)));
+            }
+            _ => {}
+        }
+    }
+
+    fn apply_to_gang(&mut self, id: RunId, record: &Record) {
+        let at = self.at;
+        let Some(run) = self.runs.get_mut(&id).map(Arc::make_mut) else { return };
+        let Some(flow) = self.definitions.get(&run.start.definition).cloned() else { return };
+        match record {
+            Record::GangOpened { step, path, size, pool, .. } => {
+                let (key, gang) = ((*step, path.clone()), Gang::new(*size, pool.clone(), at));
+                self.index_by.enter_gang(id, &key, &gang);
+                run.gangs.insert(key, gang);
+            }
+            Record::GangCalled { step, path, attempt, until, .. } => {
+                run.call_gang(&flow, *step, path);
+                self.change_gang(id, &(*step, path.clone()), |gang| gang.call(*attempt, *until));
+            }
+            Record::MemberJoined { step, path, worker, address, at, .. } => {
+                let task = TaskRef::new(*step, path.clone(), 0);
+                self.index_by.release(run, id, &task);
+                run.started(&task, worker, *at);
+                self.index_by.held.entry(worker.clone()).or_default().insert((id, task.clone()));
+                if let Some((gang, index)) = run.gang_of_mut(&task) {
+                    gang.members.insert(index, Member { worker: worker.clone(), address: *address, success: None });
+                }
+            }
+            Record::GangFormed { step, path, .. } => {
+                self.change_gang(id, &(*step, path.clone()), |gang| (gang.phase, gang.vain) = (GangPhase::Formed, 0));
+            }
+            Record::MemberSucceeded { step, path, worker, success, .. } => {
+                let task = TaskRef::new(*step, path.clone(), 0);
+                self.index_by.release(run, id, &task);
+                run.member_succeeded(&task, worker, success);
+            }
+            Record::GangDissolved { step, path, retry, not_before, because, .. } => {
+                let size = run.gangs.get(&(*step, path.clone())).map_or(0, |gang| gang.size);
+                for task in gang::members(*step, path, size) {
+                    self.index_by.release(run, id, &task);
+                    run.recall(&task, *retry, at);
+                }
+                self.change_gang(id, &(*step, path.clone()), |gang| gang.dissolve(*retry, *not_before, because));
             }
             _ => {}
         }

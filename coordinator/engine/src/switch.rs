@@ -15,7 +15,7 @@ pub(crate) fn parent(run: &Run, flow: &Flow, task: &TaskRef) -> Option<TaskRef> 
     }
     // No switch led here, so a step did that always goes here; of several, a switch before them let one run.
     let mut unconditional = flow.parents(task.step).iter().filter_map(|parent| match flow.step(*parent).next {
-        Transition::Foreach { .. } => Some(TaskRef::new(*parent, task.path.split_last()?.0, 0)),
+        Transition::Foreach { .. } | Transition::Gang { .. } => Some(TaskRef::new(*parent, task.path.split_last()?.0, 0)),
         Transition::Linear { .. } | Transition::Branch { .. } => Some(TaskRef::new(*parent, task.path.clone(), 0)),
         Transition::Switch { .. } | Transition::End => None,
     });

@@ -50,13 +50,19 @@ impl Decider<'_> {
                 self.finish(run, RunState::Failed, Some(problem));
                 continue;
             };
+            let gang = (task.step, task.path.clone());
+            if found.gangs.contains_key(&gang) {
+                self.gathering_timed_out(run, &gang);
+                continue;
+            }
+            // Another timer of this moment may have ended the attempts of a whole gang.
             let Some(state) = found.task(&task) else { continue };
             let (attempt, retry) = (state.attempt, state.retry);
             if state.state.is_open() {
                 let started = state.started.unwrap_or(state.opened);
                 let cause = FailureCause::TimedOut { error: Box::new(silent(&flow, task.step)), object: None };
                 self.close(run, &task, attempt, None, &cause, (started, self.now()));
-            } else {
+            } else if state.not_before.is_some() {
                 let TaskRef { step, path, visit } = task;
                 self.open(run, step, causey_protocol::record::TaskSet::One { path, visit }, attempt + 1, retry);
             }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use causey_engine::{Run, Task, TaskState};
-use causey_protocol::flow::{Flow, StepIndex, Transition};
+use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{StepName, Timestamp};
 use causey_protocol::record::RunState;
 use causey_protocol::task::ErrorInfo;
@@ -91,10 +91,10 @@ pub(super) fn by_state(counted: &[u32; 7], ready: u64) -> Counts {
     }
 }
 
-/// Items of the foreach that leads straight to this step and are not offered to a pool yet.
+/// Items of the foreach, or members of the gang, that leads straight to this step and are not offered to a pool yet.
 fn unopened(run: &Run, flow: &Flow, step: StepIndex) -> u64 {
     let [split] = flow.parents(step) else { return 0 };
-    if !matches!(flow.step(*split).next, Transition::Foreach { .. }) {
+    if !flow.step(*split).next.is_indexed() {
         return 0;
     }
     let split = run.step(*split);

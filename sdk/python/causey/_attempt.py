@@ -106,7 +106,7 @@ class Attempt:
             if message["retry"] > message["retries_max"]:
                 raise FailureHandledByCatch(message["retry"])
             with TimeLimit(message["step"], message.get("timeout_seconds")):
-                self._call(flow, function, is_join)
+                self._call_as_member(flow, function, is_join)
             if catch and catch["var"]:
                 setattr(flow, catch["var"], None)
             return self._finished(flow)
@@ -147,6 +147,15 @@ class Attempt:
             step, path, splits, artifacts, self.message["parameters"], self._loaded.constants, is_join
         )
         return flow
+
+    def _call_as_member(self, flow: FlowSpec, function: Any, is_join: bool) -> None:
+        if self.message.get("gang") is None:
+            self._call(flow, function, is_join)
+            return
+        from causey._parallel import gang_environment
+
+        with gang_environment(self.message):
+            self._call(flow, function, is_join)
 
     def _call(self, flow: FlowSpec, function: Any, is_join: bool) -> None:
         task = flow._causey
@@ -221,7 +230,7 @@ class Attempt:
             "type": "finished",
             "key": self.message["key"],
             "next": transition.next if transition else [],
-            "foreach": len(transition.items) if transition and transition.items is not None else None,
+            "foreach": transition.count if transition else None,
             **report.fields(),
             "publish": self.published,
         }

@@ -38,7 +38,7 @@ def check_graph(flow: str, file: str, graph: Graph) -> list[Problem]:
     ends = Ends(graph)
     if not graph:
         return [Problem(GRAPH, f"flow '{flow}' has no steps", file, hint="mark its methods with @step")]
-    for rule in (_names, _ends, _arguments, _transitions, _unknown_targets, _loops, _orphans, _balance, _straight_to_a_join):
+    for rule in (_names, _ends, _arguments, _transitions, _unknown_targets, _loops, _orphans, _gangs, _balance, _straight_to_a_join):
         problems = list(rule(graph, ends))
         if problems:
             for problem in problems:
@@ -126,8 +126,8 @@ def _transitions(graph: Graph, ends: Ends) -> Iterator[Problem]:
             yield _problem(
                 node,
                 f"step '{node.name}' has a wrong self.next(…): {node.transition.problem}",
-                "write self.next(self.a), self.next(self.a, self.b), self.next(self.a, foreach='items') or "
-                "self.next({'x': self.a, 'y': self.b}, condition='kind')",
+                "write self.next(self.a), self.next(self.a, self.b), self.next(self.a, foreach='items'), "
+                "self.next(self.a, num_parallel=4) or self.next({'x': self.a, 'y': self.b}, condition='kind')",
                 node.transition.line,
             )
         elif node.other_transitions:
@@ -187,6 +187,49 @@ def _orphans(graph: Graph, ends: Ends) -> Iterator[Problem]:
                 node,
                 f"step '{node.name}' cannot be reached from '{ends.start}'",
                 f"add self.next(self.{node.name}) to another step or remove it",
+            )
+
+
+def _gangs(graph: Graph, ends: Ends) -> Iterator[Problem]:
+    """A step with @parallel is gone to with num_parallel only, and goes on to a join only."""
+    for node in graph.values():
+        line = node.transition.line if node.transition else None
+        for target in node.targets:
+            if node.opens_gang and "parallel" not in graph[target].marks.decorators:
+                yield _problem(
+                    node,
+                    f"step '{node.name}' goes to '{target}' with num_parallel, but '{target}' has no @parallel",
+                    f"put @parallel on the line above the @step of '{target}'",
+                    line,
+                )
+            elif not node.opens_gang and "parallel" in graph[target].marks.decorators:
+                yield _problem(
+                    node,
+                    f"step '{target}' has @parallel, but step '{node.name}' goes to it without num_parallel",
+                    f"write self.next(self.{target}, num_parallel=…) or remove @parallel",
+                    line,
+                )
+        if "parallel" not in node.marks.decorators:
+            continue
+        if node.name == ends.start:
+            yield _problem(
+                node,
+                f"step '{node.name}' has @parallel, but it is the first step",
+                "put a step before it that goes to it with num_parallel",
+            )
+        elif node.splits or node.switches or node.is_join or not node.targets:
+            yield _problem(
+                node,
+                f"step '{node.name}' has @parallel, so it may only go on to a join",
+                "split, switch and join in steps of their own",
+                line,
+            )
+        elif not graph[node.targets[0]].is_join:
+            yield _problem(
+                node,
+                f"step '{node.name}' has @parallel, but '{node.targets[0]}' after it is not a join",
+                f"write def {node.targets[0]}(self, inputs):",
+                line,
             )
 
 

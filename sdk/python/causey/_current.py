@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from causey._attempt import Attempt
+    from causey._parallel import Parallel
     from causey._trigger import Trigger
 
 
@@ -83,6 +84,19 @@ class Current:
     @property
     def parameter_names(self) -> list[str]:
         return [] if self._attempt is None else list(self._attempt.flow_class._causey_parameters())
+
+    @property
+    def is_parallel(self) -> bool:
+        return self._field("gang") is not None
+
+    @property
+    def parallel(self) -> Parallel | None:
+        """The gang this task is a member of, None outside one."""
+        if self._attempt is None or not self.is_parallel:
+            return None
+        from causey._parallel import parallel
+
+        return parallel(self._attempt.message)
 
     @property
     def tempdir(self) -> str | None:

@@ -134,6 +134,8 @@ if TYPE_CHECKING:
 
     def host(function: Any = None, *, mode: str = "fork") -> Any: ...
 
+    def parallel(function: Any = None, *, gather_seconds: float | None = None) -> Any: ...
+
     def recursion(function: Any = None, *, visits_max: int = 1000) -> Any: ...
 
     def schedule(
@@ -184,6 +186,8 @@ else:
         mark_step,
     )
     host = _decorator("host", {"mode": "fork"}, mark_step)
+    # `gather_seconds`: how long its members may take to come together.
+    parallel = _decorator("parallel", {"gather_seconds": None}, mark_step)
     recursion = _decorator("recursion", {"visits_max": 1000}, mark_step)
     trigger = _decorator("trigger", {"event": None, "events": None, "options": None}, mark_flow)
 

@@ -90,7 +90,13 @@ def _step(node: Node) -> dict[str, Any]:
         **({"timeout_seconds": _seconds(decorators["timeout"])} if "timeout" in decorators else {}),
         **({"grace_seconds": float(decorators["grace"]["seconds"])} if "grace" in decorators else {}),
         **({"visits_max": decorators["recursion"]["visits_max"]} if "recursion" in decorators else {}),
+        **_gather(decorators.get("parallel") or {}),
     }
+
+
+def _gather(parallel: dict[str, Any]) -> dict[str, float]:
+    seconds = parallel.get("gather_seconds")
+    return {} if seconds is None else {"gather_seconds": float(seconds)}
 
 
 def _next(node: Node) -> dict[str, Any] | str:
@@ -100,6 +106,8 @@ def _next(node: Node) -> dict[str, Any] | str:
     if transition.condition is not None:
         cases = [{"value": value, "to": target} for value, target in transition.cases.items()]
         return {"switch": {"condition": transition.condition, "cases": cases}}
+    if transition.gang:
+        return {"gang": {"to": transition.targets[0]}}
     if transition.variable is not None:
         return {"foreach": {"to": transition.targets[0], "variable": transition.variable}}
     if len(transition.targets) > 1:
@@ -172,6 +180,18 @@ def _decorator_problems(node: Node) -> list[Problem]:
                 f"step '{node.name}' has @catch and splits with foreach",
                 "let another step split: the items would be missing after a failure",
             )
+        if node.opens_gang:
+            refuse(
+                "catch",
+                f"step '{node.name}' has @catch and num_parallel",
+                "let another step open the gang: after a failure nobody knows how many members it has",
+            )
+        if "parallel" in decorators:
+            refuse(
+                "catch",
+                f"step '{node.name}' has @catch and @parallel",
+                "use @retry, which tries the gang again as a whole: its members cannot go on without one of them",
+            )
         if node.switches:
             refuse(
                 "catch",
@@ -208,6 +228,10 @@ def _decorator_problems(node: Node) -> list[Problem]:
         problem = _timeout_problem(decorators["timeout"])
         if problem:
             refuse("timeout", f"@timeout of step '{node.name}': {problem}", "give it seconds=, minutes= or hours=")
+    if "parallel" in decorators and decorators["parallel"]["gather_seconds"] is not None:
+        problem = _out_of_range(decorators["parallel"], {"gather_seconds": (0.001, TIMEOUT_SECONDS_MAX)})
+        if problem:
+            refuse("parallel", f"@parallel of step '{node.name}': {problem}")
     if "grace" in decorators:
         problem = _out_of_range(decorators["grace"], {"seconds": (0, GRACE_SECONDS_MAX)})
         if problem:

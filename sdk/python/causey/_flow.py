@@ -47,7 +47,8 @@ class FlowSpec:
     def next(self, *steps: Callable[..., None], **options: Any) -> None:
         """Names the next step; the last statement of every step but the end.
 
-        `self.next(self.a)`, `self.next(self.a, self.b)`, `self.next(self.a, foreach="items")` or
+        `self.next(self.a)`, `self.next(self.a, self.b)`, `self.next(self.a, foreach="items")`,
+        `self.next(self.a, num_parallel=4)`, which runs a step with @parallel as a gang, or
         `self.next({"x": self.a, "y": self.b}, condition="kind")`, which goes on to the step of `self.kind`.
         """
         from causey._next import transition
@@ -68,13 +69,13 @@ class FlowSpec:
         task = self._causey
         return task.split_value(self, len(task.path) - 1) if task is not None and task.path else None
 
-    def foreach_stack(self) -> list[tuple[int, int, Any]]:
-        """(index, number of items, item) of every enclosing foreach, outermost first."""
+    def foreach_stack(self) -> list[tuple[int, int | None, Any]]:
+        """(index, number of items, item) of every enclosing foreach, outermost first; of a gang (index, None, index), as in Metaflow."""
         task = self._causey
         if task is None:
             return []
         return [
-            (index, count, task.split_value(self, level))
+            (index, None if task.is_gang_level(level) else count, task.split_value(self, level))
             for level, (index, count) in enumerate(zip(task.path, task.splits))
         ]
 

@@ -10,6 +10,7 @@ import ast
 from functools import cache
 
 from causey._decorators import Marks, step_marks
+from causey._task import GANG_MEMBERS_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Transition:
-    """self.next(…) as written; `problem` says what is wrong with it. A switch has a condition and cases."""
+    """self.next(…) as written; `problem` says what is wrong with it. A switch has a condition and cases, a gang num_parallel."""
 
-    __slots__ = ("cases", "condition", "line", "problem", "targets", "variable")
+    __slots__ = ("cases", "condition", "gang", "line", "problem", "targets", "variable")
 
     def __init__(
         self,
@@ -31,7 +32,9 @@ class Transition:
         problem: str | None = None,
         condition: str | None = None,
         cases: dict[str | int | float | bool, str] | None = None,
+        gang: bool = False,
     ) -> None:
+        self.gang = gang
         self.targets = targets
         self.line = line
         self.variable = variable
@@ -80,7 +83,11 @@ class Node:
         transition = self.transition
         if transition is None or transition.condition is not None:
             return False
-        return transition.variable is not None or len(transition.targets) > 1
+        return transition.gang or transition.variable is not None or len(transition.targets) > 1
+
+    @property
+    def opens_gang(self) -> bool:
+        return self.transition is not None and self.transition.gang
 
     def decorator_line(self, name: str) -> int:
         return self._decorator_lines.get(name, self.line)
@@ -171,8 +178,13 @@ def _tail_transition(definition: ast.FunctionDef) -> Transition | None:
             problem = "a target must be written as self.<step>"
     foreach = options.pop("foreach", None)
     variable = foreach.value if isinstance(foreach, ast.Constant) and isinstance(foreach.value, str) else None
-    if "num_parallel" in options:
-        problem = "num_parallel is not offered yet, use foreach"
+    size = options.pop("num_parallel", None)
+    if size is not None and foreach is not None:
+        problem = "foreach and num_parallel cannot be combined"
+    elif size is not None and not _may_be_a_size(size):
+        problem = f"num_parallel must be a whole number from 1 to {GANG_MEMBERS_MAX}, not {ast.unparse(size)}"
+    elif size is not None and len(call.args) != 1:
+        problem = "num_parallel needs exactly one step"
     elif options:
         problem = f"it has an unknown keyword argument '{next(iter(options))}'"
     elif foreach is not None and variable is None:
@@ -181,7 +193,16 @@ def _tail_transition(definition: ast.FunctionDef) -> Transition | None:
         problem = "foreach needs exactly one step"
     elif not call.args:
         problem = "it names no step"
-    return Transition(targets, tail.lineno, variable, problem)
+    return Transition(targets, tail.lineno, variable, problem, gang=size is not None)
+
+
+def _may_be_a_size(expression: ast.expr) -> bool:
+    """Whether this can come to a number of members, as far as it is written out."""
+    try:
+        value = ast.literal_eval(expression)
+    except ValueError:
+        return True
+    return type(value) is int and 1 <= value <= GANG_MEMBERS_MAX
 
 
 def _member(expression: ast.expr, owner: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from causey._decorators import step_marks
 from causey._errors import InvalidNextException
-from causey._task import Transition
+from causey._task import GANG_MEMBERS_MAX, Transition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def transition(flow: FlowSpec, task: Task, steps: tuple[Any, ...], options: dict[str, Any]) -> Transition:
     step = task.step
-    unknown = [option for option in options if option not in ("foreach", "condition")]
+    unknown = [option for option in options if option not in ("foreach", "condition", "num_parallel")]
     if unknown:
         raise InvalidNextException(f"step '{step}' passes an unknown keyword argument '{unknown[0]}' to self.next()")
     if task.transition is not None:
@@ -29,6 +29,14 @@ def transition(flow: FlowSpec, task: Task, steps: tuple[Any, ...], options: dict
         )
     names = [_step_name(flow, step, place, target) for place, target in enumerate(steps, start=1)]
     variable = options.get("foreach")
+    if "num_parallel" in options:
+        if variable is not None:
+            raise InvalidNextException(f"self.next() in step '{step}' combines foreach and num_parallel: use one of them")
+        if len(names) != 1:
+            raise InvalidNextException(
+                f"self.next(…, num_parallel=…) in step '{step}' needs exactly one step, not {len(names)}"
+            )
+        return Transition(names, size=_size(step, options["num_parallel"]))
     if not variable:
         if not names:
             raise InvalidNextException(
@@ -67,8 +75,9 @@ def _chosen(flow: FlowSpec, step: str, steps: tuple[Any, ...], options: dict[str
         raise InvalidNextException(
             f"the argument to 'condition' in step '{step}' must be a string, the name of an artifact"
         )
-    if options.get("foreach") is not None:
-        raise InvalidNextException(f"self.next() in step '{step}' combines condition and foreach: use one of them")
+    for other in ("foreach", "num_parallel"):
+        if options.get(other) is not None:
+            raise InvalidNextException(f"self.next() in step '{step}' combines condition and {other}: use one of them")
     cases = steps[0]
     try:
         value = getattr(flow, variable)
@@ -82,6 +91,21 @@ def _chosen(flow: FlowSpec, step: str, steps: tuple[Any, ...], options: dict[str
             f"which is not in the available cases: {list(cases)}"
         )
     return _step_name(flow, step, 1, cases[value])
+
+
+def _size(step: str, asked: Any) -> int:
+    from operator import index
+
+    try:
+        # Whatever counts as an integer, such as those of NumPy; not 2.0, and not True.
+        size = None if isinstance(asked, bool) else index(asked)
+    except TypeError:
+        size = None
+    if size is None or not 1 <= size <= GANG_MEMBERS_MAX:
+        raise InvalidNextException(
+            f"num_parallel={asked!r} in step '{step}' is not a whole number from 1 to {GANG_MEMBERS_MAX}"
+        )
+    return size
 
 
 def _items(flow: FlowSpec, step: str, variable: str) -> list[Any]:

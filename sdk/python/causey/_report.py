@@ -9,7 +9,7 @@ from types import FunctionType, MethodType
 from causey._encoding import ALIGNMENT, Encoded, encode
 from causey._errors import UnpicklableArtifactException
 from causey._objects import References
-from causey._task import IMMUTABLE, ITEMS_PER_CHUNK, ITEMS_PREFIX, MODEL_PREFIX, SPLIT_STACK
+from causey._task import GANG_LEVEL, IMMUTABLE, ITEMS_PER_CHUNK, ITEMS_PREFIX, MODEL_PREFIX, SPLIT_STACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Report:
         self._inherit(task)
         if task.transition is not None and task.transition.items is not None:
             self._add_items(task, task.transition)
+        elif task.transition is not None and task.transition.size is not None:
+            self._add_stack(task, GANG_LEVEL)
 
     def add(self, name: str, encoded: Encoded) -> None:
         entry = {"bytes": encoded.size, "encoding": encoded.encoding, "type": encoded.type, "hash": encoded.hash}
@@ -84,7 +86,7 @@ class Report:
             self.add(name, encoded)
 
     def _inherit(self, task: Task) -> None:
-        splits_here = task.transition is not None and task.transition.items is not None
+        splits_here = task.transition is not None and task.transition.count is not None
         for name, artifact in task.artifacts.items():
             if name in self.artifacts or name == "name" or name.startswith(MODEL_PREFIX):
                 continue
@@ -102,7 +104,10 @@ class Report:
             for start in range(0, len(items), ITEMS_PER_CHUNK):
                 chunk = encode_artifact(variable, items[start : start + ITEMS_PER_CHUNK])
                 self.add(f"{ITEMS_PREFIX}{start // ITEMS_PER_CHUNK}", chunk)
-        stack = [*task.split_variables(), [variable, entry["hash"]]]
+        self._add_stack(task, [variable, entry["hash"]])
+
+    def _add_stack(self, task: Task, level: list[str]) -> None:
+        stack = [*task.split_variables(), level]
         self.add(SPLIT_STACK, Encoded([dumps(stack).encode()], "json", "list"))
 
 

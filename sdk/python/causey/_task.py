@@ -20,8 +20,12 @@ IMMUTABLE = (int, float, str, bool, bytes, type(None))
 ITEMS_PER_CHUNK = 1000
 ITEMS_PREFIX = "_items_"
 MODEL_PREFIX = "_model_"
-# One [variable, hash of its value at the split] per foreach level, outermost first, written where a foreach starts.
+# One [variable, hash of its value at the split] per foreach level, outermost first, written where a foreach starts; GANG_LEVEL
+# for a gang.
 SPLIT_STACK = "_split_stack"
+GANG_LEVEL = ["", ""]
+# Most members of a gang.
+GANG_MEMBERS_MAX = 500
 
 
 def is_internal(name: str) -> bool:
@@ -85,6 +89,9 @@ class Task:
             self._stack_entries = self.artifacts[SPLIT_STACK].load() if SPLIT_STACK in self.artifacts else []
         return self._stack_entries[: len(self.path)]
 
+    def is_gang_level(self, level: int) -> bool:
+        return self.split_variables()[level : level + 1] == [GANG_LEVEL]
+
     def split_value(self, flow: FlowSpec, level: int) -> Any:
         """The item of this task at a foreach level; None where the variable was not merged into a join."""
         if level not in self._stack_values:
@@ -97,6 +104,8 @@ class Task:
             return None
         variable, hash_at_split = variables[level]
         index = self.path[level]
+        if not variable:
+            return index
         if variable not in flow.__dict__:
             artifact = self.artifacts.get(variable)
             chunk = self.artifacts.get(f"{ITEMS_PREFIX}{index // ITEMS_PER_CHUNK}")
@@ -140,12 +149,25 @@ def _chunk_items(chunk: Artifact) -> list[Any]:
 class Transition:
     """What a step asked for with self.next."""
 
-    __slots__ = ("items", "next", "variable")
+    __slots__ = ("items", "next", "size", "variable")
 
-    def __init__(self, next: list[str], variable: str | None = None, items: list[Any] | None = None) -> None:
+    def __init__(
+        self,
+        next: list[str],
+        variable: str | None = None,
+        items: list[Any] | None = None,
+        size: int | None = None,
+    ) -> None:
         self.next = next
         self.variable = variable
         self.items = items
+        # Members of a gang.
+        self.size = size
+
+    @property
+    def count(self) -> int | None:
+        """How many tasks of the next step there will be, where an index tells them apart."""
+        return self.size if self.items is None else len(self.items)
 
 
 def require_task(flow: FlowSpec, what: str) -> Task:

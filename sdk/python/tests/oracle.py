@@ -61,6 +61,8 @@ def main():
         os.environ.update(
             METAFLOW_DATASTORE_SYSROOT_LOCAL=folder, METAFLOW_DEFAULT_METADATA="local", METAFLOW_USER="ann"
         )
+        # The members of a gang are started with the `python` of PATH.
+        os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
         run_file = os.path.join(folder, "run")
         finished = subprocess.run(
             [sys.executable, flow_file, "--quiet", "--no-pylint", "run", "--run-id-file", run_file, *arguments],

@@ -14,8 +14,8 @@ END = """
 """
 
 WRITE = (
-    "write self.next(self.a), self.next(self.a, self.b), self.next(self.a, foreach='items') or "
-    "self.next({'x': self.a, 'y': self.b}, condition='kind')"
+    "write self.next(self.a), self.next(self.a, self.b), self.next(self.a, foreach='items'), "
+    "self.next(self.a, num_parallel=4) or self.next({'x': self.a, 'y': self.b}, condition='kind')"
 )
 
 CASES = {
@@ -568,6 +568,383 @@ CASES = {
             "11 middle: @grace of step 'middle': seconds=7200 is not between 0 and 3600 | None",
             "16 end: @retry of step 'end': times=-1 is not between 0 and 100 | None",
             "None None: @timeout of flow 'Flow': hours=-1 is not 0 or more | give it seconds=, minutes= or hours=",
+        ],
+    ),
+    "gang_without_parallel": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=2)
+
+            # nothing
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "6 start: step 'start' goes to 'train' with num_parallel, but 'train' has no @parallel | "
+            "put @parallel on the line above the @step of 'train'",
+        ],
+    ),
+    "parallel_without_num_parallel": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, )
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "6 start: step 'train' has @parallel, but step 'start' goes to it without num_parallel | "
+            "write self.next(self.train, num_parallel=…) or remove @parallel",
+        ],
+    ),
+    "gang_without_a_join": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=2)
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "11 train: step 'train' has @parallel, but 'join' after it is not a join | "
+            "write def join(self, inputs):",
+        ],
+    ),
+    "gang_that_splits": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=2)
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join, self.end)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "11 train: step 'train' has @parallel, so it may only go on to a join | "
+            "split, switch and join in steps of their own",
+        ],
+    ),
+    "gang_first": (
+        """
+        class Flow(FlowSpec):
+            @parallel
+            @step
+            def start(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "5 start: step 'start' has @parallel, but it is the first step | "
+            "put a step before it that goes to it with num_parallel",
+        ],
+    ),
+    "gang_caught": (
+        """
+        class Flow(FlowSpec):
+            @catch
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=2)
+
+            @catch(var="problem")
+            @parallel(gather_seconds=0)
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "3 start: step 'start' has @catch and num_parallel | "
+            "let another step open the gang: after a failure nobody knows how many members it has",
+            "8 train: step 'train' has @catch and @parallel | "
+            "use @retry, which tries the gang again as a whole: its members cannot go on without one of them",
+            "9 train: @parallel of step 'train': gather_seconds=0 is not between 0.001 and 31536000 | "
+            "None",
+        ],
+    ),
+    "gang_of_zero": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=0)
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            f"6 start: step 'start' has a wrong self.next(…): num_parallel must be a whole number from 1 to 500, not 0 | {WRITE}",
+        ],
+    ),
+    "gang_of_negative": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=-1)
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            f"6 start: step 'start' has a wrong self.next(…): num_parallel must be a whole number from 1 to 500, not -1 | {WRITE}",
+        ],
+    ),
+    "gang_of_fraction": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=2.5)
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            f"6 start: step 'start' has a wrong self.next(…): num_parallel must be a whole number from 1 to 500, not 2.5 | {WRITE}",
+        ],
+    ),
+    "gang_of_text": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel='4')
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            f"6 start: step 'start' has a wrong self.next(…): num_parallel must be a whole number from 1 to 500, not '4' | {WRITE}",
+        ],
+    ),
+    "gang_of_boolean": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=True)
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            f"6 start: step 'start' has a wrong self.next(…): num_parallel must be a whole number from 1 to 500, not True | {WRITE}",
+        ],
+    ),
+    "gang_of_too_many": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=501)
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            f"6 start: step 'start' has a wrong self.next(…): num_parallel must be a whole number from 1 to 500, not 501 | {WRITE}",
+        ],
+    ),
+    "gang_of_none": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=None)
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            f"6 start: step 'start' has a wrong self.next(…): num_parallel must be a whole number from 1 to 500, not None | {WRITE}",
+        ],
+    ),
+    "gang_and_foreach": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=2, foreach='items')
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            f"6 start: step 'start' has a wrong self.next(…): foreach and num_parallel cannot be combined | {WRITE}",
+        ],
+    ),
+    "gang_of_two_steps": (
+        """
+        class Flow(FlowSpec):
+            pass
+            @step
+            def start(self):
+                self.next(self.train, self.join, num_parallel=2)
+
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            f"6 start: step 'start' has a wrong self.next(…): num_parallel needs exactly one step | {WRITE}",
         ],
     ),
     "decorator_below_step": (

@@ -532,3 +532,55 @@ def test_catch_acts_at_once_on_an_error_that_the_retry_does_not_cover(run_step):
         )
         answer, _, _ = run_step(body, retry=0, retries_max=3)
         assert answer["type"] == expected, raised
+
+
+GANG = {"index": 1, "members": [{"ip": "10.0.0.7", "port": 4711}, {"ip": "10.0.0.8", "port": 4712}]}
+
+
+def test_a_member_of_a_gang_knows_the_others_and_a_reused_process_forgets_them(flow_file, start_worker):
+    text = flow(
+        "import os",
+        "names = ['MASTER_ADDR', 'MASTER_PORT', 'RANK', 'WORLD_SIZE']",
+        "self.environment = [os.environ.get(name) for name in names]",
+        "self.gang = current.parallel and [*current.parallel, current.parallel.main_port, current.parallel.addresses]",
+        "self.is_parallel = current.is_parallel",
+        "os.environ['RANK'] = '9'",
+    )
+    runner = start_worker(flow_file(text), environment={"WORLD_SIZE": "kept"}).fork()
+    splits = [{"step": "a", "count": 4}, {"step": "b", "count": 2}]
+    member = {"path": [3, 1], "splits": splits, "gang": GANG}
+    answer = runner.run(peer.message(runner.worker.store, "start", **member))
+    assert value(answer, "environment") == ["10.0.0.7", "4711", "1", "2"]
+    assert value(answer, "gang") == ["10.0.0.7", 2, 1, "3.0", 4711, [("10.0.0.7", 4711), ("10.0.0.8", 4712)]]
+    assert value(answer, "is_parallel") is True
+    answer = runner.run(peer.message(runner.worker.store, "start"))
+    assert value(answer, "environment") == [None, None, None, "kept"]
+    assert (value(answer, "gang"), value(answer, "is_parallel")) == (None, False)
+
+
+@pytest.mark.parametrize("size", ["0", "-2", "2.0", "'3'", "True", "None", "501"])
+def test_a_number_of_members_that_cannot_be_fails_by_name(size, flow_file, start_worker):
+    text = f"""
+class Flow(FlowSpec):
+    @step
+    def start(self):
+        size = {size}
+        self.next(self.train, num_parallel=size)
+
+    @parallel
+    @step
+    def train(self):
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+"""
+    worker = start_worker(flow_file(text))
+    error = worker.fork().run(peer.message(worker.store, "start"))["error"]
+    assert error["type"] == "InvalidNextException"
+    assert error["message"] == f"num_parallel={size} in step 'start' is not a whole number from 1 to 500"

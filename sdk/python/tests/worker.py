@@ -235,7 +235,7 @@ def run_flow(worker, definition, parameters=None, reuse=False):
     shared = worker.fork() if reuse else None
     done = {}
 
-    def task(step, path, inputs, splits, visit=0):
+    def task(step, path, inputs, splits, visit=0, **more):
         retries_max = (steps[step]["retry"] or {"times": 0})["times"]
         for retry in range(retries_max + 1):
             run = message(
@@ -250,6 +250,7 @@ def run_flow(worker, definition, parameters=None, reuse=False):
                 retry=retry,
                 attempt=retry,
                 retries_max=retries_max,
+                **more,
             )
             runner = shared or worker.fork()
             answer = runner.run(run)
@@ -261,11 +262,11 @@ def run_flow(worker, definition, parameters=None, reuse=False):
                 return answer, reference
         raise FlowFailed(json.dumps(answer))
 
-    def follow(step, path, inputs, splits, until):
+    def follow(step, path, inputs, splits, until, **more):
         """Runs from a step to the join that closes the level (exclusive); returns (join, last reference)."""
         visit = 0
         while True:
-            answer, reference = task(step, path, inputs, splits, visit)
+            answer, reference = task(step, path, inputs, splits, visit, **more)
             declared = steps[step]["next"]
             if declared == "end":
                 assert answer["next"] == [], answer
@@ -288,9 +289,12 @@ def run_flow(worker, definition, parameters=None, reuse=False):
             if kind == "branch":
                 ends = [follow(target, path, [reference], splits, None) for target in targets]
             else:
-                deeper = [*splits, {"step": step, "count": answer["foreach"]}]
+                count = answer["foreach"]
+                deeper = [*splits, {"step": step, "count": count}]
+                members = [{"ip": "127.0.0.1", "port": 4000 + index} for index in range(count)]
+                gangs = [{"gang": {"index": index, "members": members}} if kind == "gang" else {} for index in range(count)]
                 ends = [
-                    follow(targets[0], [*path, index], [reference], deeper, None) for index in range(answer["foreach"])
+                    follow(targets[0], [*path, index], [reference], deeper, None, **gangs[index]) for index in range(count)
                 ]
             step, inputs = ends[0][0], [end for _, end in ends]
 

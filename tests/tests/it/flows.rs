@@ -6,6 +6,7 @@ pub(crate) const ARRIVAL: &str = include_str!("../../flows/arrival.py");
 pub(crate) const EVERYTHING: &str = include_str!("../../flows/everything.py");
 pub(crate) const WIDE: &str = include_str!("../../flows/wide.py");
 pub(crate) const LIMITS: &str = include_str!("../../flows/limits.py");
+pub(crate) const GANG: &str = include_str!("../../flows/gang.py");
 pub(crate) const DICE: &str = include_str!("../../flows/dice.py");
 
 /// A flow that does in its first step what `body` says.

@@ -9,6 +9,7 @@ mod events;
 mod failpoints;
 mod faults;
 mod flows;
+mod gang;
 mod limits;
 mod log;
 mod main_road;

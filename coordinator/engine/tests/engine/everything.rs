@@ -29,6 +29,7 @@ pub(crate) fn everything() -> World {
     foreaches(&mut world);
     snapshot(&mut world);
     switches(&mut world);
+    gangs(&mut world);
     failures(&mut world);
     limits(&mut world);
     by_the_clock(&mut world);
@@ -145,6 +146,33 @@ fn switches(world: &mut World) {
         world.choose(name, "again");
     }
     assert_eq!(world.run_state(endless), RunState::Failed);
+}
+
+const GANG: [&str; 4] = ["start gang train", "train > gather", "gather* > end", "end"];
+
+/// A gang that forms at its second call, loses a worker, fails, and ends well; one that is larger than its pool.
+fn gangs(world: &mut World) {
+    let mut flow = definition("Gang", &GANG);
+    (flow.steps[1].retry, flow.steps[1].gather_seconds) = (retry(1, 0.0, &[]), Some(30.0));
+    world.submit(flow.clone(), Values::new());
+    world.succeed("start/0", Some(2));
+    world.join("train/1", "w1");
+    world.pass_time();
+    world.pass_time();
+    world.form("train");
+    world.request(Request::WorkerLost { pool: pool("default"), worker: "w2".parse().unwrap() });
+    let members = world.form("train");
+    let (dispatch, task) = &members[0];
+    let error = Box::new(ErrorInfo { kind: "ValueError".into(), message: "bad".into(), ..ErrorInfo::default() });
+    let (at, kind) = (Timestamp(world.now), FailureKind::User);
+    world.report(item(dispatch, task, Outcome::Failed(Failure { kind, error, digest: None, bytes: 0, started: at, ended: at })));
+    let members = world.form("train");
+    world.end_well(members);
+    finish(world, &["gather/0", "end/0"]);
+    let Answer::RunStarted { run, .. } = world.submit(flow, Values::new()) else { panic!() };
+    world.succeed("start/0", Some(9));
+    world.input(Input::PoolCounted { pool: pool("default"), slots: vec![2, 2] });
+    assert_eq!(world.run_state(run), RunState::Failed);
 }
 
 /// Every cause of a failure, with and without a retry, a filter, a fallback; late and foreign reports; a cancel.
@@ -314,6 +342,11 @@ fn under_way(world: &mut World) {
     world.submit_deployed();
     world.backfill(plan(3, 1));
     world.request(Request::PauseSchedules { flow: "Nightly".parse().unwrap() });
+    for _ in 0..2 {
+        world.run(&GANG);
+        world.succeed("start/0", Some(2));
+    }
+    world.join("train/0", "w2");
     world.run(&["start > end", "end"]);
     press(world, StorageLevel::Critical, 93);
     finish(world, &["start/0", "work/0", "only/0"]);

@@ -3,6 +3,7 @@
 mod backfills;
 mod concurrency;
 mod everything;
+mod gangs;
 mod golden;
 mod limits;
 mod properties;

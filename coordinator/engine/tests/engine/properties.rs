@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 
 use crate::world::{World, definition, inputs, item, pool};
-use causey_engine::{Run, State, decide};
+use causey_engine::{GangPhase, Run, State, TaskRef, decide};
 use causey_protocol::id::Timestamp;
 use causey_protocol::input::{Input, Request};
 use causey_protocol::policy::{HostMode, RetryPolicy};
 use causey_protocol::record::{Answer, Record, RunState};
-use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, ReportItem};
+use causey_protocol::task::{Dispatch, ErrorInfo, Failure, FailureKind, Outcome, ReportItem};
 use proptest::prelude::*;
 
 /// Flows with every construct, by number.
-const FLOWS: [&[&str]; 8] = [
+const FLOWS: [&[&str]; 11] = [
     &["start > middle", "middle > end", "end"],
     &["start > a b", "a > meet", "b > meet", "meet* > end", "end"],
     &["start each work", "work > gather", "gather* > end", "end"],
@@ -21,6 +21,9 @@ const FLOWS: [&[&str]; 8] = [
     &["start ? b a", "a > meet", "b > meet", "meet > end", "end"],
     &["start > loop", "loop ? loop loop2 end", "loop2 > end", "end"],
     &["start each loop", "loop ? loop a b", "a > gather", "b > gather", "gather* > end", "end"],
+    &["start gang train", "train > gather", "gather* > end", "end"],
+    &["start each work", "work gang train", "train > meet", "meet* > gather", "gather* > end", "end"],
+    &["start > a b", "a gang left", "left > la", "la* > meet", "b gang right", "right > rb", "rb* > meet", "meet* > end", "end"],
     &["start each item", "item > left right", "left > meet", "right > meet", "meet* > gather", "gather* > end", "end"],
 ];
 
@@ -66,7 +69,7 @@ fn world_with(flow: usize, reuse: bool) -> World {
     world
 }
 
-/// The report of the `choice`th queued task; splits report three items or 65.
+/// The report of the `choice`th queued task; splits report three items or 65. A member of a gang joins before it does anything else.
 fn success(world: &mut World, choice: usize) -> Option<ReportItem> {
     let queued = world.queued();
     let name = queued.get(choice.checked_rem(queued.len())?)?.clone();
@@ -74,9 +77,14 @@ fn success(world: &mut World, choice: usize) -> Option<ReportItem> {
     let run = world.state.run(dispatch.run)?;
     let flow = world.state.flow_of(run)?;
     let step = flow.step(flow.find(&dispatch.step)?);
+    let member = TaskRef::new(flow.find(&dispatch.step)?, task.path.clone(), task.visit);
+    if run.gang_of(&member).is_some_and(|(_, gang, _)| gang.phase != GangPhase::Formed) {
+        world.queue.push(Dispatch { tasks: vec![task.clone()], ..dispatch.clone() });
+        return Some(world.joined(&dispatch, &task));
+    }
     // Inside another foreach, 65 items are enough for chunks.
     let count = if task.path.0 == [0] { 65 } else { 3 };
-    let foreach = matches!(step.next, causey_protocol::flow::Transition::Foreach { .. }).then_some(count);
+    let foreach = step.next.is_indexed().then_some(count);
     Some(world.success(&dispatch, &task, foreach, Vec::new()))
 }
 
@@ -108,7 +116,7 @@ fn happen(world: &mut World, past: &mut Vec<ReportItem>, happening: &Happening) 
             if matches!(happening, Happening::Start(_)) {
                 // The worker that started it keeps it: either it reports later (a repeat) or it is lost.
                 let (dispatch, task) = world.started(&name, "w");
-                world.queue.push(causey_protocol::task::Dispatch { tasks: vec![task], ..dispatch });
+                world.queue.push(Dispatch { tasks: vec![task], ..dispatch });
                 return;
             }
             let (dispatch, task) = world.take(&name);

@@ -13,7 +13,7 @@ use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
 use causey_protocol::parameter::{Parameter, Values};
 use causey_protocol::record::{Answer, Position, Record, RunState, Turn};
 use causey_protocol::task::{
-    Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, Inputs, Outcome, Publication, Report, ReportItem, Success,
+    Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, Inputs, Outcome, Publication, Report, ReportItem, Success,
 };
 
 /// Builds a definition from lines such as `start > a b`, `fan each work`, `choose ? a b`, `join* > end`, `end`; `*` marks a join.
@@ -25,6 +25,7 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
             [] => Transition::End,
             [">", to] => Transition::Linear { to: named(to) },
             ["each", to] => Transition::Foreach { to: named(to), variable: "items".into() },
+            ["gang", to] => Transition::Gang { to: named(to) },
             ["?", ref to @ ..] => {
                 let case = |(value, to): (usize, &&str)| Case { value: value.into(), to: named(to) };
                 Transition::Switch { condition: "kind".into(), cases: to.iter().enumerate().map(case).collect() }
@@ -47,6 +48,7 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
             visits_max: None,
             timeout_seconds: None,
             grace_seconds: None,
+            gather_seconds: None,
         }
     };
     Definition {
@@ -78,6 +80,8 @@ pub(crate) struct World {
     /// Everything that was ever asked to be stored.
     pub(crate) store: BTreeMap<Digest, Vec<u8>>,
     pub(crate) cancelled: Vec<RunId>,
+    /// Runs of which a gang has formed.
+    pub(crate) told: Vec<RunId>,
     pub(crate) now: u64,
     requests: u32,
 }
@@ -152,6 +156,10 @@ impl World {
                 }
             }
             Command::Withdraw { run, key, .. } => self.queue.retain(|queued| (queued.run, first_key(queued)) != (run, key)),
+            Command::Recall { run, keys, .. } => {
+                self.queue.retain(|queued| queued.run != run || !keys.contains(&first_key(queued)));
+            }
+            Command::TellGang { run } => self.told.push(run),
             Command::StoreBlob { digest, bytes } => {
                 assert_eq!(digest, Digest::of(&bytes));
                 self.store.insert(digest, bytes);
@@ -279,6 +287,34 @@ impl World {
         let item = item(&dispatch, &task, outcome);
         self.input(Input::Report { pool: pool(POOL), worker: WorkerName::new(worker).unwrap(), items: vec![item] });
         (dispatch, task)
+    }
+
+    /// A worker says that the queued member is there; it is reached under the port 4000 and its index.
+    pub(crate) fn join(&mut self, name: &str, worker: &str) -> (Dispatch, DispatchedTask) {
+        let (dispatch, task) = self.take(name);
+        let joined = self.joined(&dispatch, &task);
+        self.input(Input::Report { pool: pool(POOL), worker: WorkerName::new(worker).unwrap(), items: vec![joined] });
+        (dispatch, task)
+    }
+
+    pub(crate) fn joined(&self, dispatch: &Dispatch, task: &DispatchedTask) -> ReportItem {
+        let index = u16::try_from(*task.path.0.last().unwrap()).unwrap();
+        let address = Address { ip: [127, 0, 0, 1].into(), port: 4_000 + index };
+        item(dispatch, task, Outcome::Joined { address, at: Timestamp(self.now) })
+    }
+
+    /// All queued members of a step join, as many as there are, each on a worker of its own.
+    pub(crate) fn form(&mut self, step: &str) -> Vec<(Dispatch, DispatchedTask)> {
+        let names: Vec<String> = self.queued().into_iter().filter(|name| name.starts_with(&format!("{step}/"))).collect();
+        (1..).zip(&names).map(|(number, name)| self.join(name, &format!("w{number}"))).collect()
+    }
+
+    /// Members of a gang end well, each by a report of its own.
+    pub(crate) fn end_well(&mut self, members: Vec<(Dispatch, DispatchedTask)>) {
+        for (dispatch, task) in members {
+            let success = self.success(&dispatch, &task, None, Vec::new());
+            self.report(success);
+        }
     }
 
     pub(crate) fn report(&mut self, item: ReportItem) -> Vec<Record> {

@@ -58,6 +58,7 @@ fn flow(retries: u32) -> Flow {
         visits_max: None,
         timeout_seconds: None,
         grace_seconds: None,
+        gather_seconds: None,
     };
     let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0, on: Vec::new() };
     let definition = Definition {
