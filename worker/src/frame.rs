@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use causey_artifacts::ObjectLink;
-use causey_protocol::id::{Digest, FlowName, IdempotencyKey, ModelName, Path, RunId, RunName, StepName, TaskKey};
+use causey_protocol::gate::{ChildStart, EndedChild};
+use causey_protocol::id::{Digest, FlowName, IdempotencyKey, ModelName, Path, RunId, RunName, SignalName, StatusName, StepName, TaskKey};
 use causey_protocol::parameter::Values;
 use causey_protocol::task::{ErrorInfo, Publication, SplitLevel};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ pub(crate) enum FromHost {
     Fetch { path: String },
     Inputs { from: u32, count: u32 },
     Model { name: String, version: Option<u32> },
+    Status { name: StatusName, value: Value },
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +74,9 @@ pub(crate) struct Finished {
     pub(crate) data: Option<String>,
     #[serde(default)]
     pub(crate) publish: Vec<Publication>,
+    /// Runs to be started.
+    #[serde(default)]
+    pub(crate) start: Vec<ChildStart>,
 }
 
 /// The attempt raised; it may leave artifacts all the same.
@@ -186,6 +191,10 @@ pub(crate) struct Run<'a> {
     pub(crate) splits: &'a [SplitLevel],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) signals: &'a BTreeMap<SignalName, Value>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) children: &'a [EndedChild],
 }
 
 /// A file with 48 bytes per input, key and digest of its object; input `n` is that of item `n` of the foreach on `path`.

@@ -225,6 +225,8 @@ mod tests {
             timeout_seconds: None,
             grace_seconds: None,
             scheduled_at: None,
+            signals: BTreeMap::new(),
+            children: Vec::new(),
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);

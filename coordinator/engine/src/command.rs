@@ -114,7 +114,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         DispatchedTask { path, visit, attempt: open.attempt, retry: open.retry, inputs }
     });
     let events = match &run.start.cause {
-        Cause::Request { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } => Vec::new(),
+        Cause::Request { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } | Cause::Parent(_) => Vec::new(),
         Cause::Event { events, .. } => events.clone(),
     };
     let cpu = step.resources.as_ref().map_or(1.0, |resources| resources.cpu).ceil().clamp(1.0, 1024.0);
@@ -141,6 +141,8 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         timeout_seconds: step.timeout_seconds,
         grace_seconds: step.grace_seconds,
         scheduled_at: run.start.cause.instant(),
+        signals: run.signal_data(),
+        children: run.ended_children(&flow),
     })
 }
 

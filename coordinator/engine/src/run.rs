@@ -6,13 +6,15 @@ use std::ops::Bound;
 
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::flow::{Flow, Split, StepIndex, Transition};
-use causey_protocol::id::{Digest, Path, PoolName, RunId, TaskId, Timestamp, WorkerName};
+use causey_protocol::id::{Digest, Path, PoolName, RunId, StatusName, TaskId, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{Position, RunStarted, RunState, TaskSet};
 use causey_protocol::task::ErrorInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::BlobUse;
+use crate::gate::Gates;
+use crate::status::Status;
 use crate::tasks::{Place, Tasks};
 use crate::timeout;
 
@@ -244,6 +246,12 @@ pub struct Run {
     pub routes: BTreeMap<(StepIndex, Path), (StepIndex, u32)>,
     /// When a running attempt whose step has a timeout must be over at the latest.
     pub deadlines: BTreeMap<TaskRef, Timestamp>,
+    /// What became of gates; `None` in a run that has met none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gates: Option<Box<Gates>>,
+    /// What it tells about itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub status: BTreeMap<StatusName, Status>,
     /// By step.
     pub steps: Vec<StepSummary>,
 }
@@ -264,6 +272,8 @@ impl Run {
             joins: BTreeMap::new(),
             routes: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            gates: None,
+            status: BTreeMap::new(),
             steps: vec![StepSummary::default(); flow.definition().steps.len()],
         }
     }
@@ -525,6 +535,9 @@ impl Run {
         self.routes.clear();
         self.deadlines.clear();
         self.waits = None;
+        if let Some(gates) = &mut self.gates {
+            gates.waiting.clear();
+        }
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);

@@ -185,6 +185,10 @@ impl Indices {
         }
         self.timers.extend(run.deadlines.iter().map(|(task, due)| (*due, id, Some(task.clone()))));
         self.timers.extend(run.deadline().map(|due| (due, id, None)));
+        if let Some(gates) = &run.gates {
+            self.timers.extend(gates.timers().map(|(due, first)| (due, id, Some(first.clone()))));
+            self.timers.extend(gates.orphaned.map(|(due, _)| (due, id, None)));
+        }
         self.blobs.extend(run.blobs().map(|(digest, used)| (digest, id, used)));
     }
 
@@ -200,6 +204,14 @@ impl Indices {
         }
         if let Some(due) = run.deadline() {
             self.timers.remove(&(due, id, None));
+        }
+        if let Some(gates) = &run.gates {
+            for (due, first) in gates.timers() {
+                self.timers.remove(&(due, id, Some(first.clone())));
+            }
+            if let Some((due, _)) = gates.orphaned {
+                self.timers.remove(&(due, id, None));
+            }
         }
         for (digest, used) in run.blobs() {
             self.blobs.remove(&(digest, id, used));
@@ -447,6 +459,12 @@ impl State {
             | Record::InputsGathered { run, .. }
             | Record::InputsStored { run, .. }
             | Record::RunAdmitted { run }
+            | Record::TasksGated { run, .. }
+            | Record::SignalReceived { run, .. }
+            | Record::ApprovalRequested { run, .. }
+            | Record::ApprovalDecided { run, .. }
+            | Record::ChildEnded { run, .. }
+            | Record::StatusSet { run, .. }
             | Record::RunFinished { run, .. } => self.apply_to_run(*run, record),
         }
     }
@@ -492,6 +510,7 @@ impl State {
             self.count_in_backfill(backfill, start.run, None);
         }
         self.runs.insert(start.run, Arc::new(run));
+        self.link_child(start, &flow);
     }
 
     fn apply_to_run(&mut self, id: RunId, record: &Record) {
@@ -512,6 +531,9 @@ impl State {
                 let dispatch =
                     OpenDispatch { pool: pool.clone(), tasks: tasks.clone(), attempt: *attempt, retry: *retry, open: tasks.len() };
                 run.open(&flow, *step, dispatch, at);
+                if let Some(first) = first.as_ref().filter(|_| run.gates.is_some()) {
+                    index.let_through(run, first);
+                }
                 if let Some(first) = first.filter(|_| !self.held_back.is_empty()) {
                     self.let_go(id, Some(&first));
                 }
@@ -610,6 +632,7 @@ impl State {
                 if let Cause::Backfill { backfill, .. } = &cause {
                     self.count_in_backfill(backfill, id, Some(*state));
                 }
+                self.orphan_children(id, *state);
             }
             Record::RunAdmitted { .. } => {
                 index.lanes.leave(&flow.definition().name, run);
@@ -617,7 +640,10 @@ impl State {
                 index.lanes.enter(&flow.definition().name, run);
                 index.timers.extend(run.deadline().map(|due| (due, id, None)));
             }
-            _ => {}
+            Record::StatusSet { step, path, visit, attempt, values, .. } => {
+                run.set_status(at, &TaskRef::new(*step, path.clone(), *visit), *attempt, values);
+            }
+            gate => index.apply_to_gates(run, at, gate),
         }
     }
 

@@ -72,7 +72,9 @@ async fn send(shared: &Shared, kind: &str, bytes: Vec<u8>) -> Result<u64, Refusa
 fn refused_or(answered: Answered) -> Result<Answered, Refusal> {
     match answered.answer {
         Answer::Refused(problem) => Err(problem.into()),
-        Answer::RunStarted { .. } | Answer::Deployed { .. } | Answer::Cancelling { .. } | Answer::Done => Ok(answered),
+        Answer::RunStarted { .. } | Answer::Deployed { .. } | Answer::Cancelling { .. } | Answer::BackfillStarted { .. } | Answer::Done => {
+            Ok(answered)
+        }
     }
 }
 

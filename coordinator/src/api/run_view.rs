@@ -9,6 +9,7 @@ use causey_protocol::record::{Cause, RunState};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::gate_view::{self, GatesView};
 use super::step_view::{self, Counts, StepView};
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,6 +30,9 @@ pub(super) struct RunView {
     tasks: Counts,
     #[serde(skip_serializing_if = "Option::is_none")]
     steps: Option<Vec<StepView>>,
+    /// Absent in a run that has met no gate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gates: Option<GatesView>,
 }
 
 /// A run without its steps; costs the same however many tasks it has.
@@ -53,6 +57,7 @@ pub(super) fn summary(run: &Run, flow: &Flow) -> RunView {
         problem: run.problem.clone(),
         tasks,
         steps: None,
+        gates: None,
     }
 }
 
@@ -75,18 +80,25 @@ pub(super) fn retired(id: RunId, run: &RetiredRun) -> Option<RunView> {
         problem: run.problem.clone(),
         tasks: step_view::by_state(&run.counts, 0),
         steps: None,
+        gates: None,
     })
 }
 
 /// A run with its steps; looks at every task once.
 pub(super) fn whole(run: &Run, flow: &Flow) -> RunView {
-    RunView { steps: Some(step_view::steps(run, flow)), ..summary(run, flow) }
+    RunView { steps: Some(step_view::steps(run, flow)), gates: gate_view::view(run, flow), ..summary(run, flow) }
 }
 
 /// Events without their data: it can be large, and what counts of it is in the parameters.
 fn cause(cause: &Cause) -> Value {
     match cause {
         Cause::Request { id } => json!({"kind": "request", "id": id}),
+        Cause::Parent(parent) => {
+            let task = parent.path.task_name(parent.visit);
+            json!({"kind": "parent", "run": parent.run, "name": parent.name, "step": parent.step, "task": task, "ordinal": parent.ordinal})
+        }
+        Cause::Schedule { schedule, instant } => json!({"kind": "schedule", "schedule": schedule, "instant": instant}),
+        Cause::Backfill { backfill, instant } => json!({"kind": "backfill", "backfill": backfill, "instant": instant}),
         Cause::Event { trigger, events } => {
             let identity = |event: &Value| {
                 let attribute = |name: &str| event.get(name).cloned().unwrap_or(Value::Null);

@@ -34,11 +34,11 @@ logs! {
         AttemptSucceeded AttemptsSucceeded AttemptFailed RetryScheduled SwitchTaken ForeachOpened ChunkGathered ChunkStored InputsGathered
         InputsStored ModelPublished Notified RunFinished Ignored StreamsSeen SnapshotTaken HistoryStored RunRetired StorageChanged
         AttemptsHeld LossAccepted StartSkipped RunAdmitted ScheduleFired SchedulesPaused SchedulesResumed
-        BackfillStarted BackfillAdvanced BackfillCancelled;
+        BackfillStarted BackfillAdvanced BackfillCancelled TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet;
 }
 
 /// The largest golden log, in bytes: they are kept for ever.
-const LOG_BYTES_MAX: usize = 200 * 1024;
+const LOG_BYTES_MAX: usize = 256 * 1024;
 
 /// The messages of a log and the hash of the state that they fold to.
 struct Golden {

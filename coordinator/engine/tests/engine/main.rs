@@ -3,6 +3,7 @@
 mod backfills;
 mod concurrency;
 mod everything;
+mod gates;
 mod golden;
 mod limits;
 mod properties;

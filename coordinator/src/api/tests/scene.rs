@@ -58,6 +58,7 @@ fn flow(retries: u32) -> Flow {
         visits_max: None,
         timeout_seconds: None,
         grace_seconds: None,
+        gate: None,
     };
     let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0, on: Vec::new() };
     let definition = Definition {
@@ -159,5 +160,5 @@ fn success(
     started: Timestamp,
     ended: Timestamp,
 ) -> Success {
-    Success { digest: Digest::of(object), bytes: object.len() as u64, next, foreach, publications, started, ended }
+    Success { digest: Digest::of(object), bytes: object.len() as u64, next, foreach, publications, children: Vec::new(), started, ended }
 }
