@@ -1,13 +1,13 @@
 """Python SDK of Causey: flows with Metaflow's documented surface.
 
 Importing this package stays cheap (every `causey run` pays for it), so nothing here pulls in json, sockets or typing;
-`models` and `events` load when they are first touched.
+`models`, `events` and `flows` load when they are first touched.
 """
 
 from __future__ import annotations
 
 from causey._current import current
-from causey._decorators import catch, grace, host, recursion, resources, retry, timeout, trigger
+from causey._decorators import approval, catch, grace, host, recursion, resources, retry, timeout, trigger, wait_for
 from causey._errors import (
     CauseyException,
     FailureHandledByCatch,
@@ -25,7 +25,7 @@ from causey._parameter import JSONType, Parameter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from causey import events, models
+    from causey import events, flows, models
 
 __version__ = "0.1.0"
 
@@ -43,9 +43,11 @@ __all__ = [
     "ServerException",
     "UnhandledInMergeArtifactsException",
     "UnpicklableArtifactException",
+    "approval",
     "catch",
     "current",
     "events",
+    "flows",
     "grace",
     "host",
     "models",
@@ -55,11 +57,12 @@ __all__ = [
     "step",
     "timeout",
     "trigger",
+    "wait_for",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("events", "models"):
+    if name in ("events", "flows", "models"):
         from importlib import import_module
 
         return import_module(f"causey.{name}")

@@ -6,6 +6,7 @@ import os
 
 from causey._check import check_graph, in_order_of_the_graph
 from causey._decorators import error_names
+from causey._definition_gates import gate_problems, step_gate
 from causey._graph import NoSource, read_graph
 from causey._problem import DECORATOR, GRAPH, FlowProblem, Problem
 
@@ -84,6 +85,7 @@ def _step(node: Node) -> dict[str, Any]:
         **({"timeout_seconds": _seconds(decorators["timeout"])} if "timeout" in decorators else {}),
         **({"grace_seconds": float(decorators["grace"]["seconds"])} if "grace" in decorators else {}),
         **({"visits_max": decorators["recursion"]["visits_max"]} if "recursion" in decorators else {}),
+        **({"gate": gate} if (gate := step_gate(decorators)) else {}),
     }
 
 
@@ -202,6 +204,8 @@ def _decorator_problems(node: Node) -> list[Problem]:
         problem = _timeout_problem(decorators["timeout"])
         if problem:
             refuse("timeout", f"@timeout of step '{node.name}': {problem}", "give it seconds=, minutes= or hours=")
+    for name, message, hint in gate_problems(node):
+        refuse(name, message, hint)
     if "grace" in decorators:
         problem = _out_of_range(decorators["grace"], {"seconds": (0, GRACE_SECONDS_MAX)})
         if problem:
