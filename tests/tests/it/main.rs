@@ -9,6 +9,7 @@ mod events;
 mod failpoints;
 mod faults;
 mod flows;
+mod gates;
 mod limits;
 mod log;
 mod main_road;
