@@ -32,6 +32,14 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Cancel a run
     Cancel(Cancel),
+    /// Print what a run tells about itself
+    Query(Query),
+    /// Send a signal that steps of a run wait for
+    Signal(Signal),
+    /// Approve a step that waits for it
+    Approve(Approve),
+    /// Reject a step that waits for approval: its run fails
+    Reject(Reject),
     /// Deploy a flow, so that its triggers start it
     Deploy(Deploy),
     /// List the schedules of deployed flows, pause and resume them
@@ -257,6 +265,76 @@ pub(crate) struct Cancel {
     /// Why, for people to read
     #[arg(long, default_value = "cancelled from the command line")]
     pub(crate) reason: String,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Query {
+    /// Name or id of the run
+    pub(crate) run: String,
+    /// Only the value of this name
+    pub(crate) name: Option<String>,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Signal {
+    /// Name or id of the run
+    pub(crate) run: String,
+    /// The signal that its steps wait for
+    pub(crate) name: String,
+    /// What the steps get: JSON, or @FILE, or @- for standard input
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) data: Option<String>,
+    /// Who sends it (default: your login name)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Approve {
+    /// Name or id of the run
+    pub(crate) run: String,
+    /// The step that waits
+    pub(crate) step: String,
+    /// Why, for people to read
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) because: Option<String>,
+    /// Who decides (default: your login name)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reject {
+    /// Name or id of the run
+    pub(crate) run: String,
+    /// The step that waits
+    pub(crate) step: String,
+    /// Why, for people to read
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) because: Option<String>,
+    /// Who decides (default: your login name)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
     /// JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,

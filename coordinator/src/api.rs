@@ -7,6 +7,8 @@ mod events;
 mod extract;
 mod flows;
 mod follow;
+mod gate_view;
+mod gates;
 mod guard;
 mod histories;
 mod live;
@@ -17,6 +19,7 @@ mod packages;
 mod probes;
 mod publish;
 mod refusal;
+mod run_status;
 mod run_view;
 mod runs;
 mod schedules;
@@ -138,6 +141,9 @@ fn routes(shared: Context) -> Router {
         .route("/v1/runs", post(runs::submit).get(runs::list))
         .route("/v1/runs/{run}", get(runs::show))
         .route("/v1/runs/{run}/cancel", post(runs::cancel))
+        .route("/v1/runs/{run}/status", get(run_status::show))
+        .route("/v1/runs/{run}/signals/{name}", post(gates::signal))
+        .route("/v1/runs/{run}/approvals/{step}", post(gates::decide))
         .route("/v1/runs/{run}/tasks", get(tasks::list))
         .route("/v1/runs/{run}/logs", get(logs::list))
         .route("/v1/runs/{run}/follow", get(follow::follow))

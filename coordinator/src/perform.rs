@@ -10,7 +10,7 @@ use causey_artifacts::{Store, failpoint};
 use causey_engine::{Command, Notification};
 use causey_protocol::artifact::blob_path;
 use causey_protocol::backoff::Delays;
-use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
+use causey_protocol::codec::{self, DISPATCH_BYTES_MAX};
 use causey_protocol::id::Digest;
 use causey_protocol::input::Input;
 use causey_protocol::record::Position;
@@ -91,7 +91,7 @@ impl<O: Outside> Performer<O> {
         match command {
             Command::Dispatch { pool, key, dispatch } => {
                 let payload = codec::encode(&dispatch);
-                if payload.len() > MESSAGE_BYTES_MAX {
+                if payload.len() > DISPATCH_BYTES_MAX {
                     tracing::error!(run = %dispatch.run, step = %dispatch.step, bytes = payload.len(), "dispatch is over the message limit");
                 }
                 let (subject, headers) = (subject::task(&pool, dispatch.run, &key), Vec::new());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, kv};
 use causey_artifacts::failpoint;
-use causey_protocol::codec::{MESSAGE_BYTES_MAX, TURN_BYTES_MAX};
+use causey_protocol::codec::{DISPATCH_BYTES_MAX, MESSAGE_BYTES_MAX, TURN_BYTES_MAX};
 use causey_protocol::subject;
 use futures_util::future::{join_all, try_join_all};
 
@@ -95,6 +95,7 @@ fn configs(limits: Limits) -> Vec<Config> {
             ..config(subject::LOG_STREAM, &[subject::LOG_TURN, subject::LOG_ALL])
         },
         Config {
+            max_message_size: i32::try_from(DISPATCH_BYTES_MAX + 8 * 1024).unwrap_or(i32::MAX),
             retention: RetentionPolicy::WorkQueue,
             max_messages_per_subject: 1,
             discard_new_per_subject: true,

@@ -10,6 +10,9 @@ pub const VERSION: u8 = 1;
 /// Largest message on any subject but the log, in bytes; larger content goes to the artifact store.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
+/// Largest dispatch: parameters, starting events and signals of a run may each have their full size.
+pub const DISPATCH_BYTES_MAX: usize = 512 * 1024;
+
 /// Largest turn on the log, in bytes.
 pub const TURN_BYTES_MAX: usize = 1024 * 1024;
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Digest, FlowName, StepName};
+use crate::gate::{SIGNALS_BYTES_MAX, StepGate};
+use crate::id::{Digest, FlowName, SignalName, StepName};
 use crate::parameter::Parameter;
 use crate::policy::{self, CatchPolicy, HostMode, Resources, RetryPolicy};
 use crate::problem::{Code, Problem};
@@ -85,6 +86,9 @@ pub struct Step {
     /// How long the members of its gang may take to come together, in seconds; `None`: [`policy::GATHER_SECONDS_DEFAULT`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gather_seconds: Option<f64>,
+    /// What its tasks wait for beside their inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Box<StepGate>>,
 }
 
 /// How a step ends.
@@ -264,6 +268,18 @@ impl Flow {
         self.step(index).visits_max.unwrap_or(VISITS_MAX_DEFAULT)
     }
 
+    /// The signals that steps of the flow wait for, each once, in order of definition.
+    #[must_use]
+    pub fn signals(&self) -> Vec<&SignalName> {
+        let mut names = Vec::new();
+        for signal in self.definition.steps.iter().filter_map(|step| step.gate.as_ref()).flat_map(|gate| &gate.signals) {
+            if !names.contains(&&signal.name) {
+                names.push(&signal.name);
+            }
+        }
+        names
+    }
+
     /// The split this join closes; `None` for a step that is no join.
     #[must_use]
     pub fn closes(&self, index: StepIndex) -> Option<Split> {
@@ -350,6 +366,12 @@ fn check_header(definition: &Definition) -> Result<(), Problem> {
     }
     if let Some(what) = definition.timeout_seconds.and_then(policy::timeout_fault) {
         return Err(fault(definition, None, format!("is wrong: {what}")));
+    }
+    let gates = definition.steps.iter().filter_map(|step| step.gate.as_ref());
+    let defaults = gates.flat_map(|gate| &gate.signals).filter_map(|signal| signal.default.as_ref());
+    let bytes: usize = defaults.map(|default| default.value.to_string().len()).sum();
+    if bytes > SIGNALS_BYTES_MAX {
+        return Err(fault(definition, None, format!("has signal defaults of {bytes} bytes; at most {SIGNALS_BYTES_MAX} are accepted")));
     }
     let mut seen = BTreeSet::new();
     if let Some(twice) = definition.parameters.iter().find(|parameter| !seen.insert(&parameter.name)) {
@@ -452,6 +474,15 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
     let times = [step.timeout_seconds.and_then(policy::timeout_fault), step.grace_seconds.and_then(policy::grace_fault)];
     if let Some(what) = step.retry.as_ref().and_then(RetryPolicy::fault).into_iter().chain(times.into_iter().flatten()).next() {
         return Err(fault(definition, Some(step), format!("is wrong: {what}")));
+    }
+    if let Some(gate) = &step.gate {
+        if let Some(what) = gate.fault() {
+            return Err(fault(definition, Some(step), format!("is wrong: {what}")));
+        }
+        if leads_to_itself(step) {
+            let problem = fault(definition, Some(step), "waits for a signal or an approval, and leads back to itself");
+            return Err(problem.hint("a signal or an approval counts once in a run; let the step before it wait"));
+        }
     }
     if let Some(resources) = &step.resources {
         let cpu_fits = resources.cpu.is_finite() && resources.cpu > 0.0 && resources.cpu <= 1024.0;
@@ -713,6 +744,7 @@ mod tests {
                 timeout_seconds: None,
                 grace_seconds: None,
                 gather_seconds: None,
+                gate: None,
             }
         });
         Definition {
@@ -946,6 +978,25 @@ mod tests {
         flow.schedules.clear();
         flow.concurrency = Some(crate::schedule::Concurrency { strategy: crate::schedule::Strategy::Skip, max: 0 });
         assert_eq!(refused(&flow), "flow Demo has a concurrency that is wrong: 0 runs at once are not between 1 and 1000");
+    }
+
+    #[test]
+    fn a_gate_is_checked_and_is_not_for_recursion() {
+        let gate = |json| Some(Box::new(serde_json::from_value(json).unwrap()));
+        let mut flow = definition(&["start > again", "again ? again end", "end"]);
+        flow.steps[0].gate = gate(serde_json::json!({"signals": [{"name": "go"}]}));
+        assert!(Flow::try_from(flow.clone()).is_ok(), "the first step may wait too");
+        flow.steps[1].gate = gate(serde_json::json!({"approval": {}}));
+        assert_eq!(
+            Flow::try_from(flow.clone()).unwrap_err().message,
+            "demo.py:11: step `again` waits for a signal or an approval, and leads back to itself"
+        );
+        (flow.steps[1].gate, flow.steps[2].gate) = (None, gate(serde_json::json!({"signals": [{"name": "go"}, {"name": "go"}]})));
+        assert_eq!(Flow::try_from(flow.clone()).unwrap_err().message, "demo.py:12: step `end` is wrong: it waits for signal `go` twice");
+        let large =
+            || gate(serde_json::json!({"signals": [{"name": "go", "timeout_seconds": 1.0, "default": {"value": "x".repeat(40_000)}}]}));
+        (flow.steps[0].gate, flow.steps[2].gate) = (large(), large());
+        assert_eq!(Flow::try_from(flow).unwrap_err().message, "flow Demo has signal defaults of 80004 bytes; at most 65536 are accepted");
     }
 
     #[test]

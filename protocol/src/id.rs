@@ -110,6 +110,8 @@ name!(/** A step's name within its flow. */ StepName, "step");
 name!(/** A worker pool. */ PoolName, "pool");
 name!(/** A worker within its pool. */ WorkerName, "worker");
 name!(/** A published model. */ ModelName, "model");
+name!(/** A signal to a run. */ SignalName, "signal");
+name!(/** What a run tells about itself. */ StatusName, "status");
 name!(/** The authenticated source of an event: one token of its subject. */ SourceName, "source");
 name!(/** The client's id of a request; a retry of the same request repeats it. */ RequestId, "request id");
 name!(/** The readable name of a run, such as `brisk-otter-41`. */ RunName, "run name");

@@ -2,10 +2,11 @@
 //! shell notices. A closed set; nothing in it is decided yet.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::event::CloudEvent;
 use crate::flow::Flow;
-use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SourceName, Timestamp, WorkerName};
+use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SignalName, SourceName, StepName, Timestamp, WorkerName};
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::schedule::BackfillPlan;
@@ -59,6 +60,19 @@ pub enum Request {
         backfill: RequestId,
         because: String,
     },
+    /// Data for the steps of a run that wait for it.
+    Signal {
+        run: RunId,
+        name: SignalName,
+        data: Value,
+    },
+    /// Somebody's decision about a step that waits for an approval.
+    Approve {
+        run: RunId,
+        step: StepName,
+        approved: bool,
+        because: String,
+    },
 }
 
 impl Request {
@@ -74,6 +88,8 @@ impl Request {
             Self::ResumeSchedules { .. } => "resume-schedules",
             Self::Backfill(_) => "backfill",
             Self::CancelBackfill { .. } => "cancel-backfill",
+            Self::Signal { .. } => "signal",
+            Self::Approve { .. } => "approve",
         }
     }
 }

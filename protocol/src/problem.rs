@@ -57,6 +57,8 @@ codes! {
     FOREIGN_ORIGIN = 1005;
     /// No such run, flow, model or page.
     NOT_FOUND = 1006;
+    /// Somebody else has to decide about this.
+    FORBIDDEN = 1007;
     /// The flow's graph is not valid.
     GRAPH = 1101;
     /// The request names a code package that is not stored.
@@ -91,12 +93,24 @@ codes! {
     VISITS = 2107;
     /// A step or a run took longer than its timeout.
     TIMED_OUT = 2108;
+    /// A run cannot be started from a step like this.
+    CHILD = 2110;
     /// Cancelled on request.
     CANCELLED = 3001;
     /// The flow's concurrency strategy lets no further run start.
     CONCURRENCY = 3002;
     /// A gang has more members than its pool has room for.
     GANG_TOO_LARGE = 3003;
+    /// A signal or an approval did not come in time.
+    WAITED_IN_VAIN = 3020;
+    /// An approval was refused.
+    REJECTED = 3021;
+    /// A run that another one had started and waited for did not succeed.
+    CHILD_FAILED = 3022;
+    /// A signal or a decision that nothing waits for.
+    NOT_AWAITED = 3023;
+    /// The run has ended.
+    RUN_ENDED = 3024;
     /// The artifact store refused, or a stored object is damaged.
     STORE = 4001;
     /// The streams are nearly full.

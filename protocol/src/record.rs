@@ -7,12 +7,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::artifact::ObjectRef;
 use crate::flow::{Flow, StepIndex};
-use crate::id::{Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, Timestamp, WorkerName};
+use crate::gate::{Awaited, Parent, SignalSource};
+use crate::id::{
+    Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, SignalName, Timestamp, WorkerName,
+};
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::problem::Problem;
 use crate::schedule::BackfillPlan;
+use crate::status;
 use crate::task::{Address, ErrorInfo, Publication, Success};
 use crate::upkeep::{SnapshotTaken, Storage};
 
@@ -309,6 +314,50 @@ pub enum Record {
         attempt: u32,
         retry: u32,
     },
+    /// Tasks that would have been opened, had not something to come first.
+    TasksGated {
+        run: RunId,
+        step: StepIndex,
+        tasks: TaskSet,
+        awaits: Vec<Awaited>,
+    },
+    SignalReceived {
+        run: RunId,
+        name: SignalName,
+        data: Value,
+        source: SignalSource,
+    },
+    /// Tasks of a step have come to where its approval is needed.
+    ApprovalRequested {
+        run: RunId,
+        step: StepIndex,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+    },
+    ApprovalDecided {
+        run: RunId,
+        step: StepIndex,
+        approved: bool,
+        user: String,
+        because: String,
+    },
+    /// A run that the run `run` started has ended.
+    ChildEnded {
+        run: RunId,
+        child: RunId,
+        state: RunState,
+        /// What its last task left.
+        object: Option<ObjectRef>,
+    },
+    /// A running attempt told about its run.
+    StatusSet {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        visit: u32,
+        attempt: u32,
+        values: status::Values,
+    },
     /// An operator accepted that a stream of inputs moved back: it is read on from the watermark of this turn.
     LossAccepted {
         stream: String,
@@ -416,7 +465,13 @@ impl Record {
             | Self::MemberJoined { .. }
             | Self::GangFormed { .. }
             | Self::MemberSucceeded { .. }
-            | Self::GangDissolved { .. } => 1,
+            | Self::GangDissolved { .. }
+            | Self::TasksGated { .. }
+            | Self::SignalReceived { .. }
+            | Self::ApprovalRequested { .. }
+            | Self::ApprovalDecided { .. }
+            | Self::ChildEnded { .. }
+            | Self::StatusSet { .. } => 1,
         }
     }
 }
@@ -481,6 +536,8 @@ pub enum Cause {
         backfill: RequestId,
         instant: Timestamp,
     },
+    /// A task of another run started it.
+    Parent(Box<Parent>),
 }
 
 impl Cause {
@@ -489,7 +546,7 @@ impl Cause {
     pub fn instant(&self) -> Option<Timestamp> {
         match self {
             Self::Schedule { instant, .. } | Self::Backfill { instant, .. } => Some(*instant),
-            Self::Request { .. } | Self::Event { .. } => None,
+            Self::Request { .. } | Self::Event { .. } | Self::Parent(_) => None,
         }
     }
 }
@@ -630,6 +687,7 @@ impl ModelPublished {
 pub enum Topic {
     ModelPublished,
     RunFinished,
+    ApprovalRequested,
 }
 
 impl Topic {
@@ -638,6 +696,7 @@ impl Topic {
         match self {
             Self::ModelPublished => "model-published",
             Self::RunFinished => "run-finished",
+            Self::ApprovalRequested => "approval-requested",
         }
     }
 
@@ -647,6 +706,7 @@ impl Topic {
         match self {
             Self::ModelPublished => "dev.causey.model.published.v1",
             Self::RunFinished => "dev.causey.run.finished.v1",
+            Self::ApprovalRequested => "dev.causey.approval.requested.v1",
         }
     }
 }

@@ -1,17 +1,21 @@
 //! What coordinator and workers tell each other about attempts: dispatches on the task queue, reports in the inbox. Both
 //! carry lists, because messages cost and bytes hardly do.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::ObjectRef;
+use crate::gate::{ChildStart, EndedChild};
 use crate::id::{
-    Digest, FlowName, IdempotencyKey, ModelName, Path, PoolName, RunId, RunName, StepName, TaskId, TaskKey, Timestamp, WorkerName,
+    Digest, FlowName, IdempotencyKey, ModelName, Path, PoolName, RunId, RunName, SignalName, StepName, TaskId, TaskKey, Timestamp,
+    WorkerName,
 };
 use crate::parameter::Values;
 use crate::policy::HostMode;
+use crate::status;
 
 /// Most tasks of one step in one dispatch (host mode `reuse`; the other modes take one).
 pub const TASKS_PER_DISPATCH_MAX: u32 = 64;
@@ -66,6 +70,12 @@ pub struct Dispatch {
     /// The task is a member of a gang: it waits for the others before user code runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gang: bool,
+    /// Data of the signals that the run has received.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub signals: BTreeMap<SignalName, Value>,
+    /// Runs that earlier tasks started and waited for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<EndedChild>,
 }
 
 /// Where a member of a gang can be reached: the address of its host, and a port that was free there.
@@ -173,7 +183,7 @@ impl ReportItem {
         // What follows from one item must be little, or a piece could fill more than a turn.
         let packable = |item: &Self| {
             let Outcome::Succeeded(success) = &item.outcome else { return false };
-            success.publications.is_empty() && success.foreach.is_none() && success.next.len() <= 1
+            success.publications.is_empty() && success.children.is_empty() && success.foreach.is_none() && success.next.len() <= 1
         };
         packable(self)
             && packable(other)
@@ -201,6 +211,10 @@ pub enum Outcome {
     Released {
         because: String,
     },
+    /// The attempt goes on, and tells about its run.
+    Status {
+        values: status::Values,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -212,6 +226,9 @@ pub struct Success {
     /// Items of a foreach, or members of a gang.
     pub foreach: Option<u32>,
     pub publications: Vec<Publication>,
+    /// Runs to be started once the report is accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<ChildStart>,
     pub started: Timestamp,
     pub ended: Timestamp,
 }
@@ -297,7 +314,7 @@ pub struct Publication {
     #[serde(default)]
     pub metrics: serde_json::Map<String, Value>,
     #[serde(default)]
-    pub tags: std::collections::BTreeMap<String, String>,
+    pub tags: BTreeMap<String, String>,
     #[serde(default)]
     pub description: String,
     #[serde(default)]

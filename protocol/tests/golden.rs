@@ -9,6 +9,7 @@ use causey_protocol::artifact::ObjectRef;
 use causey_protocol::chunk::{Chunk, ChunkList, ChunkStep, ChunkTask, ChunkedForeach};
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::flow::{Definition, Flow, StepIndex};
+use causey_protocol::gate::{ApprovalGate, Awaited, ChildStart, DefaultData, EndedChild, Gate, Parent, SignalGate, SignalSource, StepGate};
 use causey_protocol::id::{Digest, NotificationId, Origin, Path, RunId, TaskKey, Timestamp};
 use causey_protocol::input::{FlowChoice, Request, RequestMessage};
 use causey_protocol::live::{Ask, LiveOutput, Offer, OpenAttempt, OutputStream, Told};
@@ -118,6 +119,7 @@ fn reports() {
             next: vec!["join".parse().unwrap()],
             foreach: Some(3),
             publications: vec![publication()],
+            children: Vec::new(),
             started,
             ended,
         }),
@@ -163,8 +165,23 @@ fn dispatches() {
         grace_seconds: None,
         scheduled_at: None,
         gang: false,
+        signals: BTreeMap::new(),
+        children: Vec::new(),
     };
     check("dispatch", &dispatch);
+    let ended = EndedChild {
+        run: run(),
+        name: "calm-fox-2".parse().unwrap(),
+        flow: "Other".parse().unwrap(),
+        state: RunState::Succeeded,
+        step: "work".parse().unwrap(),
+        path: Path(vec![2]),
+        visit: 0,
+        ordinal: 1,
+        object: Some(object()),
+    };
+    let signals = BTreeMap::from([("go".parse().unwrap(), json!({"rate": 0.5}))]);
+    check("dispatch-gates", &Dispatch { signals, children: vec![ended], ..dispatch.clone() });
     check("dispatch-scheduled", &Dispatch { scheduled_at: Some(Timestamp(1_700_000_000_000_000)), ..dispatch.clone() });
     check("dispatch-gang", &Dispatch { gang: true, ..dispatch.clone() });
     check("dispatch-timeout", &Dispatch { timeout_seconds: Some(90.0), grace_seconds: Some(0.5), ..dispatch });
@@ -243,7 +260,16 @@ fn gangs() {
     let address = Address { ip: [10, 0, 0, 7].into(), port: 4_711 };
     let (at, started, ended) = (Timestamp(1_700_000_000_000_000), Timestamp(5), Timestamp(7));
     let next = vec!["join".parse().unwrap()];
-    let success = Success { digest: Digest::of(b"object"), bytes: 10, next, foreach: None, publications: Vec::new(), started, ended };
+    let success = Success {
+        digest: Digest::of(b"object"),
+        bytes: 10,
+        next,
+        foreach: None,
+        publications: Vec::new(),
+        children: Vec::new(),
+        started,
+        ended,
+    };
     let records = vec![
         Record::FlowRegistered { digest: flow.digest(), flow: Box::new(flow) },
         Record::GangOpened { run, step, path: path.clone(), size: 4, pool: "gpu".parse().unwrap() },
@@ -561,4 +587,97 @@ fn schedules_backfills_and_concurrency() {
     ];
     let turn = Turn { epoch: 3, at: instant, inbox: 41, events: 7, announced: Position::default(), previous: Digest::of(b"b"), records };
     check("turn-schedules", &turn);
+}
+
+/// Gates, and runs that runs start.
+#[test]
+fn gates() {
+    let gated = || {
+        let mut definition = Definition::from(flow());
+        let signal = |name: &str| SignalGate { name: name.parse().unwrap(), timeout_seconds: None, default: None };
+        let late = SignalGate { timeout_seconds: Some(60.0), default: Some(DefaultData { value: json!(null) }), ..signal("late") };
+        let approval = Some(ApprovalGate { by: vec!["ann".into()], timeout_seconds: Some(3600.0) });
+        definition.steps[1].gate = Some(Box::new(StepGate { signals: vec![signal("go"), late], approval }));
+        Flow::try_from(definition).unwrap()
+    };
+    let message = |request| RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request };
+    check("request-deploy-gate", &message(Request::Deploy { flow: Box::new(gated()) }));
+    let signal = Request::Signal { run: run(), name: "go".parse().unwrap(), data: json!({"rate": [0.5, null]}) };
+    check("request-signal", &message(signal));
+    let (step, because) = ("work".parse().unwrap(), "looks right".into());
+    check("request-approve", &message(Request::Approve { run: run(), step, approved: true, because }));
+    let (run, at, flow_name) = (run(), Timestamp(1_700_000_000_000_000), "Other".parse().unwrap());
+    let parameters = BTreeMap::from([("alpha".to_owned(), json!(0.5))]);
+    let child = ChildStart { flow: flow_name, parameters, wait: true, allow_failure: false };
+    let parent = Parent {
+        run,
+        name: "brisk-otter-41".parse().unwrap(),
+        step: "work".parse().unwrap(),
+        path: Path(vec![2]),
+        visit: 0,
+        ordinal: 1,
+        wait: true,
+        allow_failure: false,
+        depth: 1,
+    };
+    let started = RunStarted {
+        run,
+        name: "calm-fox-2".parse().unwrap(),
+        origin: Origin([9; 16]),
+        joined: Vec::new(),
+        definition: gated().digest(),
+        version: Some(1),
+        parameters: child.parameters.clone(),
+        cause: Cause::Parent(Box::new(parent)),
+        user: "ann".into(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        waits: false,
+    };
+    let success = Success {
+        digest: Digest::of(b"object"),
+        bytes: 321,
+        next: vec!["join".parse().unwrap()],
+        foreach: None,
+        publications: Vec::new(),
+        children: vec![child],
+        started: Timestamp(10),
+        ended: Timestamp(20),
+    };
+    let item =
+        ReportItem { run, step: "work".parse().unwrap(), path: Path(vec![2]), visit: 0, attempt: 0, outcome: Outcome::Succeeded(success) };
+    let told = || BTreeMap::from([("progress".parse().unwrap(), json!({"done": 7}))]);
+    let telling = ReportItem { outcome: Outcome::Status { values: told() }, ..item.clone() };
+    check("report-status", &Report { pool: "gpu".parse().unwrap(), worker: "w1".parse().unwrap(), items: vec![telling] });
+    check("report-children", &Report { pool: "gpu".parse().unwrap(), worker: "w1".parse().unwrap(), items: vec![item] });
+    let awaits = vec![
+        Awaited { gate: Gate::Signal { name: "go".parse().unwrap() }, until: None },
+        Awaited { gate: Gate::Approval, until: Some(at) },
+        Awaited { gate: Gate::Child { run }, until: None },
+    ];
+    let (name, user) = ("go".parse().unwrap(), "ann".to_owned());
+    let sent = SignalSource::Sent { user: user.clone(), request: "r-1".parse().unwrap() };
+    let records = vec![
+        Record::RunStarted(Box::new(started)),
+        Record::TasksGated { run, step: StepIndex(1), tasks: TaskSet::Range { path: Path::default(), from: 0, to: 9 }, awaits },
+        Record::SignalReceived { run, name, data: json!([1]), source: sent },
+        Record::SignalReceived { run, name: "late".parse().unwrap(), data: json!(null), source: SignalSource::Default },
+        Record::ApprovalRequested { run, step: StepIndex(1), until: Some(at) },
+        Record::ApprovalDecided { run, step: StepIndex(1), approved: false, user, because: "no".into() },
+        Record::ChildEnded { run, child: run, state: RunState::Succeeded, object: Some(object()) },
+        Record::Notified {
+            id: NotificationId([5; 16]),
+            topic: Topic::ApprovalRequested,
+            name: "Hello".into(),
+            run,
+            data: json!({"step": "work"}),
+        },
+    ];
+    let set = Record::StatusSet { run, step: StepIndex(1), path: Path(vec![2]), visit: 0, attempt: 1, values: told() };
+    let (at_status, before) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
+    let told = Turn { epoch: 3, at: at_status, inbox: 41, events: 7, announced: Position::default(), previous: before, records: vec![set] };
+    check("turn-status", &told);
+    let previous = Digest::of(b"before");
+    check("turn-gates", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
 }

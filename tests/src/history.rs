@@ -13,8 +13,8 @@ use causey_protocol::artifact::{blob_path, object_path};
 use causey_protocol::chunk::CHUNK_ITEMS;
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::flow::{Flow, StepIndex};
-use causey_protocol::id::{Digest, ModelName, NotificationId, Origin, Path, RunId, TaskId, Timestamp};
-use causey_protocol::record::{ItemSucceeded, Position, Record, Topic, Turn};
+use causey_protocol::id::{Digest, ModelName, NotificationId, Origin, Path, RunId, SignalName, TaskId, Timestamp};
+use causey_protocol::record::{Cause, ItemSucceeded, Position, Record, RunStarted, Topic, Turn};
 use causey_protocol::subject;
 use serde_json::Value;
 
@@ -357,6 +357,10 @@ struct Judge {
     /// Steps that a switch chose, and the task that did.
     switched: BTreeMap<(RunId, StepIndex, Path), Task>,
     ended: BTreeSet<RunId>,
+    signals: BTreeSet<(RunId, SignalName)>,
+    approved: BTreeSet<(RunId, StepIndex)>,
+    /// Runs that a task started, that are waited for and have not ended.
+    children: BTreeMap<Task, BTreeSet<RunId>>,
     models: BTreeMap<ModelName, u32>,
     published: BTreeSet<(Task, ModelName)>,
     notified: BTreeSet<NotificationId>,
@@ -386,6 +390,7 @@ impl Judge {
                 if start.waits {
                     self.waiting.insert(start.run);
                 }
+                self.child_started(state, start, found);
             }
             Record::StartSkipped { origin, joined, .. } => {
                 for origin in std::iter::once(origin).chain(joined) {
@@ -441,6 +446,12 @@ impl Judge {
                 self.done.remove(&task);
                 self.accept(task, found);
             }
+            Record::StatusSet { run, step, path, visit, attempt, .. } => {
+                let task = (*run, *step, path.clone(), *visit);
+                if self.open.get(&task) != Some(attempt) {
+                    found.push(format!("I3: attempt {attempt} of {task:?} told about its run while it was not open"));
+                }
+            }
             Record::AttemptSucceeded { run, step, path, visit, attempt, .. } => {
                 self.succeeded((*run, *step, path.clone(), *visit), *attempt, found);
             }
@@ -493,6 +504,21 @@ impl Judge {
                     found.push(format!("I6: notification {id} was decided twice"));
                 }
             }
+            Record::SignalReceived { run, name, .. } => {
+                if !self.signals.insert((*run, name.clone())) {
+                    found.push(format!("signal {name} was received twice by run {run}"));
+                }
+            }
+            Record::ApprovalDecided { run, step, approved, .. } => {
+                if *approved && !self.approved.insert((*run, *step)) {
+                    found.push(format!("step {step:?} of run {run} was approved twice"));
+                }
+            }
+            Record::ChildEnded { run, child, .. } => {
+                for (_, children) in self.children.iter_mut().filter(|(task, _)| task.0 == *run) {
+                    children.remove(child);
+                }
+            }
             Record::RunFinished { run, .. } => {
                 self.open.retain(|task, _| task.0 != *run);
                 if !self.ended.insert(*run) {
@@ -515,6 +541,8 @@ impl Judge {
             | Record::RunRetired { .. }
             | Record::StorageChanged(_)
             | Record::AttemptsHeld { .. }
+            | Record::TasksGated { .. }
+            | Record::ApprovalRequested { .. }
             | Record::LossAccepted { .. }
             | Record::SchedulesPaused { .. }
             | Record::SchedulesResumed { .. }
@@ -545,6 +573,38 @@ impl Judge {
         };
         let missing = self.needs(&flow, task).into_iter().filter(|needed| !needed.iter().any(|one| self.accepted.contains(one)));
         found.extend(missing.map(|needed| format!("I4: {task:?} was dispatched before one of {needed:?} was accepted")));
+        self.passed_gates(&flow, task, found);
+    }
+
+    /// A run that a task started: its result was accepted, and nobody else's place was taken.
+    fn child_started(&mut self, state: &State, start: &RunStarted, found: &mut Vec<String>) {
+        let Cause::Parent(parent) = &start.cause else { return };
+        let flow = state.runs.get(&parent.run).and_then(|run| state.flow_of(run));
+        let Some(step) = flow.and_then(|flow| flow.find(&parent.step)) else { return };
+        let task = (parent.run, step, parent.path.clone(), parent.visit);
+        if !self.accepted.contains(&task) {
+            found.push(format!("I4: run {} was started by {task:?} before its result was accepted", start.run));
+        }
+        if parent.wait {
+            self.children.entry(task).or_default().insert(start.run);
+        }
+    }
+
+    /// What a task waits for beside its inputs had come before it was opened.
+    fn passed_gates(&self, flow: &Flow, task: &Task, found: &mut Vec<String>) {
+        let (run, step, ..) = *task;
+        if let Some(gate) = &flow.step(step).gate {
+            let missing = gate.signals.iter().filter(|signal| !self.signals.contains(&(run, signal.name.clone())));
+            found.extend(missing.map(|signal| format!("I4: {task:?} was opened without signal {}", signal.name)));
+            if gate.approval.is_some() && !self.approved.contains(&(run, step)) {
+                found.push(format!("I4: {task:?} was opened without approval"));
+            }
+        }
+        if self.children.is_empty() {
+            return;
+        }
+        let started = self.needs(flow, task).into_iter().flatten().filter_map(|needed| self.children.get(&needed));
+        found.extend(started.flatten().map(|child| format!("I4: {task:?} was opened before run {child} had ended")));
     }
 
     /// The tasks whose results this one takes: of each set one, because switches make its members alternatives.

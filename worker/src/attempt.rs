@@ -33,6 +33,7 @@ use crate::package::Packages;
 use crate::process::{self, FlowCode};
 use crate::report::{Confirm, Reports};
 use crate::result::{self, Ended, Ending};
+use crate::status::Telling;
 
 /// An attempt older than this is reported as started; younger ones show in live output only.
 const STARTED_AFTER: Duration = Duration::from_secs(1);
@@ -228,8 +229,19 @@ async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &Cancellatio
         () = end.cancelled() => return Ok(None),
         ready = ready => ready?,
     };
-    let (links, output) = (links(&inputs.listed), Output::default());
-    let mut running = Running { tools, job, reports, inputs: &inputs, table: None, output, links, gang, started: now() };
+    let links = links(&inputs.listed).into_iter().chain(left_by_children(&job.dispatch)).collect();
+    let mut running = Running {
+        tools,
+        job,
+        reports,
+        inputs: &inputs,
+        table: None,
+        output: Output::default(),
+        links,
+        gang,
+        status: Telling::default(),
+        started: now(),
+    };
     if job.mode() == HostMode::Reuse {
         runner.pipes.discard();
     }
@@ -286,12 +298,21 @@ async fn inputs(tools: &Tools, job: &Job) -> Result<Given, Fault> {
         }
         Inputs::Chunks { digest, .. } => return Ok(Given { chunks: Some(*digest), ..Given::default() }),
     };
-    tools.depot.verify(listed.iter().map(link)).await.map_err(|error| fault(&error))?;
+    tools.depot.verify(listed.iter().map(link).chain(left_by_children(&job.dispatch))).await.map_err(|error| fault(&error))?;
     Ok(Given { listed, chunks: None })
 }
 
+/// What the runs that earlier tasks started left.
+fn left_by_children(dispatch: &Dispatch) -> impl Iterator<Item = ObjectLink> {
+    dispatch.children.iter().filter_map(|child| child.object.as_ref()).map(object_link)
+}
+
 fn link(input: &InputRef) -> ObjectLink {
-    ObjectLink { run: input.object.run, key: input.object.key, digest: input.object.digest }
+    object_link(&input.object)
+}
+
+fn object_link(object: &ObjectRef) -> ObjectLink {
+    ObjectLink { run: object.run, key: object.key, digest: object.digest }
 }
 
 fn links(inputs: &[InputRef]) -> Vec<ObjectLink> {
@@ -329,6 +350,7 @@ struct Running<'a> {
     links: Vec<ObjectLink>,
     /// The addresses of all members, of a gang.
     gang: Vec<Address>,
+    status: Telling,
     started: Timestamp,
 }
 
@@ -357,6 +379,8 @@ impl Running<'_> {
         // While user code runs there is time for it.
         self.tools.depot.prepare(self.job.dispatch.run, &self.job.key);
         let ended = self.listen(runner, end).await;
+        // In order before the result, which closes the attempt.
+        self.status.tell_last(self.reports, self.job);
         if let Some(file) = inputs_file {
             // A file that stays goes with the folder it is in at the next start.
             let _ = std::fs::remove_file(file);
@@ -382,6 +406,7 @@ impl Running<'_> {
                     Ok(Some(FromHost::Fetch { path })) => self.fetch(runner, &path).await,
                     Ok(Some(FromHost::Inputs { from, count })) => self.ready_inputs(runner, from, count).await,
                     Ok(Some(FromHost::Model { name, version })) => self.find_model(runner, &name, version).await,
+                    Ok(Some(FromHost::Status { name, value })) => self.status.note(name, value),
                     Ok(Some(other)) => return Some(self.misunderstood(runner, &format!("{other:?}"))),
                     Ok(None) => return Some(self.died(runner, peak).await),
                     Err(error) => return Some(self.misunderstood(runner, &error.to_string())),
@@ -402,6 +427,7 @@ impl Running<'_> {
                         told = true;
                         self.reports.send(self.job.report(Outcome::Started { at: self.started }), Confirm::Nobody);
                     }
+                    self.status.tell(self.reports, self.job);
                     peak = process::peak_memory_bytes(runner.pid).or(peak);
                 }
             }
@@ -419,6 +445,7 @@ impl Running<'_> {
                     Ok(Some(FromHost::Fetch { path })) => self.fetch(runner, &path).await,
                     Ok(Some(FromHost::Inputs { from, count })) => self.ready_inputs(runner, from, count).await,
                     Ok(Some(FromHost::Model { name, version })) => self.find_model(runner, &name, version).await,
+                    Ok(Some(FromHost::Status { .. })) => {}
                     Ok(_) | Err(_) => break,
                 },
                 () = runner.pipes.readable() => self.show(|output, at| output.take(&mut runner.pipes, at)),
@@ -430,7 +457,21 @@ impl Running<'_> {
 
     fn run_line<'l>(&'l self, folder: &'l str, inputs_file: Option<String>) -> Run<'l> {
         let Dispatch {
-            run, run_name, flow, step, retries_max, parameters, user, tags, events, splits, timeout_seconds, scheduled_at, ..
+            run,
+            run_name,
+            flow,
+            step,
+            retries_max,
+            parameters,
+            user,
+            tags,
+            events,
+            splits,
+            timeout_seconds,
+            scheduled_at,
+            signals,
+            children,
+            ..
         } = &*self.job.dispatch;
         let task = self.job.task();
         Run {
@@ -458,6 +499,8 @@ impl Running<'_> {
             timeout_seconds: *timeout_seconds,
             scheduled_at: *scheduled_at,
             gang: self.job.dispatch.gang.then(|| frame::Gang { index: self.job.index_in_gang(), members: &self.gang }),
+            signals,
+            children,
         }
     }
 

@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use causey_artifacts::ObjectLink;
-use causey_protocol::id::{Digest, FlowName, IdempotencyKey, ModelName, Path, RunId, RunName, StepName, TaskKey, Timestamp};
+use causey_protocol::gate::{ChildStart, EndedChild};
+use causey_protocol::id::{
+    Digest, FlowName, IdempotencyKey, ModelName, Path, RunId, RunName, SignalName, StatusName, StepName, TaskKey, Timestamp,
+};
 use causey_protocol::parameter::Values;
 use causey_protocol::task::{Address, ErrorInfo, Publication, SplitLevel};
 use serde::{Deserialize, Serialize};
@@ -29,6 +32,7 @@ pub(crate) enum FromHost {
     Fetch { path: String },
     Inputs { from: u32, count: u32 },
     Model { name: String, version: Option<u32> },
+    Status { name: StatusName, value: Value },
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +76,9 @@ pub(crate) struct Finished {
     pub(crate) data: Option<String>,
     #[serde(default)]
     pub(crate) publish: Vec<Publication>,
+    /// Runs to be started.
+    #[serde(default)]
+    pub(crate) start: Vec<ChildStart>,
 }
 
 /// The attempt raised; it may leave artifacts all the same.
@@ -188,7 +195,12 @@ pub(crate) struct Run<'a> {
     pub(crate) timeout_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduled_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gang: Option<Gang<'a>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) signals: &'a BTreeMap<SignalName, Value>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) children: &'a [EndedChild],
 }
 
 /// The gang that the task is a member of, and its place in it.

@@ -239,6 +239,8 @@ mod tests {
             grace_seconds: None,
             scheduled_at: None,
             gang: false,
+            signals: BTreeMap::new(),
+            children: Vec::new(),
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);

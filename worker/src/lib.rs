@@ -33,6 +33,7 @@ mod report;
 mod result;
 mod slots;
 mod start;
+mod status;
 mod template;
 mod worker;
 

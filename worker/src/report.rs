@@ -46,7 +46,8 @@ pub enum Confirm {
 const GATHER_ITEMS: usize = 32;
 const GATHER_TIME: Duration = Duration::from_millis(2);
 
-/// The handle. What it holds is bounded by the attempts the worker holds: each has at most two reports.
+/// The handle. What it holds is bounded by the attempts the worker holds: each has at most two reports, and two about the status
+/// of its run.
 #[derive(Clone, Debug)]
 pub struct Reports {
     queue: mpsc::UnboundedSender<(ReportItem, Confirm)>,

@@ -11,6 +11,7 @@ use causey_artifacts::{
     Artifact, Manifest, Object, ObjectLink, OutputPlace, Put, ReportNote, StoreError, TaskNote, compose, hash_file, tail,
 };
 use causey_protocol::codec;
+use causey_protocol::gate::{CHILDREN_BYTES_MAX, ChildStart};
 use causey_protocol::id::{Digest, StepName, TaskKey, Timestamp};
 use causey_protocol::problem::Code;
 use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Publication, Success};
@@ -87,6 +88,7 @@ struct Left {
     next: Vec<StepName>,
     foreach: Option<u32>,
     publications: Vec<Publication>,
+    children: Vec<ChildStart>,
     failure: Option<(FailureKind, ErrorInfo)>,
 }
 
@@ -120,7 +122,7 @@ fn not_stored(ending: &Ending<'_>, failure: Option<(FailureKind, ErrorInfo)>, er
 pub(crate) fn stored_outcome(object: &Object) -> Outcome {
     let (digest, bytes) = (object.digest(), object.size());
     let Manifest { task, next, foreach, error, report, .. } = &object.manifest;
-    let Some(ReportNote { started, ended, failure, publications }) = report.clone() else {
+    let Some(ReportNote { started, ended, failure, publications, children }) = report.clone() else {
         let now = Timestamp::default();
         let what = "the attempt's object was not written by a worker";
         let error =
@@ -133,7 +135,9 @@ pub(crate) fn stored_outcome(object: &Object) -> Outcome {
             let error = error.clone().unwrap_or_default().clipped();
             Outcome::Failed(Failure { kind, error: Box::new(error), digest: Some(digest), bytes, started, ended })
         }
-        None => Outcome::Succeeded(Success { digest, bytes, next: next.clone(), foreach: *foreach, publications, started, ended }),
+        None => {
+            Outcome::Succeeded(Success { digest, bytes, next: next.clone(), foreach: *foreach, publications, children, started, ended })
+        }
     }
 }
 
@@ -165,10 +169,12 @@ fn unstored(ending: &Ending<'_>, kind: FailureKind, error: ErrorInfo) -> Outcome
 fn left(ended: Ended) -> Left {
     match ended {
         Ended::Finished(finished) => {
-            let Finished { next, foreach, objects, artifacts, data, publish, .. } = *finished;
+            let Finished { next, foreach, objects, artifacts, data, publish, start, .. } = *finished;
             let failure = publish.iter().find_map(|publication| publication_fault(publication, &artifacts)).or_else(|| too_large(&publish));
-            let publications = if failure.is_some() { vec![] } else { publish };
-            Left { objects, artifacts, data, next, foreach, publications, failure: failure.map(|error| (FailureKind::User, error)) }
+            let failure = failure.map(|error| (FailureKind::User, error));
+            let failure = failure.or_else(|| starts_too_large(&start).map(|error| (FailureKind::Permanent, error)));
+            let (publications, children) = if failure.is_some() { (vec![], vec![]) } else { (publish, start) };
+            Left { objects, artifacts, data, next, foreach, publications, children, failure }
         }
         Ended::Failed(failed) => {
             let Failed { retryable, timed_out, error, objects, artifacts, data, .. } = *failed;
@@ -198,6 +204,17 @@ fn publication_fault(publication: &Publication, artifacts: &BTreeMap<String, Hos
     Some(ErrorInfo { kind, message, hint: Some(hint.into()), hash, ..ErrorInfo::default() })
 }
 
+/// A report that says too much of the runs to be started would never reach the inbox.
+fn starts_too_large(start: &[ChildStart]) -> Option<ErrorInfo> {
+    let bytes = if start.is_empty() { 0 } else { codec::encode(&start).len() };
+    (bytes > CHILDREN_BYTES_MAX).then(|| ErrorInfo {
+        kind: Code::CHILD.to_string(),
+        message: format!("the parameters of the runs to be started have {bytes} bytes; at most {CHILDREN_BYTES_MAX} are taken"),
+        hint: Some("pass large data by its address".into()),
+        ..ErrorInfo::default()
+    })
+}
+
 fn too_large(publish: &[Publication]) -> Option<ErrorInfo> {
     let bytes = if publish.is_empty() { 0 } else { codec::encode(&publish).len() };
     (bytes > PUBLICATIONS_BYTES_MAX).then(|| ErrorInfo {
@@ -220,10 +237,10 @@ async fn store(depot: &Depot, ending: &Ending<'_>, mut left: Left) -> Result<Out
         None if section.is_empty() => OutputPlace::Nothing,
         None => OutputPlace::Here(section),
     };
-    let Left { objects, next, foreach, publications, failure, .. } = left;
+    let Left { objects, next, foreach, publications, children, failure, .. } = left;
     let (kind, error) = failure.unzip();
     let (started, ended) = (ending.started, ending.ended);
-    let note = ReportNote { started, ended, failure: kind, publications: publications.clone() };
+    let note = ReportNote { started, ended, failure: kind, publications: publications.clone(), children: children.clone() };
     let manifest = Manifest {
         format: 1,
         task: ending.task.clone(),
@@ -245,7 +262,7 @@ async fn store(depot: &Depot, ending: &Ending<'_>, mut left: Left) -> Result<Out
             let error = error.unwrap_or_default().clipped();
             Outcome::Failed(Failure { kind, error: Box::new(error), digest: Some(digest), bytes, started, ended })
         }
-        (None, _) => Outcome::Succeeded(Success { digest, bytes, next, foreach, publications, started, ended }),
+        (None, _) => Outcome::Succeeded(Success { digest, bytes, next, foreach, publications, children, started, ended }),
     })
 }
 
@@ -437,10 +454,11 @@ mod tests {
     async fn a_result_is_stored_and_repeated_by_the_next_delivery() {
         let bench = bench().await;
         let task = bench.folder.path().join("task");
-        let ended = || finished(&json!({"artifacts": {"x": entry("data", 3)}, "data": BASE64_STANDARD.encode("abc")}));
+        let start = json!([{"flow": "Other", "wait": false}]);
+        let ended = || finished(&json!({"artifacts": {"x": entry("data", 3)}, "data": BASE64_STANDARD.encode("abc"), "start": start}));
         let first = conclude(&bench.depot, &ending(&task), ended()).await;
         let Outcome::Succeeded(success) = &first else { panic!("{first:?}") };
-        assert_eq!(success.next[0].as_str(), "end");
+        assert_eq!((success.next[0].as_str(), success.children[0].flow.as_str(), success.children[0].wait), ("end", "Other", false));
         // A second delivery ran too and ended otherwise: the stored result counts.
         let again = conclude(&bench.depot, &ending(&task), finished(&json!({"next": []}))).await;
         assert_eq!(first, again);
@@ -483,6 +501,16 @@ mod tests {
             assert!(failure.error.message.contains("artifact `x`"), "{}", failure.error.message);
             assert!(failure.digest.is_some());
         }
+    }
+
+    #[tokio::test]
+    async fn more_than_a_report_holds_about_runs_to_be_started_fails_the_attempt_for_good() {
+        let bench = bench().await;
+        let task = bench.folder.path().join("task");
+        let start = json!([{"flow": "Other", "parameters": {"text": "x".repeat(70_000)}}]);
+        let outcome = conclude(&bench.depot, &ending(&task), finished(&json!({"start": start}))).await;
+        let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((failure.kind, failure.error.kind.as_str()), (FailureKind::Permanent, "CSY-2110"));
     }
 
     #[tokio::test]

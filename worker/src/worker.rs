@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causey_artifacts::failpoint;
-use causey_protocol::codec::{self, DecodeError, MESSAGE_BYTES_MAX};
+use causey_protocol::codec::{self, DISPATCH_BYTES_MAX, DecodeError};
 use causey_protocol::live::{Ask, OpenAttempt, Told};
 use causey_protocol::subject;
 use causey_protocol::task::{Dispatch, Outcome};
@@ -218,7 +218,7 @@ impl<O: Outside, B: Bench> Worker<O, B> {
 
     async fn on_task(&mut self, message: Message, received: Instant) {
         let Some(reply) = message.reply else { return };
-        let dispatch: Dispatch = match codec::decode(&message.payload, MESSAGE_BYTES_MAX) {
+        let dispatch: Dispatch = match codec::decode(&message.payload, DISPATCH_BYTES_MAX) {
             Ok(dispatch) => dispatch,
             Err(error) => return self.on_unreadable(&message.subject, &reply, &error).await,
         };

@@ -2,7 +2,7 @@
 //! `nats-server` (from `CAUSEY_TEST_NATS_SERVER` or PATH) and `python3` (or `CAUSEY_TEST_PYTHON`); without them a test says so and is
 //! skipped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -241,6 +241,8 @@ impl Bench {
             grace_seconds: None,
             scheduled_at: None,
             gang: false,
+            signals: BTreeMap::new(),
+            children: Vec::new(),
         }
     }
 

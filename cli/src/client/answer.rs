@@ -132,6 +132,56 @@ pub(crate) struct RunView {
     pub(crate) tasks: Counts,
     #[serde(default)]
     pub(crate) steps: Vec<StepView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gates: Option<Gates>,
+}
+
+/// What a run waits for beside its tasks, and the runs it started.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Gates {
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) approvals: Vec<Approval>,
+    pub(crate) children: Vec<ChildView>,
+}
+
+/// What tasks of a step wait for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Waiting {
+    pub(crate) step: String,
+    pub(crate) tasks: u64,
+    pub(crate) signals: Vec<String>,
+    pub(crate) approval: bool,
+    pub(crate) children: Vec<String>,
+    pub(crate) until: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Approval {
+    pub(crate) step: String,
+    pub(crate) decision: Option<Decision>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Decision {
+    pub(crate) approved: bool,
+    pub(crate) user: String,
+    pub(crate) because: String,
+}
+
+/// A run that a task started.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct ChildView {
+    pub(crate) run: String,
+    pub(crate) name: String,
+    pub(crate) flow: String,
+    pub(crate) step: String,
+    pub(crate) task: String,
+    pub(crate) state: Option<State>,
 }
 
 /// What a task printed at once.

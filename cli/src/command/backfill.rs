@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::arguments::{Backfill, Backfills, BackfillsCommand, CancelBackfill, Listing};
-use crate::command::run::login;
+use crate::command::given;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
 use crate::screen::format::{count, moment};
@@ -19,7 +19,7 @@ use crate::state::random_hex;
 pub(crate) async fn start(arguments: &Backfill) -> Result<Exit, Fault> {
     let parameters = parameters(&arguments.parameters)?;
     let mut body = json!({
-        "request_id": arguments.id.clone().unwrap_or_else(random_hex), "user": login(), "flow": arguments.flow,
+        "request_id": arguments.id.clone().unwrap_or_else(random_hex), "user": given::user(None), "flow": arguments.flow,
         "from": arguments.from, "to": arguments.to, "max_parallel": arguments.max_parallel, "parameters": parameters,
     });
     let given = [("every", &arguments.every), ("timezone", &arguments.timezone)];
@@ -86,7 +86,7 @@ async fn list(arguments: &Listing) -> Result<Exit, Fault> {
 
 async fn cancel(arguments: &CancelBackfill) -> Result<Exit, Fault> {
     with_server(&arguments.place, async |session| {
-        let body = json!({"request_id": random_hex(), "user": login(), "reason": arguments.reason});
+        let body = json!({"request_id": random_hex(), "user": given::user(None), "reason": arguments.reason});
         let answer: Value = session.client.post(&["backfills", &arguments.backfill, "cancel"], &body).await?;
         if arguments.json {
             print_json(&answer);

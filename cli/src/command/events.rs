@@ -1,15 +1,14 @@
 //! `causey events publish`: one CloudEvent, and what it started or why it did not.
 
-use std::io::Read as _;
-
 use causey_protocol::event::CloudEvent;
 use serde_json::{Value, json};
 
 use crate::arguments::Publish;
 use crate::client::answer::Published;
+use crate::command::given;
 use crate::command::watch::{Watched, watch};
 use crate::exit::Exit;
-use crate::fault::{self, Fault};
+use crate::fault::Fault;
 use crate::screen::failure::Context;
 use crate::screen::live::{Screen, print_json, print_text};
 use crate::screen::paint::Paint;
@@ -72,32 +71,10 @@ pub(crate) async fn publish(arguments: &Publish) -> Result<Exit, Fault> {
 }
 
 fn event(arguments: &Publish) -> Result<Value, Fault> {
-    let data = match arguments.data.as_deref() {
-        None => None,
-        Some("@-") => {
-            let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .map_err(|error| Fault::new(Exit::Usage, fault::FILE, "cannot read standard input").detail(error))?;
-            Some(text)
-        }
-        Some(told) => match told.strip_prefix('@') {
-            Some(file) => Some(
-                std::fs::read_to_string(file)
-                    .map_err(|error| Fault::new(Exit::NotFound, fault::FILE, format!("cannot read {file}")).detail(error))?,
-            ),
-            None => Some(told.to_owned()),
-        },
-    };
     let mut event = json!({"specversion": "1.0", "id": arguments.id.clone().unwrap_or_else(random_hex), "source": arguments.source,
         "type": arguments.kind, "time": jiff::Timestamp::now().to_string()});
-    if let Some(text) = data {
-        let data: Value = serde_json::from_str(&text).map_err(|error| {
-            Fault::new(Exit::Usage, fault::ARGUMENT, "--data is not JSON")
-                .detail(error)
-                .hint("text needs quotes of its own: --data '\"text\"'; a file: --data @FILE")
-        })?;
-        event["data"] = data;
+    if let Some(told) = arguments.data.as_deref() {
+        event["data"] = given::json(told, "--data")?;
         event["datacontenttype"] = json!("application/json");
     }
     if let Some(subject) = &arguments.subject {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::arguments::Run;
 use crate::client::Client;
 use crate::client::answer::Submitted;
+use crate::command::given;
 use crate::command::watch::{Watched, watch};
 use crate::describe::{self, describe};
 use crate::exit::Exit;
@@ -136,7 +137,7 @@ async fn connect(arguments: &Run, near: Option<&Path>) -> Result<Session, Fault>
 
 /// Sends the code, then the request. The id makes a repeated request the same run.
 async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Submitted, Fault> {
-    let mut body = json!({"request_id": random_hex(), "user": arguments.user.clone().unwrap_or_else(login), "tags": arguments.tags});
+    let mut body = json!({"request_id": random_hex(), "user": given::user(arguments.user.as_deref()), "tags": arguments.tags});
     if let Some(host) = arguments.host {
         body["host"] = json!(HostMode::from(host));
     }
@@ -155,9 +156,4 @@ async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Su
         }
     }
     client.post(&["runs"], &body).await
-}
-
-/// The name of whoever is logged in.
-pub(crate) fn login() -> String {
-    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::arguments::{Listing, ScheduledFlow, Schedules, SchedulesOf};
-use crate::command::run::login;
+use crate::command::given;
 use crate::exit::Exit;
 use crate::fault::Fault;
 use crate::screen::format::moment;
@@ -61,7 +61,7 @@ fn rows(schedules: &[Value]) -> Vec<Vec<String>> {
 
 async fn switch(arguments: &ScheduledFlow, verb: &str, done: &str) -> Result<Exit, Fault> {
     with_server(&arguments.place, async |session| {
-        let body = json!({"request_id": random_hex(), "user": login()});
+        let body = json!({"request_id": random_hex(), "user": given::user(None)});
         let _: Value = session.client.post(&["schedules", &arguments.flow, verb], &body).await?;
         eprintln!("the schedules of {} are {done}", arguments.flow);
         Ok(Exit::Ok)

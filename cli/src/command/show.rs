@@ -14,7 +14,7 @@ use crate::screen::failure::{self, Context};
 use crate::screen::format::{moment, now};
 use crate::screen::live::{print_json, print_text};
 use crate::screen::paint::Paint;
-use crate::screen::{graph, tree};
+use crate::screen::{graph, tree, waits};
 use crate::sdk;
 use crate::session::{Project, with_server};
 
@@ -78,6 +78,7 @@ fn text(run: &RunView, paint: Paint) -> String {
     }
     lines.push(String::new());
     lines.extend(tree::rows(run, now(), paint));
+    lines.extend(waits::notes(run));
     let problems = failure::blocks(run, Context { sources: None, again: None, paint });
     if !problems.is_empty() {
         lines.push(String::new());

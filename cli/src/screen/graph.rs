@@ -1,6 +1,7 @@
 //! A flow's definition as text: its steps in order with where they lead, its parameters and its triggers.
 
 use causey_protocol::flow::{Definition, Step, Transition};
+use causey_protocol::gate::{ApprovalGate, SignalGate};
 use causey_protocol::parameter::{Parameter, ParameterType};
 use causey_protocol::policy::HostMode;
 
@@ -54,6 +55,10 @@ fn step_line(step: &Step, names: usize, paint: Paint) -> String {
 
 fn notes(step: &Step) -> Vec<String> {
     let mut notes = Vec::new();
+    if let Some(gate) = &step.gate {
+        notes.extend(gate.signals.iter().map(signal_note));
+        notes.extend(gate.approval.as_ref().map(approval_note));
+    }
     notes.extend(step.retry.as_ref().map(|retry| match retry.on.is_empty() {
         true => format!("retries {}", retry.times),
         false => format!("retries {} on {}", retry.times, retry.on.join(", ")),
@@ -74,6 +79,18 @@ fn notes(step: &Step) -> Vec<String> {
             .map(|host| if host == HostMode::Reuse { "one process for many tasks".to_owned() } else { "fresh interpreter".to_owned() }),
     );
     notes
+}
+
+fn signal_note(signal: &SignalGate) -> String {
+    let limit = signal.timeout_seconds.map(|seconds| format!(", at most {}", in_words(seconds))).unwrap_or_default();
+    let default = signal.default.as_ref().map(|default| format!(", then {}", one_line(&default.value.to_string(), 40))).unwrap_or_default();
+    format!("waits for signal {}{limit}{default}", signal.name)
+}
+
+fn approval_note(approval: &ApprovalGate) -> String {
+    let by = if approval.by.is_empty() { String::new() } else { format!(" by {}", approval.by.join(" or ")) };
+    let limit = approval.timeout_seconds.map(|seconds| format!(", within {}", in_words(seconds))).unwrap_or_default();
+    format!("needs approval{by}{limit}")
 }
 
 /// A time limit: `90 s`, `1.5 min`, `2 h`.
@@ -119,7 +136,8 @@ mod tests {
                 {"name": "meet", "join": true, "next": {"linear": {"to": "again"}}},
                 {"name": "again", "visits_max": 9, "next": {"switch": {"condition": "left", "cases": [
                     {"value": true, "to": "again"}, {"value": false, "to": "end"}]}}},
-                {"name": "end", "next": "end"}],
+                {"name": "end", "next": "end", "gate": {"approval": {"by": ["ann", "bob"], "timeout_seconds": 3600.0}, "signals": [
+                    {"name": "go", "timeout_seconds": 90.0, "default": {"value": {"rate": 1}}}]}}],
             "parameters": [{"name": "alpha", "type": "float", "default": 0.5, "help": "How much"}, {"name": "day", "type": "str", "required": true}],
             "triggers": [{"events": [{"name": "viewing.arrived"}, {"name": "titles.arrived"}]}]}))
         .unwrap();
@@ -134,7 +152,7 @@ Hello   hello.py · 7 steps
   · train  → meet   gathers for 30 s
   ⇒ meet   → again
   · again  ? left: true → again, false → end   at most 9 visits
-  · end    end of the flow
+  · end    end of the flow   waits for signal go, at most 90 s, then {\"rate\":1} · needs approval by ann or bob, within 60 min
 
 parameters
   --alpha  float  default 0.5  How much

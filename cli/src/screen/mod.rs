@@ -8,3 +8,4 @@ pub(crate) mod output;
 pub(crate) mod paint;
 pub(crate) mod table;
 pub(crate) mod tree;
+pub(crate) mod waits;

@@ -3,6 +3,7 @@
 use crate::client::answer::{RunView, State, StepView};
 use crate::screen::format::{count, duration};
 use crate::screen::paint::Paint;
+use crate::screen::waits;
 
 /// Characters of a progress bar.
 const BAR: u64 = 17;
@@ -11,7 +12,11 @@ const BAR: u64 = 17;
 pub(crate) fn rows(run: &RunView, now: u64, paint: Paint) -> Vec<String> {
     let names = run.steps.iter().map(|step| step.step.chars().count()).max().unwrap_or_default();
     let done = run.steps.iter().map(|step| progress(step).chars().count()).max().unwrap_or_default();
-    run.steps.iter().map(|step| row(step, names, done, now, paint)).collect()
+    let row = |step| {
+        let row = row(step, names, done, now, paint);
+        waits::of_step(run, &step.step).map_or(row.clone(), |waits| format!("{row}   {}", paint.yellow(&waits)))
+    };
+    run.steps.iter().map(row).collect()
 }
 
 fn row(step: &StepView, names: usize, done: usize, now: u64, paint: Paint) -> String {
@@ -100,9 +105,13 @@ pub(crate) fn changes(before: Option<&RunView>, run: &RunView, now: u64) -> Vec<
     let names = run.steps.iter().map(|step| step.step.chars().count()).max().unwrap_or_default();
     let changed = run.steps.iter().filter(|step| {
         let state = shown_state(step);
-        earlier(&step.step) != Some(state) && (state == State::Running || state.is_terminal())
+        earlier(&step.step) != Some(state) && (matches!(state, State::Running | State::Waiting) || state.is_terminal())
     });
-    changed.map(|step| line(step, names, now)).collect()
+    let told = |step: &StepView| {
+        let line = line(step, names, now);
+        waits::of_step(run, &step.step).map_or(line.clone(), |waits| format!("{line}  {waits}"))
+    };
+    changed.map(told).collect()
 }
 
 fn line(step: &StepView, names: usize, now: u64) -> String {

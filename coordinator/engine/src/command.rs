@@ -126,7 +126,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         DispatchedTask { path, visit, attempt: open.attempt, retry: open.retry, inputs }
     });
     let events = match &run.start.cause {
-        Cause::Request { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } => Vec::new(),
+        Cause::Request { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } | Cause::Parent(_) => Vec::new(),
         Cause::Event { events, .. } => events.clone(),
     };
     Some(Dispatch {
@@ -151,6 +151,8 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         grace_seconds: step.grace_seconds,
         scheduled_at: run.start.cause.instant(),
         gang: flow.is_gang(first.step),
+        signals: run.signal_data(),
+        children: run.ended_children(&flow),
     })
 }
 

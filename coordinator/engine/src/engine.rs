@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::concurrency::Begun;
 use crate::foreach::tasks_per_dispatch;
+use crate::gate;
 use crate::name::run_name;
 use crate::run::{Run, TaskRef, join_after};
 use crate::state::State;
@@ -110,6 +111,8 @@ impl Decider<'_> {
             Request::ResumeSchedules { flow } => self.pause_schedules(flow, user, false),
             Request::Backfill(plan) => self.backfill(&id, *plan, user).unwrap_or_else(Answer::Refused),
             Request::CancelBackfill { backfill, because } => self.cancel_backfill(backfill, &because),
+            Request::Signal { run, name, data } => self.signal(run, name, data, user, id.clone()),
+            Request::Approve { run, step, approved, because } => self.approve(run, &step, approved, user, because),
         };
         self.emit(Record::RequestAnswered { id, answer });
     }
@@ -255,7 +258,10 @@ impl Decider<'_> {
 
     /// Opens attempts of one step as one dispatch.
     pub(crate) fn open(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
-        let Some((_, flow)) = self.run_and_flow(run) else { return };
+        let Some((found, flow)) = self.run_and_flow(run) else { return };
+        if attempt == 0 && gate::may_wait(found, &flow, step) && self.gated(run, step, &tasks) {
+            return;
+        }
         if self.held(run, step, &tasks, attempt, retry) {
             return;
         }
@@ -354,7 +360,7 @@ impl Decider<'_> {
                 let TaskRef { step, path, visit } = task;
                 self.emit(Record::AttemptStarted { run, step, path, visit, attempt, worker: worker.clone(), at });
             }
-            Outcome::Succeeded(success) => match objection(&flow, &task, &success) {
+            Outcome::Succeeded(success) => match self.objection(run, &flow, &task, &success) {
                 None if found.gang_of(&task).is_some() => self.member_succeeded(run, &flow, &task, attempt, worker, success),
                 None => self.succeeded(run, &flow, &task, attempt, worker, success),
                 Some(error) => self.refuse(run, &task, attempt, worker, &success, error),
@@ -370,11 +376,17 @@ impl Decider<'_> {
                 };
                 self.close(run, &task, attempt, Some(worker.clone()), &cause, (started, ended));
             }
+            Outcome::Status { values } => self.tell_status(run, &task, attempt, values),
             Outcome::Released { because } => {
                 let now = self.now();
                 self.close(run, &task, attempt, Some(worker.clone()), &FailureCause::Released { because }, (now, now));
             }
         }
+    }
+
+    /// Why a result cannot be accepted although its attempt is open; `None` when it can.
+    fn objection(&self, run: RunId, flow: &Flow, task: &TaskRef, success: &Success) -> Option<ErrorInfo> {
+        objection(flow, task, success).or_else(|| self.child_objection(self.state.run(run)?, flow, task, success))
     }
 
     /// A result that cannot be accepted although its attempt is open.
@@ -413,10 +425,16 @@ impl Decider<'_> {
 
     pub(crate) fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: Success) {
         self.accept_one(run, task, attempt, worker, &success);
-        let Success { digest, bytes, foreach, publications, next, .. } = success;
+        let Success { digest, bytes, foreach, publications, children, next, .. } = success;
         let TaskRef { step, path, visit: _ } = task.clone();
         for (ordinal, publication) in (0..).zip(publications) {
             self.publish(run, flow, task, attempt, (digest, bytes), publication, ordinal);
+        }
+        if !children.is_empty() {
+            self.start_children(run, flow, task, children);
+            if self.state.run(run).is_none_or(|run| run.state.is_terminal()) {
+                return;
+            }
         }
         match &flow.step(step).next {
             Transition::End => self.finish(run, RunState::Succeeded, None),
@@ -503,6 +521,7 @@ impl Decider<'_> {
         if deployed {
             self.admit(&flow.definition().name);
         }
+        self.tell_parent(run);
     }
 }
 

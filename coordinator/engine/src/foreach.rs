@@ -9,6 +9,7 @@ use causey_protocol::task::TASKS_PER_DISPATCH_MAX;
 
 use crate::chunk;
 use crate::engine::Decider;
+use crate::gate;
 use crate::run::Run;
 
 /// Items of one foreach that may be open at once: keeps the queue short, so that cancel stays quick and memory small.
@@ -63,12 +64,17 @@ impl Decider<'_> {
         }
         let Some(foreach) = found.foreach(split, path) else { return };
         let Some(step) = flow.step(split).next.targets().first().and_then(|target| flow.find(target)) else { return };
-        let (count, mut opened) = (foreach.count, foreach.opened);
+        let (count, arrived, mut opened) = (foreach.count, foreach.arrived, foreach.opened);
         if opened == count || foreach.gathering() > GATHERING_MAX {
             return;
         }
+        // All items of a foreach wait together.
+        if gate::may_wait(found, &flow, step) && self.gated(run, step, &TaskSet::Range { path: path.clone(), from: opened, to: count }) {
+            return;
+        }
+        let Some(found) = self.state.run(run) else { return };
         let list = tasks_per_dispatch(found, &flow, step, count);
-        let limit = foreach.arrived.saturating_add(window(found, &flow, split, path).max(list));
+        let limit = arrived.saturating_add(window(found, &flow, split, path).max(list));
         while opened < count && opened.saturating_add(list) <= limit {
             let to = opened.saturating_add(list).min(count);
             self.open(run, step, TaskSet::Range { path: path.clone(), from: opened, to }, 0, 0);

@@ -4,6 +4,7 @@
 use std::ops::Bound;
 
 use causey_protocol::flow::{Flow, StepIndex};
+use causey_protocol::gate::Gate;
 use causey_protocol::id::Path;
 use causey_protocol::record::RunState;
 
@@ -45,7 +46,9 @@ pub fn violations(state: &State) -> Vec<String> {
                 || run.unfinished().any(|(_, task)| task.state == TaskState::Waiting)
                 || run.blobs().next().is_some()
                 || !run.gangs.is_empty()
+                || run.gated().next().is_some()
         };
+        gated(run, &mut found);
         let held = state.held_back_of(run.id()).next().is_some();
         if run.state.is_terminal() && held {
             found.push(format!("run {} has ended with attempts held back", run.id()));
@@ -66,6 +69,27 @@ pub fn violations(state: &State) -> Vec<String> {
 /// Every task that is not in a stored chunk.
 fn all_tasks(run: &Run) -> impl Iterator<Item = (TaskRef, &Task)> {
     run.tasks(Bound::Unbounded)
+}
+
+/// Tasks wait for something that has not come, or are due to be opened; those of a run that has ended wait for nothing.
+fn gated(run: &Run, found: &mut Vec<String>) {
+    let Some(gates) = &run.gates else { return };
+    let has_come = |first: &TaskRef, gate: &Gate| match gate {
+        Gate::Signal { name } => gates.signals.contains_key(name),
+        Gate::Approval => gates.approvals.get(&first.step).is_none_or(|approval| approval.decision.is_some()),
+        Gate::Child { run } => gates.children.values().all(|child| child.run != *run || child.ended.is_some()),
+    };
+    for (first, gated) in &gates.waiting {
+        if run.state.is_terminal() {
+            found.push(format!("run {} has ended with tasks that wait: {first:?}", run.id()));
+        }
+        if gated.awaits.is_empty() != gated.met.is_some() || gated.awaits.iter().any(|awaited| has_come(first, &awaited.gate)) {
+            found.push(format!("run {}: {first:?} waits for what has come: {gated:?}", run.id()));
+        }
+        if run.task(first).is_some() {
+            found.push(format!("run {}: {first:?} waits although it has been opened", run.id()));
+        }
+    }
 }
 
 fn counts(run: &Run, found: &mut Vec<String>) {

@@ -2,12 +2,14 @@
 //! force. No clock, network, disk, randomness or unordered map: results depend on nothing but the arguments.
 
 mod backfill;
+mod child;
 mod chunk;
 mod command;
 mod concurrency;
 mod engine;
 mod foreach;
 mod gang;
+mod gate;
 mod invariant;
 mod join;
 mod name;
@@ -17,6 +19,7 @@ mod retry;
 mod run;
 mod schedule;
 mod state;
+mod status;
 mod storage;
 mod switch;
 mod table;
@@ -29,12 +32,14 @@ pub use command::{Command, commands, dispatch, outstanding};
 pub use concurrency::Waits;
 pub use engine::decide;
 pub use gang::{Gang, GangKey, GangPhase, Member, TooLarge};
+pub use gate::{Approval, Child, Decision, Gated, Gates, Signal};
 pub use invariant::violations;
 pub use queued::{Queued, queued};
 pub use retire::{History, HistoryError, RetiredRun};
 pub use run::{Chunk, Foreach, Join, OpenDispatch, Run, StepSummary, Task, TaskRef, TaskState};
 pub use schedule::{Fired, Firing, Schedules};
 pub use state::{Deployment, EventOutcome, Held, ModelVersion, Notification, State};
+pub use status::Status;
 pub use storage::HeldBack;
 pub use table::{Change, Table, TableId};
 pub use tasks::Place;

@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::flow::{Flow, Split, StepIndex, Transition};
-use causey_protocol::id::{Digest, Path, PoolName, RunId, TaskId, Timestamp, WorkerName};
+use causey_protocol::id::{Digest, Path, PoolName, RunId, StatusName, TaskId, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{Position, RunStarted, RunState, TaskSet};
 use causey_protocol::task::{ErrorInfo, Success};
@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::chunk::BlobUse;
 use crate::gang::{Gang, GangKey};
+use crate::gate::Gates;
+use crate::status::Status;
 use crate::tasks::{Place, Tasks};
 use crate::timeout;
 
@@ -245,6 +247,12 @@ pub struct Run {
     pub routes: BTreeMap<(StepIndex, Path), (StepIndex, u32)>,
     /// When a running attempt whose step has a timeout must be over at the latest.
     pub deadlines: BTreeMap<TaskRef, Timestamp>,
+    /// What became of gates; `None` in a run that has met none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gates: Option<Box<Gates>>,
+    /// What it tells about itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub status: BTreeMap<StatusName, Status>,
     /// By step.
     pub steps: Vec<StepSummary>,
     /// Gangs whose results are not accepted yet.
@@ -268,6 +276,8 @@ impl Run {
             joins: BTreeMap::new(),
             routes: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            gates: None,
+            status: BTreeMap::new(),
             steps: vec![StepSummary::default(); flow.definition().steps.len()],
             gangs: BTreeMap::new(),
         }
@@ -577,6 +587,9 @@ impl Run {
         self.deadlines.clear();
         self.waits = None;
         self.gangs.clear();
+        if let Some(gates) = &mut self.gates {
+            gates.waiting.clear();
+        }
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);

@@ -205,6 +205,10 @@ impl Indices {
         }
         self.timers.extend(run.deadlines.iter().map(|(task, due)| (*due, id, Some(task.clone()))));
         self.timers.extend(run.deadline().map(|due| (due, id, None)));
+        if let Some(gates) = &run.gates {
+            self.timers.extend(gates.timers().map(|(due, first)| (due, id, Some(first.clone()))));
+            self.timers.extend(gates.orphaned.map(|(due, _)| (due, id, None)));
+        }
         self.blobs.extend(run.blobs().map(|(digest, used)| (digest, id, used)));
     }
 
@@ -223,6 +227,14 @@ impl Indices {
         }
         for (key, gang) in &run.gangs {
             self.leave_gang(id, key, gang);
+        }
+        if let Some(gates) = &run.gates {
+            for (due, first) in gates.timers() {
+                self.timers.remove(&(due, id, Some(first.clone())));
+            }
+            if let Some((due, _)) = gates.orphaned {
+                self.timers.remove(&(due, id, None));
+            }
         }
         for (digest, used) in run.blobs() {
             self.blobs.remove(&(digest, id, used));
@@ -471,6 +483,12 @@ impl State {
             | Record::InputsGathered { run, .. }
             | Record::InputsStored { run, .. }
             | Record::RunAdmitted { run }
+            | Record::TasksGated { run, .. }
+            | Record::SignalReceived { run, .. }
+            | Record::ApprovalRequested { run, .. }
+            | Record::ApprovalDecided { run, .. }
+            | Record::ChildEnded { run, .. }
+            | Record::StatusSet { run, .. }
             | Record::RunFinished { run, .. } => self.apply_to_run(*run, record),
             Record::GangOpened { run, .. }
             | Record::GangCalled { run, .. }
@@ -522,6 +540,7 @@ impl State {
             self.count_in_backfill(backfill, start.run, None);
         }
         self.runs.insert(start.run, Arc::new(run));
+        self.link_child(start, &flow);
     }
 
     fn apply_to_run(&mut self, id: RunId, record: &Record) {
@@ -542,6 +561,9 @@ impl State {
                 let dispatch =
                     OpenDispatch { pool: pool.clone(), tasks: tasks.clone(), attempt: *attempt, retry: *retry, open: tasks.len() };
                 run.open(&flow, *step, dispatch, at);
+                if let Some(first) = first.as_ref().filter(|_| run.gates.is_some()) {
+                    index.let_through(run, first);
+                }
                 if let Some(first) = first.filter(|_| !self.held_back.is_empty()) {
                     self.let_go(id, Some(&first));
                 }
@@ -644,6 +666,7 @@ impl State {
                 if let Cause::Backfill { backfill, .. } = &cause {
                     self.count_in_backfill(backfill, id, Some(*state));
                 }
+                self.orphan_children(id, *state);
             }
             Record::RunAdmitted { .. } => {
                 index.lanes.leave(&flow.definition().name, run);
@@ -651,7 +674,10 @@ impl State {
                 index.lanes.enter(&flow.definition().name, run);
                 index.timers.extend(run.deadline().map(|due| (due, id, None)));
             }
-            _ => {}
+            Record::StatusSet { step, path, visit, attempt, values, .. } => {
+                run.set_status(at, &TaskRef::new(*step, path.clone(), *visit), *attempt, values);
+            }
+            gate => index.apply_to_gates(run, at, gate),
         }
     }
 

@@ -57,6 +57,9 @@ impl State {
                 run.hold(&task, retry);
             }
         }
+        if let Some(run) = self.runs.get_mut(&id).filter(|run| run.gates.is_some()).map(Arc::make_mut) {
+            self.index_by.let_through(run, &TaskRef::new(step, path.clone(), visit));
+        }
         self.held_back.insert((id, TaskRef::new(step, path, visit)), HeldBack { tasks: tasks.clone(), attempt, retry });
     }
 

@@ -8,6 +8,7 @@ use causey_protocol::record::{FailureCause, RunStarted, RunState};
 use causey_protocol::task::ErrorInfo;
 
 use crate::engine::Decider;
+use crate::gate::SETTLED_MAX;
 use crate::run::TaskRef;
 
 /// How long after the limit and the grace a worker may take to report, in microseconds.
@@ -42,14 +43,35 @@ fn silent(flow: &Flow, step: StepIndex) -> ErrorInfo {
 impl Decider<'_> {
     /// Opens the attempts whose delay is over; ends what has run into its time limit.
     pub(crate) fn timers_due(&mut self) {
+        let mut settled = 0;
         for (run, task) in self.state.due_timers(self.now()) {
             let Some((found, flow)) = self.run_and_flow(run).filter(|(found, _)| !found.state.is_terminal()) else { continue };
+            let gates = found.gates.as_ref();
+            let (orphaned, gated) = match (gates, &task) {
+                (Some(gates), None) => (gates.orphaned, false),
+                (Some(gates), Some(task)) => (None, gates.waiting.contains_key(task)),
+                (None, _) => (None, false),
+            };
+            if orphaned.is_some() || gated {
+                settled += 1;
+                if settled > SETTLED_MAX {
+                    continue;
+                }
+            }
+            if let Some((_, parent)) = orphaned {
+                self.end_orphan(run, parent);
+                continue;
+            }
             let Some(task) = task else {
                 let limit = found.start.timeout_seconds.unwrap_or_default();
                 let problem = Problem::new(Code::TIMED_OUT, format!("the run timed out after {limit} seconds"));
                 self.finish(run, RunState::Failed, Some(problem));
                 continue;
             };
+            if gated {
+                self.gate_due(run, &task);
+                continue;
+            }
             let gang = (task.step, task.path.clone());
             if found.gangs.contains_key(&gang) {
                 self.gathering_timed_out(run, &gang);

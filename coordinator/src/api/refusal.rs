@@ -59,7 +59,7 @@ fn status_of(code: Code) -> StatusCode {
     match code {
         Code::MALFORMED => StatusCode::BAD_REQUEST,
         Code::UNAUTHORIZED => StatusCode::UNAUTHORIZED,
-        Code::FOREIGN_ORIGIN => StatusCode::FORBIDDEN,
+        Code::FOREIGN_ORIGIN | Code::FORBIDDEN => StatusCode::FORBIDDEN,
         Code::NOT_FOUND => StatusCode::NOT_FOUND,
         Code::STORAGE_FULL => StatusCode::INSUFFICIENT_STORAGE,
         Code::TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,

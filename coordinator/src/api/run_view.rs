@@ -9,6 +9,7 @@ use causey_protocol::record::{Cause, RunState};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::gate_view::{self, GatesView};
 use super::step_view::{self, Counts, StepView};
 
 /// Runs that hold the places somebody waits for, as far as they are named.
@@ -35,6 +36,9 @@ pub(super) struct RunView {
     waits: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     steps: Option<Vec<StepView>>,
+    /// Absent in a run that has met no gate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gates: Option<GatesView>,
 }
 
 impl RunView {
@@ -78,6 +82,7 @@ pub(super) fn summary(run: &Run, flow: &Flow) -> RunView {
         tasks,
         waits: None,
         steps: None,
+        gates: None,
     }
 }
 
@@ -101,18 +106,23 @@ pub(super) fn retired(id: RunId, run: &RetiredRun) -> Option<RunView> {
         tasks: step_view::by_state(&run.counts, 0),
         waits: None,
         steps: None,
+        gates: None,
     })
 }
 
 /// A run with its steps; looks at every task once.
 pub(super) fn whole(run: &Run, flow: &Flow) -> RunView {
-    RunView { steps: Some(step_view::steps(run, flow)), ..summary(run, flow) }
+    RunView { steps: Some(step_view::steps(run, flow)), gates: gate_view::view(run, flow), ..summary(run, flow) }
 }
 
 /// Events without their data: it can be large, and what counts of it is in the parameters.
 fn cause(cause: &Cause) -> Value {
     match cause {
         Cause::Request { id } => json!({"kind": "request", "id": id}),
+        Cause::Parent(parent) => {
+            let task = parent.path.task_name(parent.visit);
+            json!({"kind": "parent", "run": parent.run, "name": parent.name, "step": parent.step, "task": task, "ordinal": parent.ordinal})
+        }
         Cause::Schedule { schedule, instant } => json!({"kind": "schedule", "schedule": schedule, "instant": instant}),
         Cause::Backfill { backfill, instant } => json!({"kind": "backfill", "backfill": backfill, "instant": instant}),
         Cause::Event { trigger, events } => {

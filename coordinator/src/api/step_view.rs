@@ -73,7 +73,13 @@ pub(super) fn steps(run: &Run, flow: &Flow) -> Vec<StepView> {
 
 /// Tasks of a step by state, without looking at any task.
 pub(super) fn counts(run: &Run, flow: &Flow, step: StepIndex) -> Counts {
-    by_state(&run.step(step).counts, if run.state.is_terminal() { 0 } else { unopened(run, flow, step) })
+    let unopened = if run.state.is_terminal() { 0 } else { unopened(run, flow, step) };
+    let mut counts = by_state(&run.step(step).counts, unopened);
+    let gated = run.gated_of(step);
+    // The items of a foreach that wait together are among those that were not offered.
+    counts.ready -= gated.min(counts.ready);
+    counts.waiting += gated;
+    counts
 }
 
 /// Counts in the order of [`TaskState::ALL`] by name.
@@ -119,7 +125,7 @@ fn view(run: &Run, flow: &Flow, step: StepIndex) -> StepView {
     let (counts, total) = (counts(run, flow, step), total(run, flow, step));
     let mut view = StepView {
         step: flow.step(step).name.clone(),
-        state: state(run.state.is_terminal(), &counts, total),
+        state: if is_gated(run, step, &counts) { "waiting" } else { state(run.state.is_terminal(), &counts, total) },
         total,
         counts,
         first_started: run.step(step).first_started,
@@ -157,6 +163,12 @@ fn error_of(task: &Task) -> ErrorInfo {
         let message = format!("{} workers vanished while they ran it", task.lost);
         ErrorInfo { kind: "WorkerLost".into(), message, ..ErrorInfo::default() }
     })
+}
+
+/// Whether all that the step has are tasks that wait for something to come.
+fn is_gated(run: &Run, step: StepIndex, counts: &Counts) -> bool {
+    let gated = run.gated_of(step);
+    gated > 0 && counts.open() == gated && counts.succeeded == 0
 }
 
 fn state(run_ended: bool, counts: &Counts, total: Option<u64>) -> &'static str {

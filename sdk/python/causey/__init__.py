@@ -1,13 +1,14 @@
 """Python SDK of Causey: flows with Metaflow's documented surface.
 
 Importing this package stays cheap (every `causey run` pays for it), so nothing here pulls in json, sockets or typing;
-`models` and `events` load when they are first touched.
+`models`, `events` and `flows` load when they are first touched.
 """
 
 from __future__ import annotations
 
 from causey._current import current
 from causey._decorators import (
+    approval,
     catch,
     concurrency,
     grace,
@@ -19,6 +20,7 @@ from causey._decorators import (
     schedule,
     timeout,
     trigger,
+    wait_for,
 )
 from causey._errors import (
     CauseyException,
@@ -37,7 +39,7 @@ from causey._parameter import JSONType, Parameter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from causey import events, models
+    from causey import events, flows, models
 
 __version__ = "0.1.0"
 
@@ -55,10 +57,12 @@ __all__ = [
     "ServerException",
     "UnhandledInMergeArtifactsException",
     "UnpicklableArtifactException",
+    "approval",
     "catch",
     "concurrency",
     "current",
     "events",
+    "flows",
     "grace",
     "host",
     "models",
@@ -70,11 +74,12 @@ __all__ = [
     "step",
     "timeout",
     "trigger",
+    "wait_for",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("events", "models"):
+    if name in ("events", "flows", "models"):
         from importlib import import_module
 
         return import_module(f"causey.{name}")

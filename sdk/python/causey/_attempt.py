@@ -11,6 +11,7 @@ from causey._decorators import error_names, step_marks
 from causey._encoding import Encoded
 from causey._errors import (
     ArtifactStoreException,
+    CauseyException,
     ExceptionWrapper,
     FailureHandledByCatch,
     InvalidNextException,
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from causey._channel import Channel, Message
     from causey._flow import FlowSpec
     from causey._objects import Artifact
+
+
+# Longest value of a status, in bytes.
+STATUS_BYTES_MAX = 4096
 
 
 class LoadedFlow:
@@ -65,6 +70,7 @@ class Attempt:
         self.flow_class = loaded.flow_class
         self.published: list[dict[str, Any]] = []
         self.models: dict[str, Encoded] = {}
+        self.started: list[dict[str, Any]] = []
         self.events_published = 0
         self._loaded = loaded
         self._channel = channel
@@ -205,6 +211,8 @@ class Attempt:
             print(f"@catch caught an exception from {flow}")
             for line in text.splitlines():
                 print(f">  {line}")
+        # What failed starts nothing.
+        self.started.clear()
         wrapper = ExceptionWrapper(problem, text)
         flow._catch_exception = wrapper
         if catch["var"]:
@@ -233,6 +241,7 @@ class Attempt:
             "foreach": transition.count if transition else None,
             **report.fields(),
             "publish": self.published,
+            **({"start": self.started} if self.started else {}),
         }
 
     def _all_inputs(self) -> InputList | InputTable:
@@ -260,6 +269,21 @@ class Attempt:
         if answer is None:
             raise ArtifactStoreException(f"the worker went away while it was asked for {question}")
         return answer
+
+    def tell_status(self, name: str, value: Any) -> None:
+        from json import dumps
+
+        plain = isinstance(name, str) and 0 < len(name) <= 64 and name.isascii()
+        if not plain or not name.replace("_", "").replace("-", "").isalnum():
+            raise CauseyException(f"{name!r} is not the name of a status: use up to 64 letters, digits, '_' and '-'")
+        try:
+            text = dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as problem:
+            raise CauseyException(f"status '{name}' has no JSON form: {problem}") from None
+        if len(text) > STATUS_BYTES_MAX:
+            raise CauseyException(f"status '{name}' has {len(text)} bytes; at most {STATUS_BYTES_MAX} are told")
+        with self._asking:
+            self._channel.send({"type": "status", "name": name, "value": value})
 
     def _fetch(self, path: str) -> None:
         answer = self.ask({"type": "fetch", "path": path})

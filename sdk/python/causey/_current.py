@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from causey._attempt import Attempt
     from causey._parallel import Parallel
     from causey._trigger import Trigger
+    from causey.flows import Child
 
 
 class Current:
@@ -122,6 +123,27 @@ class Current:
         from datetime import datetime, timedelta, timezone
 
         return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=micros)
+    def signals(self) -> dict[str, Any]:
+        """The data of the signals that the run has received, by name; those the step waits for are among them."""
+        return dict(self._field("signals") or {})
+
+    def set_status(self, name: str, value: Any) -> None:
+        """Tells about the run under this name, for `causey query`; the last value wins. It takes up to a second to be seen."""
+        if self._attempt is None:
+            from causey._errors import CauseyException
+
+            raise CauseyException("current.set_status works only inside a running step")
+        self._attempt.tell_status(name, value)
+
+    @property
+    def children(self) -> list[Child]:
+        """The runs that earlier steps started and waited for, in the order of steps and tasks."""
+        found = self._field("children") or ()
+        if not found:
+            return []
+        from causey.flows import Child
+
+        return [Child(each["flow"], each["step"], each["path"], each["visit"], each["ordinal"]) for each in found]
 
     def get(self, key: str, default: Any = None) -> Any:
         return getattr(self, key, default)

@@ -101,7 +101,39 @@ def _decorator(name: str, defaults: dict[str, Any], mark: Any) -> Callable[..., 
     return decorate
 
 
+class _Nothing:
+    """Stands for an argument that was not given."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+NOTHING = _Nothing()
+
+
+def wait_for(name: str, *, timeout: Any = None, default: Any = NOTHING) -> Decorator:
+    """The step opens when its run has received this signal. May be repeated for several signals.
+
+    `timeout`: seconds or a timedelta; then the run fails, or goes on with `default` as the signal's data.
+    """
+    if callable(name):
+        raise InvalidFlowException(
+            f"@wait_for of '{getattr(name, '__name__', name)}' names no signal", hint='write @wait_for("name")'
+        )
+    signal = {"name": name, "timeout": timeout, "default": default}
+
+    def decorate(function: Any) -> Any:
+        marks = step_marks(function)
+        earlier = marks.decorators.get("wait_for", {}).get("signals", []) if marks else []
+        # Decorators apply from the bottom: the topmost comes first.
+        return mark_step("wait_for", function, {"signals": [signal, *earlier]}, repeatable=True)
+
+    return decorate
+
+
 if TYPE_CHECKING:
+
+    def approval(function: Any = None, *, by: Any = (), timeout: Any = None) -> Any: ...
 
     def retry(
         function: Any = None,
@@ -185,6 +217,7 @@ else:
         {"cpu": 1, "memory": 4096, "gpu": None, "pool": None, "disk": None, "shared_memory": None},
         mark_step,
     )
+    approval = _decorator("approval", {"by": (), "timeout": None}, mark_step)
     host = _decorator("host", {"mode": "fork"}, mark_step)
     # `gather_seconds`: how long its members may take to come together.
     parallel = _decorator("parallel", {"gather_seconds": None}, mark_step)

@@ -120,6 +120,7 @@ class Runner:
         self.connection = None
         self.threads = []
         self.ends = []
+        self.told = []
         for place in range(2):
             ours, theirs = os.pipe()
             self.ends.append(theirs)
@@ -138,6 +139,9 @@ class Runner:
             answer = self.connection.receive()
             if answer is None or answer["type"] in ("finished", "failed"):
                 return answer
+            if answer["type"] == "status":
+                self.told.append((answer["name"], answer["value"]))
+                continue
             self.connection.send(answers(answer))
 
     def close(self):

@@ -229,6 +229,7 @@ fn forged(worker: &str) -> Report {
         next: vec![],
         foreach: None,
         publications: vec![],
+        children: vec![],
         started: now,
         ended: now,
     };

@@ -7,6 +7,10 @@ pub(crate) const EVERYTHING: &str = include_str!("../../flows/everything.py");
 pub(crate) const WIDE: &str = include_str!("../../flows/wide.py");
 pub(crate) const LIMITS: &str = include_str!("../../flows/limits.py");
 pub(crate) const GANG: &str = include_str!("../../flows/gang.py");
+pub(crate) const GATED: &str = include_str!("../../flows/gated.py");
+pub(crate) const PARENT: &str = include_str!("../../flows/parent.py");
+pub(crate) const QUOTIENT: &str = include_str!("../../flows/quotient.py");
+pub(crate) const TELLING: &str = include_str!("../../flows/telling.py");
 pub(crate) const DICE: &str = include_str!("../../flows/dice.py");
 
 /// A flow that does in its first step what `body` says.

@@ -10,6 +10,7 @@ mod failpoints;
 mod faults;
 mod flows;
 mod gang;
+mod gates;
 mod limits;
 mod log;
 mod main_road;

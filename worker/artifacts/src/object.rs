@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use causey_protocol::artifact::object_path;
 use causey_protocol::flow::STEPS_MAX;
+use causey_protocol::gate::ChildStart;
 use causey_protocol::id::{Digest, FlowName, Path, RunId, RunName, StepName, TaskKey, Timestamp};
 use causey_protocol::task::{ErrorInfo, FailureKind, Publication};
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,8 @@ pub struct ReportNote {
     pub failure: Option<FailureKind>,
     #[serde(default)]
     pub publications: Vec<Publication>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<ChildStart>,
 }
 
 /// An object and what it must contain.

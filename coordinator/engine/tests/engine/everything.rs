@@ -4,6 +4,7 @@ use crate::backfills::plan;
 use crate::concurrency::limited;
 use crate::schedules::scheduled;
 use crate::world::{World, definition, item, pool};
+use causey_protocol::gate::{ChildStart, StepGate};
 use causey_protocol::id::{Digest, RunId, Timestamp};
 use causey_protocol::input::{FlowChoice, Input, Request};
 use causey_protocol::parameter::{Parameter, ParameterType, Values};
@@ -30,6 +31,7 @@ pub(crate) fn everything() -> World {
     snapshot(&mut world);
     switches(&mut world);
     gangs(&mut world);
+    gates(&mut world);
     failures(&mut world);
     limits(&mut world);
     by_the_clock(&mut world);
@@ -173,6 +175,51 @@ fn gangs(world: &mut World) {
     world.succeed("start/0", Some(9));
     world.input(Input::PoolCounted { pool: pool("default"), slots: vec![2, 2] });
     assert_eq!(world.run_state(run), RunState::Failed);
+}
+
+/// Signals that come before they are waited for and one that does not come; an approval given and one refused; a child that is waited for,
+/// one that fails and one that ends with its parent.
+fn gates(world: &mut World) {
+    let mut flow = definition("Gated", &["start > middle", "middle > end", "end"]);
+    let signals = json!({"signals": [{"name": "early"}, {"name": "late", "timeout_seconds": 60.0, "default": {"value": {"rate": 0.5}}}]});
+    flow.steps[1].gate = gate(signals);
+    flow.steps[2].gate = gate(json!({"approval": {"by": ["ann"], "timeout_seconds": 3600.0}}));
+    let approve = |world: &mut World, run, approved| {
+        let answer = world.request(Request::Approve { run, step: "end".parse().unwrap(), approved, because: "looks right".into() });
+        assert_eq!(answer, Answer::Done);
+    };
+    for turn in 0..2 {
+        let Answer::RunStarted { run, .. } = world.submit(flow.clone(), Values::new()) else { panic!() };
+        world.request(Request::Signal { run, name: "early".parse().unwrap(), data: json!([turn, null]) });
+        finish(world, &["start/0"]);
+        world.pass_time();
+        finish(world, &["middle/0"]);
+        approve(world, run, turn == 0);
+        if turn == 0 {
+            finish(world, &["end/0"]);
+        }
+        assert_eq!(world.run_state(run), if turn == 0 { RunState::Succeeded } else { RunState::Failed });
+    }
+    world.deploy(definition("Child", &["only"]));
+    let start = |wait, allow_failure| ChildStart { flow: "Child".parse().unwrap(), parameters: Values::new(), wait, allow_failure };
+    let parent = world.run(&["start > end", "end"]);
+    world.start_children("start/0", vec![start(true, false), start(false, true)]);
+    let (dispatch, task) = world.started("only/0", "w");
+    let values = [("progress".parse().unwrap(), json!(0.5)), ("phase".parse().unwrap(), json!({"epoch": [1, null]}))];
+    world.report(item(&dispatch, &task, Outcome::Status { values: values.into() }));
+    let ended = world.success(&dispatch, &task, None, Vec::new());
+    world.report(ended);
+    finish(world, &["end/0", "only/0"]);
+    assert_eq!(world.run_state(parent), RunState::Succeeded);
+    let parent = world.run(&["start > end", "end"]);
+    world.start_children("start/0", vec![start(true, false), start(true, false)]);
+    fail(world, "only/0", FailureKind::User, "KeyError", &[]);
+    world.pass_time();
+    assert_eq!(world.run_state(parent), RunState::Failed);
+}
+
+fn gate(gate: serde_json::Value) -> Option<Box<StepGate>> {
+    Some(Box::new(serde_json::from_value(gate).unwrap()))
 }
 
 /// Every cause of a failure, with and without a retry, a filter, a fallback; late and foreign reports; a cancel.
@@ -347,6 +394,10 @@ fn under_way(world: &mut World) {
         world.succeed("start/0", Some(2));
     }
     world.join("train/0", "w2");
+    let mut flow = definition("Gated", &lines);
+    flow.steps[1].gate = gate(json!({"signals": [{"name": "go", "timeout_seconds": 3600.0}], "approval": {}}));
+    world.submit(flow, Values::new());
+    world.succeed("start/0", Some(2_000));
     world.run(&["start > end", "end"]);
     press(world, StorageLevel::Critical, 93);
     finish(world, &["start/0", "work/0", "only/0"]);

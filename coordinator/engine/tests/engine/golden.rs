@@ -35,7 +35,8 @@ logs! {
         InputsStored ModelPublished Notified RunFinished Ignored StreamsSeen SnapshotTaken HistoryStored RunRetired StorageChanged
         AttemptsHeld LossAccepted StartSkipped RunAdmitted ScheduleFired SchedulesPaused SchedulesResumed
         BackfillStarted BackfillAdvanced BackfillCancelled
-        GangOpened GangCalled MemberJoined GangFormed MemberSucceeded GangDissolved;
+        GangOpened GangCalled MemberJoined GangFormed MemberSucceeded GangDissolved
+        TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet;
 }
 
 /// The largest golden log, in bytes: they are kept for ever.

@@ -4,6 +4,7 @@ mod backfills;
 mod concurrency;
 mod everything;
 mod gangs;
+mod gates;
 mod golden;
 mod limits;
 mod properties;

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 
 use crate::world::{World, definition, inputs, item, pool};
 use causey_engine::{GangPhase, Run, State, TaskRef, decide};
+use causey_protocol::gate::ChildStart;
 use causey_protocol::id::Timestamp;
 use causey_protocol::input::{Input, Request};
 use causey_protocol::policy::{HostMode, RetryPolicy};
 use causey_protocol::record::{Answer, Record, RunState};
 use causey_protocol::task::{Dispatch, ErrorInfo, Failure, FailureKind, Outcome, ReportItem};
 use proptest::prelude::*;
+use serde_json::json;
 
 /// Flows with every construct, by number.
-const FLOWS: [&[&str]; 11] = [
+const FLOWS: [&[&str]; 13] = [
     &["start > middle", "middle > end", "end"],
     &["start > a b", "a > meet", "b > meet", "meet* > end", "end"],
     &["start each work", "work > gather", "gather* > end", "end"],
@@ -25,7 +27,12 @@ const FLOWS: [&[&str]; 11] = [
     &["start each work", "work gang train", "train > meet", "meet* > gather", "gather* > end", "end"],
     &["start > a b", "a gang left", "left > la", "la* > meet", "b gang right", "right > rb", "rb* > meet", "meet* > end", "end"],
     &["start each item", "item > left right", "left > meet", "right > meet", "meet* > gather", "gather* > end", "end"],
+    &["start > middle", "middle > end", "end"],
+    &["start each work", "work > gather", "gather* > end", "end"],
 ];
+
+/// In flows from this number on, the second step waits for a signal and the third for an approval, and the second starts runs.
+const GATED: usize = 11;
 
 /// What may happen next; numbers choose among what is there.
 #[derive(Clone, Debug)]
@@ -37,6 +44,8 @@ enum Happening {
     Start(usize),
     Repeat(usize),
     WorkerLost,
+    Signal,
+    Decide(bool),
     Stored(usize),
     Restart,
     Time,
@@ -51,6 +60,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => any::<usize>().prop_map(Happening::Start),
         2 => any::<usize>().prop_map(Happening::Repeat),
         1 => Just(Happening::WorkerLost),
+        1 => Just(Happening::Signal),
+        1 => prop::bool::weighted(0.9).prop_map(Happening::Decide),
         1 => Just(Happening::Restart),
         1 => Just(Happening::Time),
     ]
@@ -64,6 +75,14 @@ fn world_with(flow: usize, reuse: bool) -> World {
         step.retry = Some(RetryPolicy { times: 3, delay_seconds: 1.0, factor: 2.0, cap_seconds: 60.0, jitter: 0.5, on: Vec::new() });
         step.host = reuse.then_some(HostMode::Reuse);
         step.timeout_seconds = Some(600.0);
+    }
+    if flow >= GATED {
+        let gate = |json| Some(Box::new(serde_json::from_value(json).unwrap()));
+        definition.steps[1].gate =
+            gate(json!({"signals": [{"name": "go", "timeout_seconds": 5.0, "default": {"value": 1}}, {"name": "on"}]}));
+        definition.steps[2].gate = gate(json!({"approval": {"timeout_seconds": 86_400.0}}));
+        definition.name = "Parent".parse().unwrap();
+        world.deploy(crate::world::definition("Child", &["begin > last", "last"]));
     }
     assert!(matches!(world.submit(definition, Default::default()), Answer::RunStarted { .. }));
     world
@@ -85,7 +104,27 @@ fn success(world: &mut World, choice: usize) -> Option<ReportItem> {
     // Inside another foreach, 65 items are enough for chunks.
     let count = if task.path.0 == [0] { 65 } else { 3 };
     let foreach = step.next.is_indexed().then_some(count);
-    Some(world.success(&dispatch, &task, foreach, Vec::new()))
+    let starts = flow.definition().name.as_str() == "Parent" && matches!(dispatch.step.as_str(), "middle" | "work");
+    let mut report = world.success(&dispatch, &task, foreach, Vec::new());
+    if let Outcome::Succeeded(success) = &mut report.outcome
+        && starts
+    {
+        let child = |wait| ChildStart { flow: "Child".parse().unwrap(), parameters: Default::default(), wait, allow_failure: true };
+        success.children = vec![child(true), child(false)];
+    }
+    Some(report)
+}
+
+/// Somebody sends the signal that the first run may wait for, or decides about its third step.
+fn intervene(world: &mut World, decision: Option<bool>) {
+    let run = *world.state.runs.keys().next().unwrap();
+    let flow = world.state.flow_of(world.state.run(run).unwrap()).unwrap();
+    let step = flow.definition().steps.get(2).map(|step| step.name.clone());
+    let request = match (decision, step) {
+        (Some(approved), Some(step)) => Request::Approve { run, step, approved, because: String::new() },
+        _ => Request::Signal { run, name: "on".parse().unwrap(), data: json!([1]) },
+    };
+    world.request(request);
 }
 
 fn happen(world: &mut World, past: &mut Vec<ReportItem>, happening: &Happening) {
@@ -137,6 +176,8 @@ fn happen(world: &mut World, past: &mut Vec<ReportItem>, happening: &Happening) 
         Happening::WorkerLost => {
             world.request(Request::WorkerLost { pool: pool("default"), worker: "w".parse().unwrap() });
         }
+        Happening::Signal => intervene(world, None),
+        Happening::Decide(approved) => intervene(world, Some(*approved)),
         Happening::Restart => world.restart(),
         Happening::Time => {
             if world.state.next_timer().is_some() {
@@ -178,6 +219,12 @@ proptest! {
         for _ in 0..2_000 {
             if let Some(report) = success(&mut world, 0) {
                 world.report(report);
+            } else if world.state.live_runs().any(|run| run.gated().next().is_some()) && world.state.requests.len() < 1_000 {
+                intervene(&mut world, None);
+                intervene(&mut world, Some(true));
+                if world.queue.is_empty() && world.state.next_timer().is_some() {
+                    world.pass_time();
+                }
             } else if world.state.next_timer().is_some() {
                 world.pass_time();
             } else if let Some(digest) = world.blobs.pop() {
@@ -186,13 +233,15 @@ proptest! {
                 break;
             }
         }
-        let run = world.state.runs.values().next().unwrap();
-        prop_assert!(run.state.is_terminal(), "the run waits for ever in state {:?}", run.state);
-        if run.state == RunState::Succeeded {
-            prop_assert_eq!(accepted(&world), tasks_of(run), "a task has two accepted results");
+        let runs: Vec<&Run> = world.state.runs.values().map(AsRef::as_ref).collect();
+        for run in &runs {
+            prop_assert!(run.state.is_terminal(), "the run waits for ever in state {:?}", run.state);
+        }
+        if runs.iter().all(|run| run.state == RunState::Succeeded) {
+            prop_assert_eq!(accepted(&world), runs.iter().map(|run| tasks_of(run)).sum::<u32>(), "a task has two accepted results");
         }
         let ended = world.turns.iter().flat_map(|turn| &turn.records).filter(|record| matches!(record, Record::RunFinished { .. })).count();
-        prop_assert_eq!(ended, 1);
+        prop_assert_eq!(ended, runs.len());
     }
 
     /// I9: replaying the log gives the committed state, and so does storing and restoring it.

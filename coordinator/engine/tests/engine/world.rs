@@ -8,6 +8,7 @@ use causey_engine::{Command, State, commands, decide, outstanding, violations};
 use causey_protocol::codec;
 use causey_protocol::event::CloudEvent;
 use causey_protocol::flow::{Case, Definition, Flow, Step, Transition, Trigger};
+use causey_protocol::gate::ChildStart;
 use causey_protocol::id::{Digest, FlowName, PoolName, RequestId, RunId, StepName, Timestamp, WorkerName};
 use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
 use causey_protocol::parameter::{Parameter, Values};
@@ -49,6 +50,7 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
             timeout_seconds: None,
             grace_seconds: None,
             gather_seconds: None,
+            gate: None,
         }
     };
     Definition {
@@ -258,6 +260,16 @@ impl World {
         self.report(item)
     }
 
+    /// A worker runs the queued task to its end; it wants runs started.
+    pub(crate) fn start_children(&mut self, name: &str, children: Vec<ChildStart>) -> Vec<Record> {
+        let (dispatch, task) = self.take(name);
+        let mut item = self.success(&dispatch, &task, None, Vec::new());
+        if let Outcome::Succeeded(success) = &mut item.outcome {
+            success.children = children;
+        }
+        self.report(item)
+    }
+
     pub(crate) fn publish(&mut self, name: &str, model: &str) -> Vec<Record> {
         let (dispatch, task) = self.take(name);
         let publication = Publication {
@@ -350,6 +362,7 @@ impl World {
             next: Self::next(&step.next, task),
             foreach,
             publications,
+            children: Vec::new(),
             started: Timestamp(self.now),
             ended: Timestamp(self.now + 1),
         };

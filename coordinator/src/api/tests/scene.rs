@@ -59,6 +59,7 @@ fn flow(retries: u32) -> Flow {
         timeout_seconds: None,
         grace_seconds: None,
         gather_seconds: None,
+        gate: None,
     };
     let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0, on: Vec::new() };
     let definition = Definition {
@@ -160,5 +161,5 @@ fn success(
     started: Timestamp,
     ended: Timestamp,
 ) -> Success {
-    Success { digest: Digest::of(object), bytes: object.len() as u64, next, foreach, publications, started, ended }
+    Success { digest: Digest::of(object), bytes: object.len() as u64, next, foreach, publications, children: Vec::new(), started, ended }
 }
