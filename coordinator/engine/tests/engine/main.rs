@@ -5,6 +5,7 @@ mod concurrency;
 mod everything;
 mod gangs;
 mod golden;
+mod graphs;
 mod limits;
 mod properties;
 mod scenarios;
