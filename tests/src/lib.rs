@@ -4,6 +4,7 @@
 pub mod api;
 pub mod cable;
 pub mod cluster;
+pub mod decoders;
 pub mod history;
 pub mod process;
 pub mod project;
