@@ -14,7 +14,7 @@ pub mod tools;
 pub mod wait;
 
 pub use api::Api;
-pub use cable::Cable;
+pub use cable::{Cable, Direction};
 pub use cluster::Cluster;
 pub use history::History;
 pub use project::{Output, Project};
