@@ -75,6 +75,15 @@ test: venv ## all tests: Rust, Python SDK, examples
 	fi
 	$(VENV)/bin/python -m pytest -q sdk/python/tests examples
 
+# Needs cargo-fuzz and a nightly toolchain; FUZZ names one target of fuzz/fuzz_targets. `make test` reads the same targets without them.
+FUZZ ?= inputs
+
+.PHONY: fuzz
+fuzz: ## let libFuzzer look for crashes in one decoder: FUZZ=turn SECONDS=60
+	cargo run --quiet --locked -p causey-tests --bin seeds -- fuzz/corpus
+	cp Cargo.lock fuzz/Cargo.lock
+	cargo +nightly fuzz run $(FUZZ) fuzz/corpus/$(FUZZ) -- -max_total_time=$(or $(SECONDS),60)
+
 .PHONY: bench
 bench: export CAUSEY_BIN := $(TARGET)/release/causey
 bench: export CAUSEY_TEST_NATS_SERVER := $(VENV)/bin/nats-server

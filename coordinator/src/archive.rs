@@ -109,7 +109,11 @@ pub async fn replay(store: &Store, mut tail: Tail, to: u64, mut each: impl FnMut
     if tail.sequence < to { Err(Error::Short { reached: tail.sequence, expected: to }) } else { Ok(tail) }
 }
 
-fn read(bytes: &Bytes) -> Result<Vec<Bytes>, Unsealed> {
+/// The messages of a segment.
+///
+/// # Errors
+/// [`Unsealed`] for bytes that are no segment.
+pub fn read(bytes: &Bytes) -> Result<Vec<Bytes>, Unsealed> {
     let mut reader = Reader::open(MAGIC, bytes)?;
     let mut turns = Vec::new();
     while let Some(piece) = reader.piece()? {

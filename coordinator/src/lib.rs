@@ -24,7 +24,7 @@ pub mod projection;
 pub mod publisher;
 pub mod readers;
 pub mod recover;
-mod sealed;
+pub mod sealed;
 pub mod snapshot;
 mod standby;
 pub mod streams;

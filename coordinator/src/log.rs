@@ -1,6 +1,8 @@
 //! The log as this coordinator knows it: tail sequence and hash, the next message to append, and reading what others appended. One
 //! turn is one message; the compare-and-set on the tail is the fence.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use causey_protocol::codec::{self, DecodeError, TURN_BYTES_MAX};
 use causey_protocol::id::Digest;
@@ -8,6 +10,9 @@ use causey_protocol::record::Turn;
 use causey_protocol::subject;
 
 use crate::outside::{Expect, Message, Reader as _, Streams, Unanswered};
+
+/// Longest wait for the next of several messages that the server says it has.
+pub(crate) const NEXT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the log cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +124,12 @@ pub async fn messages(
     let mut messages = streams.read(subject::LOG_STREAM, from - 1).await.map_err(read)?;
     let mut reached = from - 1;
     while reached < to {
-        let message = messages.next().await.map_err(read)?;
+        let Ok(next) = tokio::time::timeout(NEXT_TIMEOUT, messages.next()).await else {
+            // A message that the server counts and cannot read is never delivered; asked for by its sequence it is missing.
+            message_at(streams, reached + 1).await?;
+            continue;
+        };
+        let message = next.map_err(read)?;
         reached = message.sequence;
         if !each(reached, &message.payload)? {
             break;

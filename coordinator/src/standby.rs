@@ -55,12 +55,15 @@ async fn until_elected<O: Outside>(this: &mut Coordinator<O>) -> Result<Keeper<O
         seat.watch().await?;
     }
     let mut turns = read_turns(this);
+    let mut patience = Instant::now() + log::NEXT_TIMEOUT;
     loop {
         let due = current.then(|| seat.due());
+        let silent = (!current).then_some(patience);
         tokio::select! {
             biased;
             turn = turns.recv() => {
                 fold(this, turn)?;
+                patience = Instant::now() + log::NEXT_TIMEOUT;
                 if !current && this.fold.tail.sequence >= end {
                     // The watermarks have moved past what was known when the streams were checked.
                     this.verify().await?;
@@ -68,6 +71,11 @@ async fn until_elected<O: Outside>(this: &mut Coordinator<O>) -> Result<Keeper<O
                     serve(this)?;
                     seat.watch().await?;
                 }
+            }
+            () = sleep_until(silent) => {
+                // A turn that the server counts and cannot read is never delivered; asked for by its sequence it is missing.
+                log::message_at(&this.outside, this.fold.tail.sequence + 1).await?;
+                patience = Instant::now() + log::NEXT_TIMEOUT;
             }
             () = sleep_until(this.fold.due) => this.fold.checkpoint(),
             seen = seat.changed(), if current => {
@@ -113,7 +121,11 @@ fn serve(this: &mut Coordinator<impl Outside>) -> Result<(), Error> {
 /// A gap is no damage where the leader has trimmed the log while this coordinator read it: a snapshot goes further.
 async fn trimmed(this: &Coordinator<impl Outside>, error: Error) -> Error {
     match (&error, recover::extent(&this.outside).await) {
-        (Error::Log(log::Error::Gap { expected, .. }), Ok(extent)) if extent.first > *expected => Error::Trimmed,
+        (Error::Log(log::Error::Gap { expected: lost, .. } | log::Error::Missing { sequence: lost }), Ok(extent))
+            if extent.first > *lost =>
+        {
+            Error::Trimmed
+        }
         _ => error,
     }
 }

@@ -628,7 +628,14 @@ fn balance(
         let arriving: Vec<Vec<(Split, usize)>> =
             parents[at].iter().map(|parent| leaving(definition, index, &open, *parent, here)).collect();
         if step.join {
-            closes[at] = Some(close(definition, step, &arriving)?);
+            let closed = close(definition, step, &arriving)?;
+            // Switches could send one path into each, and both would wait for ever.
+            if let Some(other) = closes.iter().position(|other| *other == Some(closed)) {
+                let (split, other) = (&definition.steps[usize::from(closed.step.0)].name, &definition.steps[other].name);
+                let what = format!("joins paths that step `{split}` opens, and so does `{other}`; all must meet in one join");
+                return Err(fault(definition, Some(step), what));
+            }
+            closes[at] = Some(closed);
             let branches = arriving.iter().map(|stack| stack.last().map_or(0, |(_, branch)| *branch));
             let mut ordered: Vec<(usize, StepIndex)> = branches.zip(parents[at].iter().copied()).collect();
             ordered.sort_by_key(|(branch, _)| *branch);

@@ -1,4 +1,4 @@
-//! Decoders are total: whatever bytes come, they answer with a value or an error.
+//! Decoders are total: whatever bytes come, they answer with a value or an error, and a value means the same when it is written again.
 
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX, TURN_BYTES_MAX};
 use causey_protocol::event::CloudEvent;
@@ -8,15 +8,26 @@ use causey_protocol::live::{Ask, LiveOutput, Told};
 use causey_protocol::record::Turn;
 use causey_protocol::task::{Dispatch, Report};
 use proptest::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What is read must be the same after it was written.
+fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], bytes_max: usize) {
+    if let Ok(message) = codec::decode::<T>(bytes, bytes_max) {
+        let written = codec::encode(&message);
+        let again: T = codec::decode(&written, usize::MAX).expect("what was written is read");
+        assert_eq!(codec::encode(&again), written);
+    }
+}
 
 fn decode_all(bytes: &[u8]) {
-    let _ = codec::decode::<RequestMessage>(bytes, MESSAGE_BYTES_MAX);
-    let _ = codec::decode::<Report>(bytes, MESSAGE_BYTES_MAX);
-    let _ = codec::decode::<Dispatch>(bytes, MESSAGE_BYTES_MAX);
-    let _ = codec::decode::<Turn>(bytes, TURN_BYTES_MAX);
-    let _ = codec::decode::<Ask>(bytes, MESSAGE_BYTES_MAX);
-    let _ = codec::decode::<Told>(bytes, MESSAGE_BYTES_MAX);
-    let _ = codec::decode::<LiveOutput>(bytes, MESSAGE_BYTES_MAX);
+    decode::<RequestMessage>(bytes, MESSAGE_BYTES_MAX);
+    decode::<Report>(bytes, MESSAGE_BYTES_MAX);
+    decode::<Dispatch>(bytes, MESSAGE_BYTES_MAX);
+    decode::<Turn>(bytes, TURN_BYTES_MAX);
+    decode::<Ask>(bytes, MESSAGE_BYTES_MAX);
+    decode::<Told>(bytes, MESSAGE_BYTES_MAX);
+    decode::<LiveOutput>(bytes, MESSAGE_BYTES_MAX);
 }
 
 /// Golden messages with some bytes overwritten get further into the decoders than random ones.

@@ -1,18 +1,37 @@
-//! A cable between a program and a server that a test can cut: a TCP relay on a port of its own. Cut, it closes what is connected
-//! and takes nothing new, as a partition that both sides notice.
+//! A cable between a program and a server that a test can spoil: a TCP relay on a port of its own. Cut, it closes what is connected and
+//! takes nothing new, as a partition that both sides notice; silent, it swallows one direction and nobody is told; slow, it holds
+//! everything back for a while.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// Which way bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    ToServer,
+    FromServer,
+}
+
+/// What the cable does with bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quality {
+    Whole,
+    Cut,
+    Silent(Direction),
+    Slow(Duration),
+}
 
 /// The relay; dropping it cuts it for good.
 #[derive(Debug)]
 pub struct Cable {
     pub port: u16,
-    whole: watch::Sender<bool>,
+    quality: watch::Sender<Quality>,
     relaying: JoinHandle<()>,
 }
 
@@ -24,16 +43,26 @@ impl Cable {
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let own = listener.local_addr().expect("it has an address").port();
-        let (whole, seen) = watch::channel(true);
-        Self { port: own, whole, relaying: tokio::spawn(relay(listener, port, seen)) }
+        let (quality, seen) = watch::channel(Quality::Whole);
+        Self { port: own, quality, relaying: tokio::spawn(relay(listener, port, seen)) }
     }
 
     pub fn cut(&self) {
-        self.whole.send_replace(false);
+        self.quality.send_replace(Quality::Cut);
+    }
+
+    /// Swallows what goes one way. Connections that lost something are closed when the cable is mended.
+    pub fn silence(&self, direction: Direction) {
+        self.quality.send_replace(Quality::Silent(direction));
+    }
+
+    /// Holds back whatever passes, in both directions.
+    pub fn slow_down(&self, delay: Duration) {
+        self.quality.send_replace(Quality::Slow(delay));
     }
 
     pub fn mend(&self) {
-        self.whole.send_replace(true);
+        self.quality.send_replace(Quality::Whole);
     }
 }
 
@@ -44,19 +73,40 @@ impl Drop for Cable {
     }
 }
 
-async fn relay(listener: TcpListener, port: u16, whole: watch::Receiver<bool>) {
+async fn relay(listener: TcpListener, port: u16, quality: watch::Receiver<Quality>) {
     loop {
-        let Ok((mut near, _)) = listener.accept().await else { continue };
-        let mut whole = whole.clone();
+        let Ok((near, _)) = listener.accept().await else { continue };
+        let mut quality = quality.clone();
         tokio::spawn(async move {
-            if !*whole.borrow() {
+            if *quality.borrow() == Quality::Cut {
                 return;
             }
-            let Ok(mut far) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
+            let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
+            let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
             tokio::select! {
-                _ = copy_bidirectional(&mut near, &mut far) => {}
-                _ = whole.wait_for(|whole| !whole) => {}
+                () = carry(from_near, to_far, Direction::ToServer, quality.clone()) => {}
+                () = carry(from_far, to_near, Direction::FromServer, quality.clone()) => {}
+                _ = quality.wait_for(|quality| *quality == Quality::Cut) => {}
             }
         });
+    }
+}
+
+/// Carries one direction until an end is closed or bytes were lost.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, mut quality: watch::Receiver<Quality>) {
+    let mut piece = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut piece).await {
+        let now = *quality.borrow();
+        match now {
+            Quality::Silent(silent) if silent == direction => {
+                let _ = quality.wait_for(|quality| *quality != now).await;
+                return;
+            }
+            Quality::Slow(delay) => tokio::time::sleep(delay).await,
+            Quality::Whole | Quality::Cut | Quality::Silent(_) => {}
+        }
+        if to.write_all(&piece[..read]).await.is_err() {
+            return;
+        }
     }
 }

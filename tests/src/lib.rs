@@ -4,6 +4,7 @@
 pub mod api;
 pub mod cable;
 pub mod cluster;
+pub mod decoders;
 pub mod history;
 pub mod process;
 pub mod project;
@@ -13,7 +14,7 @@ pub mod tools;
 pub mod wait;
 
 pub use api::Api;
-pub use cable::Cable;
+pub use cable::{Cable, Direction};
 pub use cluster::Cluster;
 pub use history::History;
 pub use project::{Output, Project};

@@ -103,6 +103,15 @@ pub struct Nats {
     service: Service,
     pub port: u16,
     pub folder: PathBuf,
+    config: Option<Config>,
+}
+
+/// What a server is told beyond address and folder.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub file: PathBuf,
+    /// Variables that the file names.
+    pub variables: Vec<(String, String)>,
 }
 
 impl Nats {
@@ -111,16 +120,27 @@ impl Nats {
     /// # Panics
     /// When it does not come up.
     pub async fn start(folder: &Path) -> Self {
-        Self::start_at(folder, tools::free_port()).await
+        Self::start_at(folder, tools::free_port(), None).await
     }
 
-    async fn start_at(folder: &Path, port: u16) -> Self {
+    /// Starts one with a configuration of its own.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn configured(folder: &Path, config: Config) -> Self {
+        Self::start_at(folder, tools::free_port(), Some(config)).await
+    }
+
+    async fn start_at(folder: &Path, port: u16, config: Option<Config>) -> Self {
         let start = || {
             let mut command = Command::new(tools::nats_server());
             command.args(["--addr", "127.0.0.1", "--port", &port.to_string(), "--jetstream", "--store_dir"]).arg(folder);
+            if let Some(Config { file, variables }) = &config {
+                command.arg("--config").arg(file).envs(variables.iter().cloned());
+            }
             Service::start(command, &folder.with_extension("nats"))
         };
-        Self { service: listening(start, &[port]).await, port, folder: folder.to_owned() }
+        Self { service: listening(start, &[port]).await, port, folder: folder.to_owned(), config }
     }
 
     /// Starts it again on the same port and folder.
@@ -129,7 +149,7 @@ impl Nats {
     /// When it does not come up.
     pub async fn again(mut self) -> Self {
         self.service.kill();
-        Self::start_at(&self.folder.clone(), self.port).await
+        Self::start_at(&self.folder.clone(), self.port, self.config.take()).await
     }
 
     /// Stops it in good order and starts it again with whatever `between` has left of its folder.
@@ -139,7 +159,7 @@ impl Nats {
     pub async fn changed(mut self, between: impl FnOnce(&Path)) -> Self {
         self.service.stop(20).await;
         between(&self.folder);
-        Self::start_at(&self.folder.clone(), self.port).await
+        Self::start_at(&self.folder.clone(), self.port, self.config.take()).await
     }
 
     #[must_use]
@@ -151,6 +171,22 @@ impl Nats {
     /// When it cannot be reached.
     pub async fn client(&self) -> async_nats::Client {
         async_nats::connect(self.url()).await.expect("nats-server takes connections")
+    }
+
+    /// Its address for a user.
+    #[must_use]
+    pub fn url_for(&self, user: &str, password: &str) -> String {
+        format!("nats://{user}:{password}@127.0.0.1:{}", self.port)
+    }
+
+    /// A connection of a user with a private inbox. Calls that nobody answers fail soon.
+    ///
+    /// # Panics
+    /// When it cannot be reached.
+    pub async fn client_for(&self, user: &str, password: &str) -> async_nats::Client {
+        let options = async_nats::ConnectOptions::new().user_and_password(user.into(), password.into());
+        let options = options.custom_inbox_prefix(format!("_INBOX_{user}")).request_timeout(Some(std::time::Duration::from_secs(2)));
+        options.connect(self.url()).await.expect("nats-server takes connections")
     }
 }
 

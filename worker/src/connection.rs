@@ -48,7 +48,7 @@ impl Connection {
         loop {
             if let Some(at) = self.received[self.searched..].iter().position(|byte| *byte == b'\n') {
                 let end = self.searched + at;
-                let line = serde_json::from_slice(&self.received[..end]).map_err(ConnectionError::Line);
+                let line = read_line(&self.received[..end]);
                 self.received.drain(..=end);
                 self.searched = 0;
                 return line.map(Some);
@@ -90,6 +90,14 @@ impl Connection {
         let sent = self.stream.async_io(Interest::WRITABLE, send).await?;
         Ok(self.stream.write_all(&bytes[sent..]).await?)
     }
+}
+
+/// A host's line, without its end.
+///
+/// # Errors
+/// [`ConnectionError::Line`] for what the host protocol does not know.
+pub(crate) fn read_line(line: &[u8]) -> Result<FromHost, ConnectionError> {
+    serde_json::from_slice(line).map_err(ConnectionError::Line)
 }
 
 fn line_bytes(line: &impl Serialize) -> Result<Vec<u8>, ConnectionError> {

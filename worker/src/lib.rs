@@ -10,6 +10,7 @@ pub mod bench;
 mod cache;
 pub mod config;
 mod connection;
+pub mod decoders;
 mod depot;
 mod frame;
 mod gang;

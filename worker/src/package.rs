@@ -112,7 +112,7 @@ fn clear(folder: &Path) -> Result<(), PackageError> {
 }
 
 /// Unpacks into `target`, a fresh folder nobody else knows: nothing in it is a link, so joining checked parts stays inside.
-fn unpack_archive(archive: impl Read, target: &Path) -> Result<(), PackageError> {
+pub(crate) fn unpack_archive(archive: impl Read, target: &Path) -> Result<(), PackageError> {
     let mut archive = tar::Archive::new(archive);
     let mut bytes_left = BYTES_MAX;
     for (count, entry) in archive.entries().map_err(PackageError::Read)?.enumerate() {

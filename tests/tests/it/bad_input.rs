@@ -13,6 +13,7 @@ use causey_tests::{History, Nats, Project, Role, Stack, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::cancel::{running, start_marked};
 use crate::flows::{SMALL, with_start};
 
 /// A normal run still works.
@@ -192,6 +193,113 @@ async fn a_foreach_over_nothing_fails_the_run_with_the_reason() {
     let flow = project.flow("empty.py", &text);
     project.expect(1, &["run", &flow]).await.says(&["start failed", "items"]);
     project.is_quiet().await;
+}
+
+#[tokio::test]
+async fn a_foreach_over_what_has_no_items_fails_the_run_with_the_reason() {
+    let project = Project::new();
+    let text = UNBALANCED.replace("[1, 2]", "7").replace("self.next(self.end)", "self.next(self.join)").replace(
+        "    @step\n    def end(self):",
+        "    @step\n    def join(self, inputs):\n        self.next(self.end)\n\n    @step\n    def end(self):",
+    );
+    let output = project.expect(1, &["run", &project.flow("seven.py", &text)]).await;
+    output.says(&["start failed", "foreach variable 'self.items' in step 'start' is not iterable"]);
+    project.is_quiet().await;
+}
+
+#[tokio::test]
+async fn numbers_out_of_range_are_refused_before_anything_starts_by_sdk_and_server() {
+    let project = Project::new();
+    let stack = Stack::start(&project).await;
+    let decorated = |decorator: &str| {
+        let text = with_start("pass").replacen("    @step", &format!("    @{decorator}\n    @step"), 1);
+        text.replace("import FlowSpec, step", "import FlowSpec, grace, recursion, retry, step, timeout")
+    };
+    for decorator in ["retry(times=101)", "retry(times=-1)", "timeout(seconds=0)", "timeout(seconds=-1)", "grace(seconds=-1)"] {
+        let flow = project.flow("given.py", &decorated(decorator));
+        let output = project.run(&["check", &flow]).await;
+        let name = decorator.split('(').next().unwrap();
+        assert!(output.status != Some(0) && format!("{}{}", output.stdout, output.stderr).contains(name), "{decorator}: {output:#?}");
+        assert_ne!(project.run(&["run", &flow]).await.status, Some(0), "{decorator}");
+    }
+    // Somebody who writes definitions himself meets the server's own check.
+    let package = b"no tar";
+    let digest = blake3::hash(package).to_hex().to_string();
+    let put = stack.api.call(Method::PUT, &format!("/v1/packages/{digest}")).body(&package[..]);
+    assert!(send(put).await.status.is_success());
+    let retry = |times: i64, delay: f64, jitter: f64| json!({"times": times, "delay_seconds": delay, "jitter": jitter});
+    let cases = [
+        (json!({"retry": retry(101, 1.0, 0.0)}), "at most 100"),
+        (json!({"retry": retry(1, -1.0, 0.0)}), "between 0 seconds and 30 days"),
+        (json!({"retry": retry(1, 1.0, 2.0)}), "jitter 2"),
+        (json!({"retry": retry(-1, 1.0, 0.0)}), "integer `-1`"),
+        (json!({"timeout_seconds": 0.0}), "a timeout of 0 seconds"),
+        (json!({"timeout_seconds": 1e12}), "a timeout of 1000000000000 seconds"),
+        (json!({"grace_seconds": -1.0}), "a grace of -1 seconds"),
+        (json!({"visits_max": 5}), "bounds its visits"),
+    ];
+    for (fields, words) in cases {
+        let mut step = json!({"name": "start", "next": {"linear": {"to": "end"}}});
+        step.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let steps = json!([step, {"name": "end", "next": "end"}]);
+        let definition = json!({"format": 1, "name": "Odd", "language": "python", "file": "f.py", "package": digest, "steps": steps});
+        let reply = stack.api.post("/v1/runs", &json!({"definition": definition})).await;
+        assert!(reply.status.is_client_error() && reply.body.to_string().contains(words), "{fields}: {reply:?}");
+    }
+    assert_eq!(stack.api.get("/v1/runs").await["runs"], json!([]));
+    small_runs(&project).await;
+}
+
+/// Row 31 of the fault model.
+#[tokio::test]
+async fn reports_that_no_honest_worker_sends_change_nothing_or_fail_the_run_by_name() {
+    let project = Project::new();
+    let stack = Stack::start(&project).await;
+    let marks = project.file("marks");
+    let run = start_marked(&project, &marks, 2, 600.0).await;
+    until("two tasks run", 30, async || (running(&marks).len() == 2).then_some(())).await;
+    let client = stack.nats().await;
+    let id = stack.api.get(&format!("/v1/runs/{run}")).await["run"].as_str().unwrap().to_owned();
+    let success = |next: Value, foreach: Value| json!({"Succeeded": {"digest": "0".repeat(64), "bytes": 1, "next": next, "foreach": foreach, "publications": [], "started": 1, "ended": 2}});
+    let item = |run: &str, step: &str, path: Value, visit: u32, attempt: u32, outcome: &Value| json!({"run": run, "step": step, "path": path, "visit": visit, "attempt": attempt, "outcome": outcome});
+    let done = success(json!(["join"]), json!(null));
+    let foreign = "0199aaaa-0000-7000-8000-000000000000";
+    let items = [
+        item(foreign, "work", json!([0]), 0, 0, &done),
+        item(&id, "nowhere", json!([0]), 0, 0, &done),
+        item(&id, "work", json!([]), 0, 0, &done),
+        item(&id, "work", json!([0, 0]), 0, 0, &done),
+        item(&id, "work", json!([7]), 0, 0, &done),
+        item(&id, "work", json!([u32::MAX]), 0, 0, &done),
+        item(&id, "work", json!([0]), 1, 0, &done),
+        item(&id, "work", json!([0]), 0, 1, &done),
+        item(&id, "work", json!([0]), 0, u32::MAX, &done),
+        // Closed long ago, and not yet opened.
+        item(&id, "start", json!([]), 0, 0, &success(json!(["work"]), json!(u32::MAX))),
+        item(&id, "join", json!([]), 0, 0, &success(json!(["end"]), json!(null))),
+        item(&id, "end", json!([]), 0, 0, &success(json!([]), json!(null))),
+    ];
+    let before = stack.api.get(&format!("/v1/runs/{run}")).await;
+    for item in items {
+        let report: Report = serde_json::from_value(json!({"pool": "default", "worker": "local", "items": [item]})).unwrap();
+        publish_stored(&client, "causey.in.report.default.local", &codec::encode(&report)).await;
+    }
+    let inbox = async_nats::jetstream::new(client.clone()).get_stream("CAUSEY_IN").await.unwrap().cached_info().state.last_sequence;
+    let read = async || Some(History::read(&client).await).filter(|history| history.state().inbox >= inbox);
+    let history = until("all of it is covered", 20, read).await;
+    assert_eq!(history.violations(), Vec::<String>::new());
+    let after = stack.api.get(&format!("/v1/runs/{run}")).await;
+    assert_eq!((&after["state"], &after["tasks"]), (&before["state"], &before["tasks"]));
+
+    // For the attempt that is open, what makes no sense fails the run.
+    let odd = item(&id, "work", json!([0]), 0, 0, &success(json!(["start"]), json!(u32::MAX)));
+    let report: Report = serde_json::from_value(json!({"pool": "default", "worker": "local", "items": [odd]})).unwrap();
+    publish_stored(&client, "causey.in.report.default.local", &codec::encode(&report)).await;
+    let ended = stack.api.ended(&run, 20).await;
+    assert_eq!(ended["state"], "failed", "{ended}");
+    assert!(ended["problem"]["message"].as_str().is_some_and(|text| text.contains("work")), "{ended}");
+    small_runs(&project).await;
+    assert_eq!(History::read(&client).await.violations(), Vec::<String>::new());
 }
 
 /// Bytes that are no message of any kind.

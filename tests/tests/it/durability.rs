@@ -186,6 +186,102 @@ async fn a_log_that_lost_its_end_is_refused_and_its_loss_cannot_be_accepted() {
     assert!(status == Some(1) && words.contains("CAUSEY_LOG moved back"), "{words}");
 }
 
+/// Payloads of the log's messages, as far as the server still has them.
+async fn payloads(nats: &Nats) -> Vec<bytes::Bytes> {
+    let context = async_nats::jetstream::new(nats.client().await);
+    let log = context.get_stream("CAUSEY_LOG").await.unwrap();
+    let mut found = Vec::new();
+    for sequence in 1..=log.cached_info().state.last_sequence {
+        found.extend(log.get_raw_message(sequence).await.ok().map(|message| message.payload));
+    }
+    found
+}
+
+/// A coordinator's last words, or the hash of the log's fold when it leads. What it wrote itself is left out.
+async fn comes_to(nats: &Nats, base: &Path, place: &Place, turns: usize) -> Result<Vec<bytes::Bytes>, String> {
+    let mut coordinator = Coordinator::start(nats, base, place);
+    let api = until("it leads or ends", 30, async || {
+        if coordinator.service.ended().is_some() {
+            return Some(None);
+        }
+        let said = coordinator.service.stdout();
+        let url = said.lines().find_map(|line| line.strip_prefix("listening "))?.to_owned();
+        let api = Api::new(&url, causey_tests::service::TOKEN);
+        let leads = api.try_get("/v1/status").await.is_some_and(|status| status["role"] == "leader");
+        leads.then_some(Some(api))
+    })
+    .await;
+    if api.is_none() {
+        return Err(coordinator.service.stderr());
+    }
+    assert!(coordinator.service.stop(20).await.success());
+    let mut found = payloads(nats).await;
+    found.truncate(turns);
+    Ok(found)
+}
+
+fn copied(from: &Path, to: &Path) {
+    assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+/// A flipped bit at `part` of 8 of the server's file of the log, with or without the server's index of it.
+async fn flipped_at(project: &Project, part: usize, index: bool, turns: &[bytes::Bytes]) {
+    let base = project.file(&format!("flipped-{part}-{index}"));
+    copied(&project.file("saved"), &base);
+    let messages = base.join("jetstream/jetstream/$G/streams/CAUSEY_LOG/msgs");
+    let block = messages.join("1.blk");
+    let mut bytes = std::fs::read(&block).unwrap();
+    let at = bytes.len() * (2 * part + 1) / 16;
+    bytes[at] ^= 1;
+    std::fs::write(&block, bytes).unwrap();
+    if !index {
+        std::fs::remove_file(messages.join("index.db")).unwrap();
+    }
+    let nats = Nats::start(&base.join("jetstream")).await;
+    let (place, url) = (Place::new(&base, "one"), nats.url());
+    let left = payloads(&nats).await;
+    let intact = left == turns;
+    let names_the_place = |words: &str| words.contains("CAUSEY_LOG") && (words.contains("sequence ") || words.contains("message "));
+    let verified = project.run(&state_arguments("verify", &url, &place)).await;
+    assert_eq!(verified.status, Some(if intact { 0 } else { 1 }), "byte {at}: {verified:#?}");
+    assert!(intact || names_the_place(&verified.stdout), "byte {at}: {verified:#?}");
+    // With its copy a coordinator may not need the turn that is lost; what it goes on from is right all the same.
+    if let Err(words) = comes_to(&nats, &base, &place, turns.len()).await {
+        assert!(!intact && names_the_place(&words), "byte {at}: {words}");
+    }
+    std::fs::remove_dir_all(&place.projection).unwrap();
+    match comes_to(&nats, &base, &place, turns.len()).await {
+        // Of an end that the server has cut off nobody else knows then: what was decided in it is decided anew.
+        Ok(found) => {
+            let cut = turns.starts_with(&left) && left.len() + 1 == turns.len();
+            assert!((intact || cut) && found.starts_with(&left), "byte {at}: it leads with {} turns of {}", left.len(), turns.len());
+        }
+        Err(words) => assert!(!intact && names_the_place(&words), "byte {at}: {words}"),
+    }
+}
+
+/// Row 14 of the fault model.
+#[tokio::test]
+async fn row_14_a_bit_flipped_anywhere_in_the_servers_file_of_the_log_is_named_and_never_folded() {
+    let project = Project::new();
+    let saved = project.file("saved");
+    std::fs::create_dir(&saved).unwrap();
+    let nats = Nats::start(&saved.join("jetstream")).await;
+    let place = Place::new(&saved, "one");
+    let (mut first, api) = Coordinator::leading(&nats, &saved, &place).await;
+    for id in ["a", "b", "c"] {
+        cancelled(&api, id, id).await;
+    }
+    assert!(first.service.stop(20).await.success());
+    let turns = payloads(&nats).await;
+    // Stopped in good order, it writes its index.
+    let nats = nats.changed(|_| {}).await;
+    drop(nats);
+    for index in [true, false] {
+        futures_util::future::join_all((0..8).map(|part| flipped_at(&project, part, index, &turns))).await;
+    }
+}
+
 /// Row 15 of the fault model.
 #[tokio::test]
 async fn a_stream_of_inputs_that_moved_back_is_read_on_once_its_loss_is_accepted() {

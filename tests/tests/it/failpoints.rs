@@ -10,6 +10,7 @@ use std::process::Command;
 use causey_protocol::record::Topic;
 use causey_tests::process::{self, Signal};
 use causey_tests::service::{Place, TOKEN, worker, worker_command};
+use causey_tests::wait::until_true;
 use causey_tests::{Api, Coordinator, History, Nats, Project, Service, tools, until};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -423,7 +424,7 @@ async fn sleeps_at(point: &str) {
         answer.status().is_success().then_some(answer.json::<Value>().await.ok()?)
     })
     .await;
-    assert!(!marks.join(point).exists(), "the leader never came to {point}");
+    until_true(&format!("the leader comes to {point}"), 20, || !marks.join(point).exists()).await;
     role(&api, "leader").await;
     let ended = api.ended(run["name"].as_str().unwrap(), 60).await;
     assert_eq!(ended["state"], "succeeded", "{ended}");

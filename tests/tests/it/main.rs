@@ -15,6 +15,7 @@ mod limits;
 mod log;
 mod main_road;
 mod marked;
+mod network;
 mod output;
 mod schedules;
 mod standby;

@@ -13,7 +13,7 @@ use crate::cancel::done;
 use crate::flows::MARKED;
 
 pub(crate) struct Marked {
-    marks: PathBuf,
+    pub(crate) marks: PathBuf,
     pub(crate) run: String,
     items: u32,
 }
@@ -21,12 +21,26 @@ pub(crate) struct Marked {
 impl Marked {
     /// Deploys the flow and starts it with a foreach over `items`.
     pub(crate) async fn start(project: &Project, api: &Api, items: u32) -> Self {
-        let marks = project.file("marks");
-        std::fs::create_dir_all(&marks).unwrap();
+        Self::start_with(project, api, items, 0.1).await
+    }
+
+    /// With items that take so many seconds.
+    pub(crate) async fn start_with(project: &Project, api: &Api, items: u32, seconds: f64) -> Self {
         let flow = project.flow("marked.py", MARKED);
         project.ok(&["deploy", &flow, "--url", &api.url, "--token", &api.token]).await;
-        let parameters = json!({"marks": marks, "items": items, "seconds": 0.1});
-        let reply = api.post("/v1/runs", &json!({"request_id": "marked-1", "flow": "Marked", "parameters": parameters})).await;
+        Self::submit(project, api, ("marked-1", "marks"), items, seconds).await
+    }
+
+    /// Starts the deployed flow once more.
+    pub(crate) async fn start_again(project: &Project, api: &Api, items: u32) -> Self {
+        Self::submit(project, api, ("marked-2", "marks-again"), items, 0.1).await
+    }
+
+    async fn submit(project: &Project, api: &Api, (request, marks): (&str, &str), items: u32, seconds: f64) -> Self {
+        let marks = project.file(marks);
+        std::fs::create_dir_all(&marks).unwrap();
+        let parameters = json!({"marks": marks, "items": items, "seconds": seconds});
+        let reply = api.post("/v1/runs", &json!({"request_id": request, "flow": "Marked", "parameters": parameters})).await;
         assert_eq!(reply.status.as_u16(), 201, "{reply:?}");
         Self { marks, run: reply.body["name"].as_str().unwrap().to_owned(), items }
     }

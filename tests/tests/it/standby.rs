@@ -54,11 +54,11 @@ impl Pair {
     }
 }
 
-async fn leads(api: &Api, name: &str) -> Value {
+pub(crate) async fn leads(api: &Api, name: &str) -> Value {
     until(&format!("{name} leads"), 20, async || api.try_get("/v1/status").await.filter(|status| status["leader"] == name)).await
 }
 
-async fn flows(api: &Api) -> usize {
+pub(crate) async fn flows(api: &Api) -> usize {
     api.get("/v1/flows").await["flows"].as_array().map_or(0, Vec::len)
 }
 

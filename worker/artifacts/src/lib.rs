@@ -17,6 +17,6 @@ pub use compose::{OutputPlace, compose, tail};
 pub use error::{ObjectError, OpenError, ReadError, StoreError};
 pub use memory::{Memory, Way};
 pub use object::{Artifact, Manifest, Object, ObjectLink, OutputEntry, ReportNote, TaskNote, Where};
-pub use read::{Chunk, read_artifact, read_object, read_output};
+pub use read::{Chunk, read_artifact, read_chunks, read_object, read_output};
 pub use s3::S3Access;
 pub use store::{Put, Store, hash_file};

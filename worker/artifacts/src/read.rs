@@ -68,7 +68,7 @@ pub async fn read_output(store: &Store, object: &Object) -> Result<Vec<Chunk>, R
         Some(OutputEntry { blob: Some(digest), bytes, .. }) => read_blob(store, &digest, bytes).await?,
         _ => inline_output(object).map_err(|source| ReadError::Damaged { path: path(), source })?,
     };
-    chunks(&section).map_err(|source| ReadError::Damaged { path: path(), source })
+    read_chunks(&section).map_err(|source| ReadError::Damaged { path: path(), source })
 }
 
 /// The output section inside the object; empty when there is none.
@@ -79,7 +79,11 @@ pub(crate) fn inline_output(object: &Object) -> Result<Bytes, ObjectError> {
     }
 }
 
-fn chunks(section: &[u8]) -> Result<Vec<Chunk>, ObjectError> {
+/// The chunks of an output section.
+///
+/// # Errors
+/// [`ObjectError`] for bytes that are no such section.
+pub fn read_chunks(section: &[u8]) -> Result<Vec<Chunk>, ObjectError> {
     let lines = section.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let read = |line| {
         let (micros, stream, text): (u64, String, String) = serde_json::from_slice(line).map_err(|_| ObjectError::Output)?;
@@ -98,10 +102,10 @@ mod tests {
 
     #[test]
     fn chunks_keep_their_order_and_stream() {
-        let read = chunks(b"[1,\"o\",\"a\\n\"]\n[2,\"e\",\"b\"]\n").unwrap();
+        let read = read_chunks(b"[1,\"o\",\"a\\n\"]\n[2,\"e\",\"b\"]\n").unwrap();
         let expected = [Chunk { micros: 1, is_error: false, text: "a\n".into() }, Chunk { micros: 2, is_error: true, text: "b".into() }];
         assert_eq!(read, expected);
-        assert!(chunks(b"[1,\"x\",\"a\"]").is_err());
-        assert!(chunks(b"{}").is_err());
+        assert!(read_chunks(b"[1,\"x\",\"a\"]").is_err());
+        assert!(read_chunks(b"{}").is_err());
     }
 }

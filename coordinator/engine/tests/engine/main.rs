@@ -6,6 +6,7 @@ mod everything;
 mod gangs;
 mod gates;
 mod golden;
+mod graphs;
 mod limits;
 mod properties;
 mod scenarios;

@@ -49,6 +49,10 @@ enum Happening {
     Stored(usize),
     Restart,
     Time,
+    /// The wall clock jumps by an hour, forwards or back.
+    Clock {
+        back: bool,
+    },
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -64,6 +68,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => prop::bool::weighted(0.9).prop_map(Happening::Decide),
         1 => Just(Happening::Restart),
         1 => Just(Happening::Time),
+        1 => any::<bool>().prop_map(|back| Happening::Clock { back }),
     ]
 }
 
@@ -179,6 +184,10 @@ fn happen(world: &mut World, past: &mut Vec<ReportItem>, happening: &Happening) 
         Happening::Signal => intervene(world, None),
         Happening::Decide(approved) => intervene(world, Some(*approved)),
         Happening::Restart => world.restart(),
+        Happening::Clock { back } => {
+            const HOUR: u64 = 3_600_000_000;
+            world.now = if *back { world.now - HOUR } else { world.now + HOUR };
+        }
         Happening::Time => {
             if world.state.next_timer().is_some() {
                 world.pass_time();
@@ -206,7 +215,7 @@ fn tasks_of(run: &Run) -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Rows 1, 6 and 24 of the fault model.
+    /// Rows 1, 6, 23 and 24 of the fault model.
     /// I5: after the faults stop, the run reaches a terminal state. I3: each task then has one result.
     #[test]
     fn every_run_ends_whatever_happens(flow in 0..FLOWS.len(), reuse: bool, happenings in prop::collection::vec(happening(), 0..80)) {
@@ -240,6 +249,7 @@ proptest! {
         if runs.iter().all(|run| run.state == RunState::Succeeded) {
             prop_assert_eq!(accepted(&world), runs.iter().map(|run| tasks_of(run)).sum::<u32>(), "a task has two accepted results");
         }
+        prop_assert!(world.turns.is_sorted_by_key(|turn| turn.at), "the log's time goes back");
         let ended = world.turns.iter().flat_map(|turn| &turn.records).filter(|record| matches!(record, Record::RunFinished { .. })).count();
         prop_assert_eq!(ended, runs.len());
     }
