@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Cancel a run
     Cancel(Cancel),
+    /// Say what a run, a task, a trigger or a pool waits for
+    Why(Why),
     /// Deploy a flow, so that its triggers start it
     Deploy(Deploy),
     /// Publish and follow events
@@ -251,6 +253,25 @@ pub(crate) struct Cancel {
     /// Why, for people to read
     #[arg(long, default_value = "cancelled from the command line")]
     pub(crate) reason: String,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true)))]
+pub(crate) struct Why {
+    /// RUN, RUN/STEP or RUN/STEP/TASK
+    #[arg(group = "what")]
+    pub(crate) path: Option<String>,
+    /// What starts this deployed flow, and why it has not
+    #[arg(long, group = "what", value_name = "FLOW")]
+    pub(crate) trigger: Option<String>,
+    /// What there is of this pool, and what waits for it
+    #[arg(long, group = "what", value_name = "POOL")]
+    pub(crate) pool: Option<String>,
     /// JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,

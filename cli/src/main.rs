@@ -64,6 +64,7 @@ fn dispatch() -> Result<Exit, Fault> {
             Command::Runs(arguments) => command::runs::run(&arguments).await,
             Command::Logs(arguments) => command::logs::run(&arguments).await,
             Command::Cancel(arguments) => command::cancel::run(&arguments).await,
+            Command::Why(arguments) => command::why::run(&arguments).await,
             Command::Deploy(arguments) => command::deploy::run(&arguments).await,
             Command::Events(Events::Publish(arguments)) => command::events::publish(&arguments).await,
             Command::Events(Events::Follow(arguments)) => command::follow::run(&arguments).await,

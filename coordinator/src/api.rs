@@ -23,6 +23,7 @@ mod step_view;
 mod stored;
 mod tasks;
 mod wait;
+mod why;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -138,6 +139,9 @@ fn routes(shared: Context) -> Router {
         .route("/v1/runs/{run}/cancel", post(runs::cancel))
         .route("/v1/runs/{run}/tasks", get(tasks::list))
         .route("/v1/runs/{run}/logs", get(logs::list))
+        .route("/v1/runs/{run}/why", get(why::run))
+        .route("/v1/flows/{flow}/why", get(why::trigger))
+        .route("/v1/pools/{pool}/why", get(why::pool))
         .route("/v1/runs/{run}/follow", get(follow::follow))
         .route("/v1/flows", post(flows::deploy).get(flows::list))
         .route("/v1/flows/{flow}", get(flows::show))

@@ -16,3 +16,4 @@ pub(crate) mod show;
 pub(crate) mod state;
 pub(crate) mod subscriber;
 pub(crate) mod watch;
+pub(crate) mod why;

@@ -11,6 +11,7 @@ mod invariant;
 mod join;
 mod name;
 mod queued;
+mod reason;
 mod retire;
 mod retry;
 mod run;
@@ -22,6 +23,7 @@ mod table;
 mod tasks;
 mod timeout;
 mod trigger;
+mod why;
 
 pub use backfill::Backfill;
 pub use command::{Command, commands, dispatch, outstanding};
@@ -29,6 +31,7 @@ pub use concurrency::Waits;
 pub use engine::decide;
 pub use invariant::violations;
 pub use queued::{Queued, queued};
+pub use reason::{HeldEvent, PoolSeen, Reason};
 pub use retire::{History, HistoryError, RetiredRun};
 pub use run::{Chunk, Foreach, Join, OpenDispatch, Run, StepSummary, Task, TaskRef, TaskState};
 pub use schedule::{Fired, Firing, Schedules};
@@ -36,3 +39,4 @@ pub use state::{Deployment, EventOutcome, Held, ModelVersion, Notification, Stat
 pub use storage::HeldBack;
 pub use table::{Change, Table, TableId};
 pub use tasks::Place;
+pub use why::{Question, Wait, why};

@@ -62,6 +62,8 @@ pub struct EventOutcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     pub events: BTreeMap<u16, (Origin, Value)>,
+    /// When each of them was taken.
+    pub since: BTreeMap<u16, Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -376,6 +378,7 @@ impl State {
                 let key = (flow.clone(), *trigger);
                 let mut held = self.held.get(&key).cloned().unwrap_or_default();
                 held.events.insert(*event, (*origin, cloud_event.clone()));
+                held.since.insert(*event, self.at);
                 self.held.insert(key, held);
             }
             Record::RunStarted(start) => self.start_run(start, position),

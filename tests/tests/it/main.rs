@@ -16,4 +16,5 @@ mod marked;
 mod output;
 mod standby;
 mod sweep;
+mod why;
 mod wide;

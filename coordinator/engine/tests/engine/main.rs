@@ -10,4 +10,5 @@ mod scenarios;
 mod schedules;
 mod switches;
 mod upkeep;
+mod why;
 mod world;
