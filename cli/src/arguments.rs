@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// List published models
     #[command(subcommand)]
     Models(Models),
+    /// See to what was given up on: tasks that take their workers with them, messages that cannot be read
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// Verify and mend what runs are made of: log, archive, snapshots, projection
     #[command(subcommand)]
     State(StateCommand),
@@ -294,7 +297,7 @@ pub(crate) struct Deploy {
 pub(crate) enum Events {
     /// Publish an event
     Publish(Publish),
-    /// Follow what Causey announces: published models, finished runs
+    /// Follow what Causey announces: published models, finished runs, dead letters
     Follow(Follow),
 }
 
@@ -372,6 +375,38 @@ pub(crate) struct ModelsLs {
 pub(crate) struct ModelsShow {
     /// NAME, NAME@VERSION or NAME@latest
     pub(crate) model: String,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetters {
+    /// List dead letters, the newest first
+    Ls(LettersLs),
+    /// Show one, with the original of a message
+    Show(Letter),
+    /// Put it on its way again
+    Redrive(Letter),
+    /// Forget it
+    Discard(Letter),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LettersLs {
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Letter {
+    /// The letter's id, such as 41.0
+    pub(crate) letter: String,
     /// JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,

@@ -68,6 +68,7 @@ fn dispatch() -> Result<Exit, Fault> {
             Command::Deploy(arguments) => command::deploy::run(&arguments).await,
             Command::Events(Events::Publish(arguments)) => command::events::publish(&arguments).await,
             Command::Events(Events::Follow(arguments)) => command::follow::run(&arguments).await,
+            Command::DeadLetters(command) => command::letters::run(&command).await,
             Command::Models(arguments) => command::models::run(&arguments).await,
             Command::State(StateCommand::Verify(arguments)) => command::state::verify(&arguments).await,
             Command::State(StateCommand::Rebuild(arguments)) => command::state::rebuild(&arguments).await,

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::event::CloudEvent;
 use crate::flow::Flow;
 use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SourceName, Timestamp, WorkerName};
+use crate::letter::{LetterEnd, Original};
 use crate::parameter::Values;
 use crate::policy::HostMode;
+use crate::record::Position;
 use crate::schedule::BackfillPlan;
 use crate::task::ReportItem;
 use crate::upkeep::{SnapshotTaken, Storage};
@@ -59,6 +61,11 @@ pub enum Request {
         backfill: RequestId,
         because: String,
     },
+    CloseLetter {
+        /// The place of its record in the log.
+        letter: Position,
+        end: LetterEnd,
+    },
 }
 
 impl Request {
@@ -74,6 +81,7 @@ impl Request {
             Self::ResumeSchedules { .. } => "resume-schedules",
             Self::Backfill(_) => "backfill",
             Self::CancelBackfill { .. } => "cancel-backfill",
+            Self::CloseLetter { .. } => "close-letter",
         }
     }
 }
@@ -106,6 +114,7 @@ pub enum Input {
         subject: String,
         sequence: u64,
         because: String,
+        original: Original,
     },
     /// Timers up to the given `now` are due.
     TimersDue,

@@ -10,6 +10,7 @@ pub mod event;
 pub mod flow;
 pub mod id;
 pub mod input;
+pub mod letter;
 pub mod live;
 pub mod parameter;
 pub mod policy;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::flow::{Flow, StepIndex};
 use crate::id::{Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, Timestamp, WorkerName};
+use crate::letter::{DeadLetter, LetterEnd};
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::problem::Problem;
@@ -218,6 +219,7 @@ pub enum Record {
         id: NotificationId,
         topic: Topic,
         name: String,
+        /// Zeros where no run is concerned.
         run: RunId,
         data: Value,
     },
@@ -310,6 +312,13 @@ pub enum Record {
         backfill: RequestId,
         because: String,
     },
+    /// Something was given up on; its id is the place of this record in the log.
+    DeadLettered(Box<DeadLetter>),
+    DeadLetterClosed {
+        letter: Position,
+        end: LetterEnd,
+        user: String,
+    },
 }
 
 impl Record {
@@ -345,6 +354,8 @@ impl Record {
             | Self::StorageChanged(_)
             | Self::AttemptsHeld { .. }
             | Self::LossAccepted { .. }
+            | Self::DeadLettered(_)
+            | Self::DeadLetterClosed { .. }
             | Self::AttemptsSucceeded { .. }
             | Self::ChunkGathered { .. }
             | Self::ChunkStored { .. }
@@ -570,6 +581,7 @@ impl ModelPublished {
 pub enum Topic {
     ModelPublished,
     RunFinished,
+    DeadLetter,
 }
 
 impl Topic {
@@ -578,6 +590,7 @@ impl Topic {
         match self {
             Self::ModelPublished => "model-published",
             Self::RunFinished => "run-finished",
+            Self::DeadLetter => "dead-letter",
         }
     }
 
@@ -587,6 +600,7 @@ impl Topic {
         match self {
             Self::ModelPublished => "dev.causey.model.published.v1",
             Self::RunFinished => "dev.causey.run.finished.v1",
+            Self::DeadLetter => "dev.causey.dead-letter.added.v1",
         }
     }
 }

@@ -456,6 +456,8 @@ impl Judge {
             | Record::StorageChanged(_)
             | Record::AttemptsHeld { .. }
             | Record::LossAccepted { .. }
+            | Record::DeadLettered(_)
+            | Record::DeadLetterClosed { .. }
             | Record::Ignored { .. } => {}
         }
     }

@@ -7,6 +7,7 @@ pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod follow;
+pub(crate) mod letters;
 pub(crate) mod logs;
 pub(crate) mod models;
 pub(crate) mod run;

@@ -29,7 +29,7 @@ pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
         Input::Request(message) => decider.request(message),
         Input::Report { pool, worker, items } => decider.report(&pool, &worker, items),
         Input::Event { sequence, source, event } => decider.event(sequence, &source, &event),
-        Input::Malformed { subject, sequence, because } => decider.ignore(format!("message {sequence} on {subject}: {because}")),
+        Input::Malformed { subject, sequence, because, original } => decider.malformed(subject, sequence, because, original),
         Input::TimersDue => decider.timers_due(),
         Input::BlobStored { digest } => decider.blob_stored(digest),
         Input::SnapshotStored(snapshot) => decider.emit(Record::SnapshotTaken(snapshot)),
@@ -104,6 +104,7 @@ impl Decider<'_> {
             Request::ResumeSchedules { flow } => self.pause_schedules(flow, user, false),
             Request::Backfill(plan) => self.backfill(&id, *plan, user).unwrap_or_else(Answer::Refused),
             Request::CancelBackfill { backfill, because } => self.cancel_backfill(backfill, &because),
+            Request::CloseLetter { letter, end } => self.close_letter(letter, end, user),
         };
         self.emit(Record::RequestAnswered { id, answer });
     }

@@ -1,7 +1,7 @@
 //! Why something waits, or why it ended: data, and the same in words. To add a reason, add a variant and its arms in
 //! [`Reason::words`] and, if the same may hold for several tasks of a step, in [`Reason::absorb`]; whoever knows it gives it.
 
-use causey_protocol::id::{PoolName, StepName, Timestamp, WorkerName};
+use causey_protocol::id::{FlowName, PoolName, StepName, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use serde::Serialize;
 
@@ -35,6 +35,8 @@ pub enum Reason {
     Retry { at: Timestamp, attempt: u32, error: Option<String> },
     /// For room in the streams.
     Storage { problem: Problem },
+    /// A run for a place: its flow lets only so many be under way. `ahead` others wait before it.
+    Place { flow: FlowName, ahead: u32, active: Vec<String> },
     /// A join for its siblings; some of those missing, and some of those that have failed and are tried again.
     Siblings { arrived: u32, expected: u32, missing: Vec<String>, failing: Vec<String> },
     /// For results or inputs to be in the artifact store.
@@ -47,6 +49,8 @@ pub enum Reason {
     Event { trigger: u16, event: String },
     /// A trigger that has got some of its events for the others.
     Events { trigger: u16, missing: Vec<String>, held: Vec<HeldEvent> },
+    /// A schedule for its next instant, or to be resumed by whoever paused it.
+    Schedule { cron: String, timezone: Option<String>, last: Option<Timestamp>, paused_by: Option<String>, paused: Option<Timestamp> },
     /// Nothing: the flow has no trigger.
     NoTrigger,
     /// An event of the last ten minutes did not start the flow.
@@ -157,6 +161,18 @@ impl Reason {
                 format!("tried again in {} (attempt {}){error}", span(at.micros_since(now)), attempt + 1)
             }
             Self::Storage { problem } => format!("not started: {problem}"),
+            Self::Place { flow, ahead, active } => {
+                let before = if *ahead == 0 { String::new() } else { format!(", behind {}", many(*ahead, "other")) };
+                format!("waits until flow {flow} lets one more run begin{before}; under way: {}", active.join(", "))
+            }
+            Self::Schedule { cron, timezone, last, paused_by, paused } => {
+                let zone = timezone.as_deref().unwrap_or("UTC");
+                match (paused_by, paused, last) {
+                    (Some(user), Some(since), _) => format!("schedule `{cron}` ({zone}) was paused by {user} {} ago", ago(since)),
+                    (_, _, Some(last)) => format!("waits for schedule `{cron}` ({zone}), which fired {} ago", ago(last)),
+                    (_, _, None) => format!("waits for schedule `{cron}` ({zone}), which has not fired yet"),
+                }
+            }
             Self::Siblings { arrived, expected, missing, failing } => {
                 let list = |what: &str, names: &[String]| match names {
                     [] => String::new(),

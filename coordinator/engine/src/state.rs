@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::backfill::Backfill;
 use crate::chunk::BlobUse;
 use crate::concurrency::Lanes;
+use crate::letter::Letter;
 use crate::retire::{self, RetiredRun};
 use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState};
 use crate::schedule::{Fired, Schedules};
@@ -125,6 +126,8 @@ pub struct State {
     /// Origins that started no run, and why; remembered as long as the others.
     pub skipped: Table<Origin, (Timestamp, String)>,
     pub backfills: Table<RequestId, Backfill>,
+    /// By the place of their records in the log.
+    pub dead_letters: Table<Position, Letter>,
     /// Groups of tasks of retired runs, which a copy has to remove.
     pub(crate) removed: Vec<(RunId, GroupKey)>,
     pub(crate) index_by: Indices,
@@ -243,6 +246,7 @@ macro_rules! each_table {
         $do!(schedules, Schedules);
         $do!(skipped, Skipped);
         $do!(backfills, Backfills);
+        $do!(dead_letters, DeadLetters);
     };
 }
 
@@ -324,6 +328,7 @@ impl State {
     }
 
     fn forget_old(&mut self) {
+        self.forget_old_letters();
         let answers = Timestamp(self.at.0.saturating_sub(ANSWERS_KEPT_MICROS));
         while let Some((_, id)) = self.index_by.requests.first().filter(|(at, _)| *at < answers).cloned() {
             self.index_by.requests.pop_first();
@@ -382,6 +387,10 @@ impl State {
                 self.held.insert(key, held);
             }
             Record::RunStarted(start) => self.start_run(start, position),
+            Record::DeadLettered(letter) => self.keep_letter(position, (**letter).clone()),
+            Record::DeadLetterClosed { letter, .. } => {
+                self.dead_letters.remove(letter);
+            }
             Record::StreamsSeen { created } => self.streams.clone_from(created),
             Record::SnapshotTaken(snapshot) => {
                 self.snapshots.insert(snapshot.sequence, (**snapshot).clone());

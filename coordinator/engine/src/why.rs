@@ -79,6 +79,12 @@ fn of_run(state: &State, id: RunId, wanted: &dyn Fn(StepIndex) -> bool) -> Vec<W
     if run.state.is_terminal() {
         return ended(run.state, run.finished, run.problem.clone());
     }
+    if let Some(waits) = state.waits_of(id) {
+        let name = |run: &RunId| state.name_of(*run).map_or_else(|| run.to_string(), ToString::to_string);
+        let active = waits.active.iter().take(NAMES_MAX).map(name).collect();
+        let reason = Reason::Place { flow: waits.flow, ahead: u32::try_from(waits.ahead).unwrap_or(u32::MAX), active };
+        return vec![Wait { step: None, tasks: Vec::new(), count: 0, reason }];
+    }
     let mut waits = Waits::default();
     for (task, found) in run.unfinished().filter(|(task, _)| wanted(task.step)) {
         waits.add(&flow, task.step, Some(task.clone()), 1, open_reason(state, run, &task, found));
@@ -258,7 +264,8 @@ fn of_trigger(state: &State, name: &FlowName) -> Vec<Wait> {
     let flow = state.deployments.get(name).and_then(|deployment| state.definitions.get(&deployment.definition));
     let Some(flow) = flow else { return Vec::new() };
     let wait = |reason| Wait { step: None, tasks: Vec::new(), count: 0, reason };
-    if flow.definition().triggers.is_empty() {
+    let schedules = &flow.definition().schedules;
+    if flow.definition().triggers.is_empty() && schedules.is_empty() {
         return vec![wait(Reason::NoTrigger)];
     }
     let mut waits: Vec<Wait> = state.storage_problem().map(|problem| wait(Reason::Storage { problem })).into_iter().collect();
@@ -282,6 +289,13 @@ fn of_trigger(state: &State, name: &FlowName) -> Vec<Wait> {
             _ => Reason::Events { trigger, missing, held: got },
         }));
     }
+    let known = state.schedules.get(name).cloned().unwrap_or_default();
+    waits.extend(schedules.iter().map(|schedule| {
+        let fired = known.firings.get(&schedule.identity()).and_then(|firing| firing.fired.as_ref());
+        let (paused_by, paused) = known.paused.clone().unzip();
+        let (cron, timezone) = (schedule.cron.clone(), schedule.timezone.clone());
+        wait(Reason::Schedule { cron, timezone, last: fired.map(|fired| fired.instant), paused_by, paused })
+    }));
     // Sentences about this flow begin with its name.
     let about = format!("flow {name}");
     let declined = state.events_taken.values().rev().flat_map(|outcome| {

@@ -24,7 +24,7 @@ use super::extract::{Asked, SEQUENCE};
 use super::follow::KEEP_ALIVE;
 use super::refusal::Refusal;
 
-const TOPICS: [Topic; 2] = [Topic::ModelPublished, Topic::RunFinished];
+const TOPICS: [Topic; 3] = [Topic::ModelPublished, Topic::RunFinished, Topic::DeadLetter];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use super::context::{Context, Shared, find_run, not_found, run_and_flow};
 use super::extract::{Asked, Named, Reply};
 use super::logs::parse_task;
+use super::now;
 use super::refusal::Refusal;
 use super::tasks::find_step;
-use crate::clock::now;
 use crate::committed::Role;
 use crate::desk::Seen;
 

@@ -9,6 +9,7 @@ mod events;
 mod failpoints;
 mod faults;
 mod flows;
+mod letters;
 mod limits;
 mod log;
 mod main_road;

@@ -34,7 +34,7 @@ logs! {
         AttemptSucceeded AttemptsSucceeded AttemptFailed RetryScheduled SwitchTaken ForeachOpened ChunkGathered ChunkStored InputsGathered
         InputsStored ModelPublished Notified RunFinished Ignored StreamsSeen SnapshotTaken HistoryStored RunRetired StorageChanged
         AttemptsHeld LossAccepted StartSkipped RunAdmitted ScheduleFired SchedulesPaused SchedulesResumed
-        BackfillStarted BackfillAdvanced BackfillCancelled;
+        BackfillStarted BackfillAdvanced BackfillCancelled DeadLettered DeadLetterClosed;
 }
 
 /// The largest golden log, in bytes: they are kept for ever.
@@ -222,6 +222,7 @@ fn the_next_golden_log_leaves_something_in_every_table() {
         TableId::Schedules,
         TableId::Skipped,
         TableId::Backfills,
+        TableId::DeadLetters,
     ];
     assert_eq!(filled, tables.map(|table| table as u8).into());
 }

@@ -4,6 +4,7 @@ mod backfills;
 mod concurrency;
 mod everything;
 mod golden;
+mod letters;
 mod limits;
 mod properties;
 mod scenarios;

@@ -4,8 +4,10 @@ use crate::world::{World, definition};
 use causey_engine::{Question, Reason, TaskRef, why};
 use causey_protocol::flow::{StepIndex, Trigger, TriggerEvent};
 use causey_protocol::id::{Path, RunId, Timestamp};
+use causey_protocol::input::{FlowChoice, Request};
 use causey_protocol::policy::RetryPolicy;
 use causey_protocol::record::Answer;
+use causey_protocol::schedule::{Concurrency, Strategy};
 use causey_protocol::task::FailureKind;
 use causey_protocol::upkeep::{Storage, StorageLevel};
 use serde_json::json;
@@ -123,4 +125,22 @@ fn a_trigger_says_which_events_it_has_and_which_it_lacks() {
     let question = Question::Trigger(manual.name.clone());
     world.deploy(manual);
     assert_eq!(said(&world, &question), ["- ×0: nothing starts it by itself: it has no trigger"]);
+}
+
+#[test]
+fn a_run_that_may_not_begin_says_which_runs_are_before_it() {
+    let mut world = World::new();
+    let mut flow = definition("Demo", &["start > end", "end"]);
+    flow.concurrency = Some(Concurrency { strategy: Strategy::Queue, max: 1 });
+    world.deploy(flow);
+    let mut submit = || {
+        let flow = FlowChoice::Deployed("Demo".parse().unwrap());
+        let request = Request::Submit { flow, parameters: Default::default(), tags: Vec::new(), host: None, timeout_seconds: None };
+        let Answer::RunStarted { run, name } = world.request(request) else { panic!() };
+        (run, name)
+    };
+    let ((_, first), _, (third, _)) = (submit(), submit(), submit());
+    let expected = format!("- ×0: waits until flow Demo lets one more run begin, behind 1 other; under way: {first}");
+    assert_eq!(said(&world, &Question::Run(third)), [expected.clone()]);
+    assert!(said(&world, &task(third, 0, &[])).contains(&expected));
 }
