@@ -141,6 +141,6 @@ fn a_run_that_may_not_begin_says_which_runs_are_before_it() {
     };
     let ((_, first), _, (third, _)) = (submit(), submit(), submit());
     let expected = format!("- ×0: waits until flow Demo lets one more run begin, behind 1 other; under way: {first}");
-    assert_eq!(said(&world, &Question::Run(third)), [expected.clone()]);
+    assert_eq!(said(&world, &Question::Run(third)), std::slice::from_ref(&expected));
     assert!(said(&world, &task(third, 0, &[])).contains(&expected));
 }
