@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Approve(Approve),
     /// Reject a step that waits for approval: its run fails
     Reject(Reject),
+    /// Say what a run, a task, a trigger or a pool waits for
+    Why(Why),
     /// Deploy a flow, so that its triggers start it
     Deploy(Deploy),
     /// List the schedules of deployed flows, pause and resume them
@@ -54,6 +56,9 @@ pub(crate) enum Command {
     /// List published models
     #[command(subcommand)]
     Models(Models),
+    /// See to what was given up on: tasks that take their workers with them, messages that cannot be read
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// Verify and mend what runs are made of: log, archive, snapshots, projection
     #[command(subcommand)]
     State(StateCommand),
@@ -343,6 +348,25 @@ pub(crate) struct Reject {
 }
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true)))]
+pub(crate) struct Why {
+    /// RUN, RUN/STEP or RUN/STEP/TASK
+    #[arg(group = "what")]
+    pub(crate) path: Option<String>,
+    /// What starts this deployed flow, and why it has not
+    #[arg(long, group = "what", value_name = "FLOW")]
+    pub(crate) trigger: Option<String>,
+    /// What there is of this pool, and what waits for it
+    #[arg(long, group = "what", value_name = "POOL")]
+    pub(crate) pool: Option<String>,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Deploy {
     /// The flow file
     pub(crate) flow: PathBuf,
@@ -464,7 +488,7 @@ pub(crate) struct CancelBackfill {
 pub(crate) enum Events {
     /// Publish an event
     Publish(Publish),
-    /// Follow what Causey announces: published models, finished runs
+    /// Follow what Causey announces: published models, finished runs, dead letters
     Follow(Follow),
 }
 
@@ -542,6 +566,38 @@ pub(crate) struct ModelsLs {
 pub(crate) struct ModelsShow {
     /// NAME, NAME@VERSION or NAME@latest
     pub(crate) model: String,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetters {
+    /// List dead letters, the newest first
+    Ls(LettersLs),
+    /// Show one, with the original of a message
+    Show(Letter),
+    /// Put it on its way again
+    Redrive(Letter),
+    /// Forget it
+    Discard(Letter),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LettersLs {
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Letter {
+    /// The letter's id, such as 41.0
+    pub(crate) letter: String,
     /// JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,

@@ -11,6 +11,7 @@ mod gate_view;
 mod gates;
 mod guard;
 mod histories;
+mod letters;
 mod live;
 mod logs;
 mod models;
@@ -28,6 +29,7 @@ mod step_view;
 mod stored;
 mod tasks;
 mod wait;
+mod why;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -90,17 +92,22 @@ impl Info {
     /// What a coordinator that starts now with this configuration says.
     #[must_use]
     pub fn new(config: &Config, nats_version: String, workers: Arc<Workers>, writable: Writable) -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             name: config.name.clone(),
             nats_version,
             store: config.store.clone(),
-            started: Timestamp(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)),
+            started: now(),
             workers,
             writable,
         }
     }
+}
+
+/// The wall clock, for what is told to people.
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl std::fmt::Debug for Api {
@@ -146,6 +153,13 @@ fn routes(shared: Context) -> Router {
         .route("/v1/runs/{run}/approvals/{step}", post(gates::decide))
         .route("/v1/runs/{run}/tasks", get(tasks::list))
         .route("/v1/runs/{run}/logs", get(logs::list))
+        .route("/v1/runs/{run}/why", get(why::run))
+        .route("/v1/flows/{flow}/why", get(why::trigger))
+        .route("/v1/dead-letters", get(letters::list))
+        .route("/v1/dead-letters/{letter}", get(letters::show))
+        .route("/v1/dead-letters/{letter}/redrive", post(letters::redrive))
+        .route("/v1/dead-letters/{letter}/discard", post(letters::discard))
+        .route("/v1/pools/{pool}/why", get(why::pool))
         .route("/v1/runs/{run}/follow", get(follow::follow))
         .route("/v1/flows", post(flows::deploy).get(flows::list))
         .route("/v1/flows/{flow}", get(flows::show))

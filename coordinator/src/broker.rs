@@ -27,7 +27,7 @@ pub enum Error {
     NoJetStream,
 }
 
-/// Connects, retrying until the server is there.
+/// Connects to one of the servers that `url` names, separated by commas; retries until one is there.
 ///
 /// # Errors
 /// When the address is unusable, or the server is too old or has no JetStream.
@@ -35,10 +35,11 @@ pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<JetStrea
     let (sender, mut connected) = watch::channel(0);
     let (up_sender, up) = watch::channel(false);
     let address = |source| Error::Address { url: without_password(url), source };
-    let server: ServerAddr = url.parse().map_err(|error: std::io::Error| address(error.into()))?;
+    let servers = url.split(',').map(|server| server.trim().parse()).collect::<Result<Vec<ServerAddr>, std::io::Error>>();
+    let servers = servers.map_err(|error| address(error.into()))?;
     let mut options = ConnectOptions::new();
     // The client does not take them from the address by itself.
-    if let (Some(user), Some(password)) = (server.username(), server.password()) {
+    if let Some((user, password)) = servers.iter().find_map(|server| server.username().zip(server.password())) {
         options = options.user_and_password(user.to_owned(), password.to_owned());
         // A private inbox: with per-role permissions nobody else may read the replies.
         options = options.custom_inbox_prefix(format!("_INBOX_{user}"));
@@ -67,7 +68,7 @@ pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<JetStrea
     let mut delays = Delays::new(Duration::from_millis(2), Duration::from_secs(1));
     let mut announced = false;
     let client = loop {
-        match options.clone().connect(&server).await {
+        match options.clone().connect(&servers[..]).await {
             Ok(client) => break client,
             Err(source) if is_final(&source) => return Err(address(source)),
             Err(error) => {
@@ -102,12 +103,13 @@ fn reconnect_delay(attempts: usize) -> Duration {
     Duration::from_millis(5 << attempts.min(8)).min(Duration::from_secs(1))
 }
 
-/// The address as it may appear in messages.
+/// The addresses as they may appear in messages.
 fn without_password(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
+    let hidden = |url: &str| match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => format!("{}{}", &url[..scheme + 3], &url[at + 1..]),
         _ => url.to_owned(),
-    }
+    };
+    url.split(',').map(hidden).collect::<Vec<_>>().join(",")
 }
 
 fn version(text: &str) -> (i64, i64, i64) {
@@ -132,5 +134,6 @@ mod tests {
     fn messages_do_not_show_the_password() {
         assert_eq!(without_password("nats://u:p@127.0.0.1:4222"), "nats://127.0.0.1:4222");
         assert_eq!(without_password("nats://127.0.0.1:4222"), "nats://127.0.0.1:4222");
+        assert_eq!(without_password("nats://u:p@a:1,nats://u:p@b:2"), "nats://a:1,nats://b:2");
     }
 }

@@ -9,7 +9,7 @@ use crate::upkeep::Settings;
 /// How to run a coordinator.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Address of the NATS server, with user and password if it asks for them
+    /// Address of the NATS server, with user and password if it asks for them; of a cluster several, separated by commas
     #[arg(long, env = "CAUSEY_NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
     pub nats_url: String,
 

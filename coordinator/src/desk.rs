@@ -36,6 +36,14 @@ pub struct Seen {
     at: Instant,
 }
 
+impl Seen {
+    /// How long ago that was.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.at.elapsed()
+    }
+}
+
 /// The workers that this coordinator knows: by their questions to it while it leads, by their presence while it stands by.
 #[derive(Debug, Default)]
 pub struct Workers(Mutex<BTreeMap<(PoolName, WorkerName), Seen>>);

@@ -7,6 +7,7 @@ use causey_protocol::backoff::Delays;
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
 use causey_protocol::event::{self, CloudEvent};
 use causey_protocol::input::{Input, RequestMessage};
+use causey_protocol::letter::Original;
 use causey_protocol::subject::{self, InboxSubject};
 use causey_protocol::task::Report;
 use tokio::sync::mpsc;
@@ -55,7 +56,7 @@ pub(crate) async fn read(outside: impl Outside, stream: &'static str, mut after:
 /// What a message of the inbox means: one input for a request, one per piece of a report. Whatever cannot be read is an input too.
 #[must_use]
 pub fn decode_inbox(raw: &Raw) -> Vec<Input> {
-    let malformed = |because: String| vec![Input::Malformed { subject: raw.subject.clone(), sequence: raw.sequence, because }];
+    let malformed = |because: String| vec![unreadable(raw, because)];
     match subject::parse_inbox(&raw.subject) {
         None => malformed("the subject belongs to nobody".into()),
         Some(InboxSubject::Request { .. }) => match codec::decode::<RequestMessage>(&raw.payload, MESSAGE_BYTES_MAX) {
@@ -72,10 +73,15 @@ pub fn decode_inbox(raw: &Raw) -> Vec<Input> {
     }
 }
 
+fn unreadable(raw: &Raw, because: String) -> Input {
+    let original = Original::new(&raw.headers, &raw.payload);
+    Input::Malformed { subject: raw.subject.clone(), sequence: raw.sequence, because, original }
+}
+
 /// What a message of the events stream means: structured or binary CloudEvents.
 #[must_use]
 pub fn decode_event(raw: &Raw) -> Input {
-    let malformed = |because: String| Input::Malformed { subject: raw.subject.clone(), sequence: raw.sequence, because };
+    let malformed = |because: String| unreadable(raw, because);
     let Some(source) = subject::parse_event(&raw.subject) else {
         return malformed("the last token of the subject is no source name".into());
     };

@@ -141,7 +141,7 @@ fn header_map(message: &Message) -> HeaderMap {
     headers
 }
 
-fn first_values(map: &HeaderMap) -> BTreeMap<String, String> {
+pub(crate) fn first_values(map: &HeaderMap) -> BTreeMap<String, String> {
     let first = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
         values.first().map(|value| (name.to_string().to_ascii_lowercase(), value.to_string()))
     };

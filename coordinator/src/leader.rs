@@ -232,6 +232,10 @@ impl<O: Outside> Leader<'_, O> {
         }
         let records = causey_engine::decide(&mut self.working, input);
         for record in &records {
+            if let Record::DeadLettered(letter) = record {
+                tracing::warn!(because = letter.because, "something is given up on; see causey dead-letters");
+                metrics::counter!("causey_dead_letters_total").increment(1);
+            }
             if let Record::Ignored { because } = record {
                 tracing::debug!(because, "input ignored");
                 metrics::counter!("causey_inputs_ignored_total").increment(1);

@@ -7,8 +7,10 @@ use serde_json::Value;
 use crate::event::CloudEvent;
 use crate::flow::Flow;
 use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SignalName, SourceName, StepName, Timestamp, WorkerName};
+use crate::letter::{LetterEnd, Original};
 use crate::parameter::Values;
 use crate::policy::HostMode;
+use crate::record::Position;
 use crate::schedule::BackfillPlan;
 use crate::task::ReportItem;
 use crate::upkeep::{SnapshotTaken, Storage};
@@ -73,6 +75,11 @@ pub enum Request {
         approved: bool,
         because: String,
     },
+    CloseLetter {
+        /// The place of its record in the log.
+        letter: Position,
+        end: LetterEnd,
+    },
 }
 
 impl Request {
@@ -90,6 +97,7 @@ impl Request {
             Self::CancelBackfill { .. } => "cancel-backfill",
             Self::Signal { .. } => "signal",
             Self::Approve { .. } => "approve",
+            Self::CloseLetter { .. } => "close-letter",
         }
     }
 }
@@ -122,6 +130,7 @@ pub enum Input {
         subject: String,
         sequence: u64,
         because: String,
+        original: Original,
     },
     /// Timers up to the given `now` are due.
     TimersDue,

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod gate;
 pub mod id;
 pub mod input;
+pub mod letter;
 pub mod live;
 pub mod parameter;
 pub mod policy;

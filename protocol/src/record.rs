@@ -13,6 +13,7 @@ use crate::gate::{Awaited, Parent, SignalSource};
 use crate::id::{
     Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, SignalName, Timestamp, WorkerName,
 };
+use crate::letter::{DeadLetter, LetterEnd};
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::problem::Problem;
@@ -277,6 +278,7 @@ pub enum Record {
         id: NotificationId,
         topic: Topic,
         name: String,
+        /// Zeros where no run is concerned.
         run: RunId,
         data: Value,
     },
@@ -413,6 +415,13 @@ pub enum Record {
         backfill: RequestId,
         because: String,
     },
+    /// Something was given up on; its id is the place of this record in the log.
+    DeadLettered(Box<DeadLetter>),
+    DeadLetterClosed {
+        letter: Position,
+        end: LetterEnd,
+        user: String,
+    },
 }
 
 impl Record {
@@ -448,6 +457,8 @@ impl Record {
             | Self::StorageChanged(_)
             | Self::AttemptsHeld { .. }
             | Self::LossAccepted { .. }
+            | Self::DeadLettered(_)
+            | Self::DeadLetterClosed { .. }
             | Self::AttemptsSucceeded { .. }
             | Self::ChunkGathered { .. }
             | Self::ChunkStored { .. }
@@ -688,6 +699,7 @@ pub enum Topic {
     ModelPublished,
     RunFinished,
     ApprovalRequested,
+    DeadLetter,
 }
 
 impl Topic {
@@ -697,6 +709,7 @@ impl Topic {
             Self::ModelPublished => "model-published",
             Self::RunFinished => "run-finished",
             Self::ApprovalRequested => "approval-requested",
+            Self::DeadLetter => "dead-letter",
         }
     }
 
@@ -707,6 +720,7 @@ impl Topic {
             Self::ModelPublished => "dev.causey.model.published.v1",
             Self::RunFinished => "dev.causey.run.finished.v1",
             Self::ApprovalRequested => "dev.causey.approval.requested.v1",
+            Self::DeadLetter => "dev.causey.dead-letter.added.v1",
         }
     }
 }

@@ -551,6 +551,8 @@ impl Judge {
             | Record::GangCalled { .. }
             | Record::GangFormed { .. }
             | Record::BackfillCancelled { .. }
+            | Record::DeadLettered(_)
+            | Record::DeadLetterClosed { .. }
             | Record::Ignored { .. } => {}
         }
     }

@@ -8,7 +8,7 @@ use causey_protocol::id::{PoolName, WorkerName};
 /// How to run a worker.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Address of the NATS server, with user and password if it asks for them
+    /// Address of the NATS server, with user and password if it asks for them; of a cluster several, separated by commas
     #[arg(long, env = "CAUSEY_NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
     pub nats_url: String,
 

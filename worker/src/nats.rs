@@ -20,16 +20,16 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Commands queued for the connection, and messages queued for a subscription.
 const QUEUE_MAX: usize = 8192;
 
-/// Connects in the background: the client works once the server does.
+/// Connects in the background to one of the servers that `url` names, separated by commas: the client works once a server does.
 ///
 /// # Errors
 /// When `url` is not an address.
 pub(crate) async fn connect(url: &str, name: String, events: mpsc::UnboundedSender<Event>) -> Result<Nats, async_nats::ConnectError> {
     let delays = Mutex::new(Delays::new(FIRST_WAIT, LONGEST_WAIT));
-    let server: ServerAddr = url.parse()?;
+    let servers = url.split(',').map(|server| server.trim().parse()).collect::<Result<Vec<ServerAddr>, std::io::Error>>()?;
     let mut options = ConnectOptions::new();
     // The client does not take them from the address by itself.
-    if let (Some(user), Some(password)) = (server.username(), server.password()) {
+    if let Some((user, password)) = servers.iter().find_map(|server| server.username().zip(server.password())) {
         options = options.user_and_password(user.to_owned(), password.to_owned());
         // A private inbox: with per-role permissions nobody else may read the replies.
         options = options.custom_inbox_prefix(format!("_INBOX_{user}"));
@@ -60,7 +60,7 @@ pub(crate) async fn connect(url: &str, name: String, events: mpsc::UnboundedSend
                 }
             }
         });
-    let client = options.connect(server).await?;
+    let client = options.connect(servers).await?;
     Ok(Nats { jetstream: jetstream::new(client.clone()), client })
 }
 
@@ -140,10 +140,11 @@ impl Listener for Subscriber {
 
 /// The address without user and password.
 pub(crate) fn shown(url: &str) -> String {
-    match url.split_once("://") {
+    let hidden = |url: &str| match url.split_once("://") {
         Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)),
         None => url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
-    }
+    };
+    url.split(',').map(hidden).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -31,14 +31,14 @@ pub(crate) async fn run(arguments: &Logs) -> Result<Exit, Fault> {
     .await
 }
 
-type Query = Vec<(&'static str, String)>;
+pub(crate) type Query = Vec<(&'static str, String)>;
 
 /// The run and the query of a path.
-fn parse(path: &str) -> Result<(String, Query), Fault> {
+pub(crate) fn parse(path: &str) -> Result<(String, Query), Fault> {
     let parts: Vec<&str> = path.split('/').collect();
     let (run, rest) = parts.split_first().map_or(("", &[][..]), |(run, rest)| (*run, rest));
     if run.is_empty() || rest.len() > 2 || rest.iter().any(|part| part.is_empty()) {
-        return Err(Fault::new(Exit::Usage, fault::ARGUMENT, format!("{path:?} is no path of a log"))
+        return Err(Fault::new(Exit::Usage, fault::ARGUMENT, format!("{path:?} is no path of a run or task"))
             .hint("a path looks like RUN, RUN/STEP or RUN/STEP/TASK"));
     }
     let query = ["step", "task"].into_iter().zip(rest.iter().map(|part| (*part).to_owned())).collect();

@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::client::answer::{Chunk, Chunks, RunView, State};
 use crate::client::sse::Message;
 use crate::client::stream::EventStream;
+use crate::command::why;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
 use crate::screen::failure::Context;
@@ -19,6 +20,12 @@ use crate::state::random_hex;
 
 /// Time between two drawings: ten a second.
 const REFRESH: Duration = Duration::from_millis(100);
+
+/// A run of which nothing has been heard for this long says what it waits for.
+const STALLED: Duration = Duration::from_secs(5);
+
+/// It says so again after this long.
+const QUIET: Duration = Duration::from_secs(300);
 
 /// Runs with more tasks than this are not compared with their stored output: it would be a large download for a screen.
 const TASKS_COMPARED_MAX: u64 = 1_000;
@@ -47,9 +54,11 @@ pub(crate) async fn watch(
     let mut tick = tokio::time::interval(REFRESH);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut asked = None;
+    let mut stalled = Box::pin(tokio::time::sleep(STALLED));
     loop {
         tokio::select! {
             message = stream.next() => {
+                stalled.as_mut().reset(tokio::time::Instant::now() + STALLED);
                 if let Some(ended) = take(&message?, screen)? {
                     complete(client, run, &ended, screen).await;
                     screen.end(&ended, context);
@@ -74,6 +83,14 @@ pub(crate) async fn watch(
                         return Ok(Watched::Left(exit));
                     }
                 }
+            }
+            () = &mut stalled => {
+                for wait in why::of_idle_run(client, run).await {
+                    let hint = wait.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+                    screen.say(&format!("  {} {}{hint}", wait.what(), wait.text));
+                }
+                // Once is enough until something has happened.
+                stalled.as_mut().reset(tokio::time::Instant::now() + QUIET);
             }
             _ = tick.tick() => screen.refresh(),
         }

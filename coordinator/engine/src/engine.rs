@@ -31,7 +31,7 @@ pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
         Input::Request(message) => decider.request(message),
         Input::Report { pool, worker, items } => decider.report(&pool, &worker, items),
         Input::Event { sequence, source, event } => decider.event(sequence, &source, &event),
-        Input::Malformed { subject, sequence, because } => decider.ignore(format!("message {sequence} on {subject}: {because}")),
+        Input::Malformed { subject, sequence, because, original } => decider.malformed(subject, sequence, because, original),
         Input::TimersDue => decider.timers_due(),
         Input::BlobStored { digest } => decider.blob_stored(digest),
         Input::SnapshotStored(snapshot) => decider.emit(Record::SnapshotTaken(snapshot)),
@@ -113,6 +113,7 @@ impl Decider<'_> {
             Request::CancelBackfill { backfill, because } => self.cancel_backfill(backfill, &because),
             Request::Signal { run, name, data } => self.signal(run, name, data, user, id.clone()),
             Request::Approve { run, step, approved, because } => self.approve(run, &step, approved, user, because),
+            Request::CloseLetter { letter, end } => self.close_letter(letter, end, user),
         };
         self.emit(Record::RequestAnswered { id, answer });
     }

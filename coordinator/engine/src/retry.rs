@@ -59,7 +59,9 @@ impl Decider<'_> {
             FailureCause::Lost => {
                 if state.lost >= LOST_ATTEMPTS_MAX {
                     let what = format!("{id} is poison: {} workers vanished while they ran it", state.lost);
-                    self.fail(run, Problem::new(Code::POISONED, what).hint("run the step alone and watch its memory"));
+                    let problem = Problem::new(Code::POISONED, what).hint("run the step alone and watch its memory");
+                    self.poisoned(run, task, &problem);
+                    self.fail(run, problem);
                 } else {
                     self.try_again(run, task, &state, state.retry, 0, cause);
                 }

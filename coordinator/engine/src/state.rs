@@ -19,6 +19,7 @@ use crate::backfill::Backfill;
 use crate::chunk::BlobUse;
 use crate::concurrency::Lanes;
 use crate::gang::{self, Gang, GangKey, GangPhase, Lines, Member};
+use crate::letter::Letter;
 use crate::retire::{self, RetiredRun};
 use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState};
 use crate::schedule::{Fired, Schedules};
@@ -63,6 +64,8 @@ pub struct EventOutcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     pub events: BTreeMap<u16, (Origin, Value)>,
+    /// When each of them was taken.
+    pub since: BTreeMap<u16, Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,6 +127,8 @@ pub struct State {
     /// Origins that started no run, and why; remembered as long as the others.
     pub skipped: Table<Origin, (Timestamp, String)>,
     pub backfills: Table<RequestId, Backfill>,
+    /// By the place of their records in the log.
+    pub dead_letters: Table<Position, Letter>,
     /// Groups of tasks of retired runs, which a copy has to remove.
     pub(crate) removed: Vec<(RunId, GroupKey)>,
     pub(crate) index_by: Indices,
@@ -276,6 +281,7 @@ macro_rules! each_table {
         $do!(schedules, Schedules);
         $do!(skipped, Skipped);
         $do!(backfills, Backfills);
+        $do!(dead_letters, DeadLetters);
     };
 }
 
@@ -358,6 +364,7 @@ impl State {
     }
 
     fn forget_old(&mut self) {
+        self.forget_old_letters();
         let answers = Timestamp(self.at.0.saturating_sub(ANSWERS_KEPT_MICROS));
         while let Some((_, id)) = self.index_by.requests.first().filter(|(at, _)| *at < answers).cloned() {
             self.index_by.requests.pop_first();
@@ -412,9 +419,14 @@ impl State {
                 let key = (flow.clone(), *trigger);
                 let mut held = self.held.get(&key).cloned().unwrap_or_default();
                 held.events.insert(*event, (*origin, cloud_event.clone()));
+                held.since.insert(*event, self.at);
                 self.held.insert(key, held);
             }
             Record::RunStarted(start) => self.start_run(start, position),
+            Record::DeadLettered(letter) => self.keep_letter(position, (**letter).clone()),
+            Record::DeadLetterClosed { letter, .. } => {
+                self.dead_letters.remove(letter);
+            }
             Record::StreamsSeen { created } => self.streams.clone_from(created),
             Record::SnapshotTaken(snapshot) => {
                 self.snapshots.insert(snapshot.sequence, (**snapshot).clone());

@@ -24,6 +24,7 @@ pub enum TableId {
     Retired = 101,
     HeldBack = 102,
     Snapshots = 103,
+    DeadLetters = 104,
     Schedules = 120,
     Skipped = 121,
     Backfills = 122,

@@ -147,7 +147,7 @@ fn ended_count(task: &Task) -> u32 {
     if task.state.is_open() { task.attempt } else { task.attempt + 1 }
 }
 
-fn parse_task(text: &str) -> Result<(Path, Option<u32>), Refusal> {
+pub(super) fn parse_task(text: &str) -> Result<(Path, Option<u32>), Refusal> {
     let parsed = || {
         let (path, visit) = text.split_once('~').map_or((text, None), |(path, visit)| (path, Some(visit)));
         let indices = path.split('.').map(str::parse).collect::<Result<Vec<u32>, _>>()?;

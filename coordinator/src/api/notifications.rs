@@ -24,7 +24,7 @@ use super::extract::{Asked, SEQUENCE};
 use super::follow::KEEP_ALIVE;
 use super::refusal::Refusal;
 
-const TOPICS: [Topic; 3] = [Topic::ModelPublished, Topic::RunFinished, Topic::ApprovalRequested];
+const TOPICS: [Topic; 4] = [Topic::ModelPublished, Topic::RunFinished, Topic::ApprovalRequested, Topic::DeadLetter];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,7 @@
 
 use causey_protocol::subject::{EVENT_STREAM, INBOX_STREAM, LOG_STREAM, NOTIFY_STREAM};
 use causey_tests::service::{Place, worker};
-use causey_tests::{Cluster, Coordinator, Project};
+use causey_tests::{Cluster, Coordinator, Nats, Project, tools};
 
 use crate::marked::Marked;
 
@@ -37,4 +37,18 @@ async fn row_11_a_run_goes_on_when_the_server_that_leads_the_log_is_killed_and_a
         marked.ends_well(api, &client, &store).await;
     }
     assert_eq!(one.service.ended().or(two.service.ended()), None, "{}\n{}", one.service.stderr(), two.service.stderr());
+}
+
+#[tokio::test]
+async fn whichever_of_several_addresses_answers_is_taken() {
+    let project = Project::new();
+    let base = project.path();
+    let nats = Nats::start(&project.file("jetstream")).await;
+    let addresses = format!("nats://127.0.0.1:{},{}", tools::free_port(), nats.url());
+    let place = Place::new(base, "one");
+    let mut coordinator = Coordinator::start_at(&addresses, base, &place);
+    let api = coordinator.with_role("leader").await;
+    let _worker = worker(&addresses, base, &place.store, "worker");
+    let marked = Marked::start(&project, &api, 4).await;
+    marked.ends_well(&api, &nats.client().await, &place.store).await;
 }

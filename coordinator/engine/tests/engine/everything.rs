@@ -7,6 +7,7 @@ use crate::world::{World, definition, item, pool};
 use causey_protocol::gate::{ChildStart, StepGate};
 use causey_protocol::id::{Digest, RunId, Timestamp};
 use causey_protocol::input::{FlowChoice, Input, Request};
+use causey_protocol::letter::{LetterEnd, Original};
 use causey_protocol::parameter::{Parameter, ParameterType, Values};
 use causey_protocol::policy::{CatchPolicy, HostMode, RetryPolicy};
 use causey_protocol::record::{Answer, Record, RunState};
@@ -324,7 +325,15 @@ fn refusals(world: &mut World) {
     let host = Some(HostMode::Spawn);
     let request = Request::Submit { flow, parameters: Values::new(), tags: vec!["night".into()], host, timeout_seconds: Some(60.0) };
     assert!(matches!(world.request(request), Answer::Refused(_)));
-    world.input(Input::Malformed { subject: "causey.in.elsewhere".into(), sequence: 9, because: "the message is empty".into() });
+    let unreadable = |subject: &str, sequence: u64| {
+        let original = Original::new(&[("ce-id".to_owned(), "1".to_owned())].into(), b"{");
+        Input::Malformed { subject: subject.into(), sequence, because: "the message is empty".into(), original }
+    };
+    world.input(unreadable("causey.in.elsewhere", 9));
+    world.input(unreadable("causey.event.api", 1));
+    let letter = *world.state.dead_letters.keys().next().unwrap();
+    assert_eq!(world.request(Request::CloseLetter { letter, end: LetterEnd::Discarded }), Answer::Done);
+    assert!(matches!(world.request(Request::CloseLetter { letter, end: LetterEnd::Redriven }), Answer::Refused(_)));
     world.input(Input::BlobStored { digest: Digest::of(b"nobody's") });
 }
 

@@ -36,7 +36,7 @@ logs! {
         AttemptsHeld LossAccepted StartSkipped RunAdmitted ScheduleFired SchedulesPaused SchedulesResumed
         BackfillStarted BackfillAdvanced BackfillCancelled
         GangOpened GangCalled MemberJoined GangFormed MemberSucceeded GangDissolved
-        TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet;
+        TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet DeadLettered DeadLetterClosed;
 }
 
 /// The largest golden log, in bytes: they are kept for ever.
@@ -224,6 +224,7 @@ fn the_next_golden_log_leaves_something_in_every_table() {
         TableId::Schedules,
         TableId::Skipped,
         TableId::Backfills,
+        TableId::DeadLetters,
     ];
     assert_eq!(filled, tables.map(|table| table as u8).into());
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::world::{World, definition, inputs, item, pool};
-use causey_engine::{GangPhase, Run, State, TaskRef, decide};
+use causey_engine::{GangPhase, Question, Run, State, TaskRef, decide, why};
 use causey_protocol::gate::ChildStart;
 use causey_protocol::id::Timestamp;
 use causey_protocol::input::{Input, Request};
@@ -207,6 +207,19 @@ fn accepted(world: &World) -> u32 {
     counts.sum()
 }
 
+/// Live runs, steps and tasks of which the state does not say what they wait for.
+fn unexplained(state: &State) -> Vec<String> {
+    let mut questions = Vec::new();
+    for run in state.live_runs() {
+        let (flow, id) = (state.flow_of(run).unwrap(), run.id());
+        questions.push(Question::Run(id));
+        questions.extend(flow.indices().map(|step| Question::Step(id, step)));
+        questions.extend(run.tasks(std::ops::Bound::Unbounded).map(|(task, _)| Question::Task(id, task)));
+        questions.extend(run.joins.keys().map(|(step, path)| Question::Task(id, TaskRef::new(*step, path.clone(), 0))));
+    }
+    questions.iter().filter(|question| why(state, question).is_empty()).map(|question| format!("{question:?}")).collect()
+}
+
 /// Every task of a run, in whatever state.
 fn tasks_of(run: &Run) -> u32 {
     run.steps.iter().flat_map(|step| step.counts).sum()
@@ -223,6 +236,7 @@ proptest! {
         let mut past = Vec::new();
         for happening in &happenings {
             happen(&mut world, &mut past, happening);
+            prop_assert_eq!(unexplained(&world.state), Vec::<String>::new());
         }
         world.restart();
         for _ in 0..2_000 {
