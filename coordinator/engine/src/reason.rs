@@ -1,7 +1,7 @@
 //! Why something waits, or why it ended: data, and the same in words. To add a reason, add a variant and its arms in
 //! [`Reason::words`] and, if the same may hold for several tasks of a step, in [`Reason::absorb`]; whoever knows it gives it.
 
-use causey_protocol::id::{FlowName, PoolName, StepName, Timestamp, WorkerName};
+use causey_protocol::id::{FlowName, PoolName, SignalName, StepName, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use serde::Serialize;
 
@@ -37,6 +37,18 @@ pub enum Reason {
     Storage { problem: Problem },
     /// A run for a place: its flow lets only so many be under way. `ahead` others wait before it.
     Place { flow: FlowName, ahead: u32, active: Vec<String> },
+    /// Tasks for something outside of the flow's graph: signals, an approval by one of these (by anybody if empty), the end of runs.
+    Gate { since: Timestamp, signals: Vec<SignalName>, approval: Option<Vec<String>>, children: Vec<String>, until: Option<Timestamp> },
+    /// The members of a gang for their turn, or for each other: `here` of `size` are there.
+    Gang {
+        pool: PoolName,
+        size: u32,
+        here: u32,
+        gathering: bool,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+        dissolved: Option<String>,
+    },
     /// A join for its siblings; some of those missing, and some of those that have failed and are tried again.
     Siblings { arrived: u32, expected: u32, missing: Vec<String>, failing: Vec<String> },
     /// For results or inputs to be in the artifact store.
@@ -99,6 +111,10 @@ impl Reason {
             }
             (Self::Retry { at, .. }, Self::Retry { at: other, .. }) => earlier(at, other),
             (Self::Storage { .. }, Self::Storage { .. }) => {}
+            (
+                Self::Gate { since, signals, approval, children, .. },
+                Self::Gate { since: other, signals: named, approval: by, children: runs, .. },
+            ) if signals == named && approval == by && children == runs => earlier(since, other),
             (Self::Store { blobs }, Self::Store { blobs: more }) => *blobs += more,
             (
                 Self::Siblings { arrived, expected, missing, failing },
@@ -173,6 +189,27 @@ impl Reason {
                     (_, _, None) => format!("waits for schedule `{cron}` ({zone}), which has not fired yet"),
                 }
             }
+            Self::Gate { since, signals, approval, children, until } => {
+                let mut what: Vec<String> = signals.iter().map(|name| format!("signal `{name}`")).collect();
+                what.extend(approval.as_ref().map(|by| match by.as_slice() {
+                    [] => "an approval".into(),
+                    by => format!("an approval by {}", by.join(" or ")),
+                }));
+                what.extend(children.iter().map(|run| format!("the end of run {run}")));
+                let until = until.map(|until| format!(", for {} more", span(until.micros_since(now)))).unwrap_or_default();
+                format!("has waited {} for {}{until}", ago(since), what.join(", "))
+            }
+            Self::Gang { pool, size, here, gathering, since, until, dissolved } => {
+                let before = dissolved.as_ref().map(|why| format!("; the last time: {why}")).unwrap_or_default();
+                let left = until.map(|until| format!(", for {} more", span(until.micros_since(now)))).unwrap_or_default();
+                match (gathering, since) {
+                    (true, _) => format!("a gang of {size} gathers in pool `{pool}`: {here} are there{left}{before}"),
+                    (false, Some(since)) if *since > now => {
+                        format!("a gang of {size} gathers again in pool `{pool}` in {}{before}", span(since.micros_since(now)))
+                    }
+                    (false, _) => format!("a gang of {size} waits until pool `{pool}` has gathered those before it{before}"),
+                }
+            }
             Self::Siblings { arrived, expected, missing, failing } => {
                 let list = |what: &str, names: &[String]| match names {
                     [] => String::new(),
@@ -219,6 +256,8 @@ impl Reason {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoWorker { pool, .. } => Some(format!("start one: causey worker --pool {pool}")),
+            Self::Gate { signals, .. } if !signals.is_empty() => Some(format!("send it: causey signal RUN {}", signals[0])),
+            Self::Gate { approval: Some(_), .. } => Some("decide: causey approve RUN STEP, or causey reject RUN STEP".into()),
             Self::Ended { problem: Some(problem), .. } | Self::Storage { problem } => problem.hint.clone(),
             _ => None,
         }

@@ -4,11 +4,14 @@
 use std::collections::BTreeSet;
 
 use causey_protocol::flow::{Flow, StepIndex};
+use causey_protocol::gate::Gate;
 use causey_protocol::id::{FlowName, Path, RunId, StepName};
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::RunState;
 use serde_json::Value;
 
+use crate::gang::{Gang, GangPhase};
+use crate::gate::Gated;
 use crate::join;
 use crate::reason::{HeldEvent, NAMES_MAX, Reason};
 use crate::run::{Foreach, Run, Task, TaskRef, TaskState, steps_below};
@@ -89,6 +92,14 @@ fn of_run(state: &State, id: RunId, wanted: &dyn Fn(StepIndex) -> bool) -> Vec<W
     for (task, found) in run.unfinished().filter(|(task, _)| wanted(task.step)) {
         waits.add(&flow, task.step, Some(task.clone()), 1, open_reason(state, run, &task, found));
     }
+    for (first, gated) in run.gated().filter(|(first, _)| wanted(first.step)) {
+        waits.add(&flow, first.step, Some(first.clone()), gated.tasks.len(), gate_reason(state, &flow, first, gated));
+    }
+    for ((step, path), gang) in run.gangs.iter().filter(|((step, _), _)| wanted(*step)) {
+        if let Some(reason) = gang_reason(gang) {
+            waits.add(&flow, *step, Some(TaskRef::new(*step, path.child(0), 0)), gang.size, reason);
+        }
+    }
     // Retries that are held back have been among the tasks.
     for (first, held) in state.held_back_of(id).filter(|(first, held)| held.attempt == 0 && wanted(first.step)) {
         if let Some(problem) = state.storage_problem() {
@@ -113,6 +124,38 @@ fn of_run(state: &State, id: RunId, wanted: &dyn Fn(StepIndex) -> bool) -> Vec<W
     }
     waits.0.sort_by_key(|wait| wait.step.as_ref().and_then(|step| flow.find(step)));
     waits.0
+}
+
+/// What tasks of one step wait for before they are opened.
+fn gate_reason(state: &State, flow: &Flow, first: &TaskRef, gated: &Gated) -> Reason {
+    let (mut signals, mut approval, mut children) = (Vec::new(), None, Vec::new());
+    for awaited in &gated.awaits {
+        match &awaited.gate {
+            Gate::Signal { name } => signals.push(name.clone()),
+            Gate::Approval => {
+                let gate = flow.step(first.step).gate.as_ref().and_then(|gate| gate.approval.as_ref());
+                approval = Some(gate.map(|gate| gate.by.clone()).unwrap_or_default());
+            }
+            Gate::Child { run } if children.len() < NAMES_MAX => {
+                children.push(state.name_of(*run).map_or_else(|| run.to_string(), ToString::to_string));
+            }
+            Gate::Child { .. } => {}
+        }
+    }
+    let until = gated.awaits.iter().filter_map(|awaited| awaited.until).min();
+    Reason::Gate { since: gated.since, signals, approval, children, until }
+}
+
+/// What the members of a gang wait for; `None` once it has formed.
+fn gang_reason(gang: &Gang) -> Option<Reason> {
+    let (gathering, since, until) = match gang.phase {
+        GangPhase::InLine { since } => (false, Some(since), None),
+        GangPhase::Gathering { until } => (true, None, Some(until)),
+        GangPhase::Formed => return None,
+    };
+    let here = u32::try_from(gang.members.len()).unwrap_or(u32::MAX);
+    let (pool, dissolved) = (gang.pool.clone(), gang.dissolved.clone());
+    Some(Reason::Gang { pool, size: gang.size, here, gathering, since, until, dissolved })
 }
 
 /// Chunks that are complete and not stored.
@@ -169,6 +212,12 @@ fn of_task(state: &State, id: RunId, task: &TaskRef) -> Vec<Wait> {
     let held = state.held_back_of(id).any(|(first, held)| first.step == task.step && held.tasks.iter().any(|(path, _)| path == task.path));
     if let Some(problem) = state.storage_problem().filter(|_| held) {
         return wait(Reason::Storage { problem });
+    }
+    let is_here = |(first, gated): &(&TaskRef, &Gated)| {
+        first.step == task.step && gated.tasks.iter().any(|(path, visit)| path == task.path && visit == task.visit)
+    };
+    if let Some((first, gated)) = run.gated().find(is_here) {
+        return wait(gate_reason(state, &flow, first, gated));
     }
     match unopened_reason(run, &flow, task) {
         Some(reason) => wait(reason),
