@@ -61,7 +61,8 @@ impl Error {
             }
             Self::Recover(recover::Error::Store(error)) => !error.is_transient(),
             Self::Recover(recover::Error::NoBase { .. }) => true,
-            Self::WrongStore { .. } | Self::Mark(_) => true,
+            Self::Mark(error) => !error.is_transient(),
+            Self::WrongStore { .. } => true,
             Self::Trimmed | Self::Leadership(_) | Self::Broker(_) | Self::Disconnected | Self::Fenced { .. } | Self::KeyLost => false,
         }
     }

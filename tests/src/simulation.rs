@@ -18,7 +18,8 @@ mod world;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use causey_artifacts::{Memory, Store};
@@ -47,7 +48,7 @@ const WORKERS: [(&str, u32); 3] = [("default", 2), ("default", 1), (flows::OTHER
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
 /// Everything must be over so long after the last fault.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What came of a world.
 #[derive(Clone, Debug)]
@@ -178,7 +179,7 @@ impl Disk {
 }
 
 /// Runs a coordinator, again and again.
-async fn keep_coordinator(world: Arc<World>, number: usize, refusals: Arc<std::sync::Mutex<Vec<String>>>) {
+async fn keep_coordinator(world: Arc<World>, number: usize, refusals: Arc<Mutex<Vec<String>>>) {
     let name = format!("coordinator-{number}");
     let mut disk = Disk::default();
     loop {
@@ -286,6 +287,38 @@ async fn run_worker(
     if let Err(error) = causey_worker::life::live(setup, &process.stop, std::future::pending()).await {
         lock(&world.judge).blame(format!("worker {name} cannot go on: {error}"));
     }
+}
+
+/// A seed in whose world an invariant was broken.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub seed: u64,
+    /// Its smallest plan, what is broken, and what happened last.
+    pub report: String,
+}
+
+/// Lives through the worlds of the seeds from `first` on with as many threads as there are cores, until `goes_on` says no of the next;
+/// gives how many there were and which failed.
+#[must_use]
+pub fn many(first: u64, goes_on: impl Fn(u64) -> bool + Sync) -> (u64, Vec<Failure>) {
+    let (next, lived, failures) = (AtomicU64::new(first), AtomicU64::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if !goes_on(seed) {
+                return;
+            }
+            let plan = Plan::of(seed);
+            if !live(&plan).violations.is_empty() {
+                lock(&failures).push(Failure { seed, report: report(&plan) });
+            }
+            lived.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
+    let failures = std::mem::take(&mut *lock(&failures));
+    (lived.into_inner(), failures)
 }
 
 /// A plan with as few faults as still break an invariant.

@@ -86,7 +86,7 @@ impl Client {
             self.request(Request::Deploy { flow: Box::new(Flow::clone(&flow)) }).await;
         }
         let submitted = flows::submitted();
-        for number in 0..world.chance(|chance| chance.u32(4..9)) {
+        for number in 0..world.chance(|chance| chance.u32(5..16)) {
             let flow = world.chance(|chance| chance.choice(&submitted).cloned()).expect("there are flows");
             match world.chance(|chance| chance.u32(..10)) {
                 0..=1 => {
@@ -104,7 +104,7 @@ impl Client {
                 6 => self.rubbish().await,
                 _ => drop(self.submit(&flow, None).await),
             }
-            self.pause(1_500).await;
+            self.pause(1_200).await;
         }
     }
 

@@ -1,5 +1,7 @@
 //! Looks at everything that is stored in the simulated world, turn by turn, with the checkers that judge real processes too.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use causey_artifacts::Memory;
 use causey_coordinator::outside::Message;
@@ -7,7 +9,7 @@ use causey_engine::State;
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::id::{Digest, RequestId};
 use causey_protocol::input::RequestMessage;
-use causey_protocol::record::Position;
+use causey_protocol::record::{Position, Record};
 use causey_protocol::subject::SEQUENCE_HEADER;
 
 use crate::history::{self, Checker, Entry, Notice};
@@ -21,6 +23,8 @@ pub(crate) struct Judge {
     notices: Vec<Notice>,
     /// Requests whose storing was acknowledged to somebody, and the last event likewise.
     accepted: Vec<RequestId>,
+    /// Requests that the log answers: the state forgets them after a while.
+    answered: BTreeSet<RequestId>,
     accepted_event: u64,
     /// Hash of the state after each turn.
     hashes: Vec<Digest>,
@@ -34,6 +38,7 @@ impl Judge {
             checker: Checker::default(),
             notices: Vec::new(),
             accepted: Vec::new(),
+            answered: BTreeSet::new(),
             accepted_event: 0,
             hashes: Vec::new(),
             violations: Vec::new(),
@@ -64,6 +69,9 @@ impl Judge {
                 self.checker.turn(&entry, &mut found);
                 self.checker.ends(inputs, &mut found);
                 for (index, record) in (0..).zip(&entry.turn.records) {
+                    if let Record::RequestAnswered { id, .. } = record {
+                        self.answered.insert(id.clone());
+                    }
                     let position = Position { sequence, index };
                     history::missing_objects(&self.checker.state, position, record, |place| self.store.object(place), &mut found);
                 }
@@ -97,7 +105,7 @@ impl Judge {
     pub(crate) fn waits_for(&self) -> Vec<String> {
         let state = self.state();
         let mut waits: Vec<String> = Vec::new();
-        let unanswered = self.accepted.iter().filter(|id| state.requests.get(id).is_none());
+        let unanswered = self.accepted.iter().filter(|id| !self.answered.contains(id));
         waits.extend(unanswered.map(|id| format!("request {id}, which was accepted, is not answered (I1)")));
         if state.events < self.accepted_event {
             waits.push(format!("event {} was accepted, but events are read up to {} (I1)", self.accepted_event, state.events));

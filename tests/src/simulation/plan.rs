@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 /// Faults fall on steps up to about this one.
-const STEPS: u64 = 2_500;
+const STEPS: u64 = 1_200;
 
 /// Whom a fault befalls: the first of these that takes the step, or one after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
