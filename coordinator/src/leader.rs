@@ -31,7 +31,7 @@ use crate::publisher::{Answer, Publisher};
 use crate::readers::Writable;
 use crate::standby::sleep_until;
 use crate::timetable::Timetable;
-use crate::{streams, takeover};
+use crate::{recover, streams, takeover};
 
 /// Name of the mark that the artifact store carries once a log belongs to it.
 pub(crate) const LOG_MARK: &str = "log.json";
@@ -120,9 +120,15 @@ impl<O: Outside> Leader<'_, O> {
         let announced = self.working.announced;
         self.performer.read_announced(announced).await?;
         // Whoever announced this had read it in the log: a log that ends before it has lost its end.
-        let (found, seen) = (self.fold.tail.sequence, self.performer.announced().sequence);
-        if seen > found {
-            return Err(streams::Error::MovedBack { stream: subject::LOG_STREAM, found, seen }.into());
+        let seen = self.performer.announced().sequence;
+        if seen > self.fold.tail.sequence {
+            let found = recover::extent(&self.outside).await.map_err(Error::Streams)?.last;
+            let stream = subject::LOG_STREAM;
+            return Err(if seen > found {
+                streams::Error::MovedBack { stream, found, seen }.into()
+            } else {
+                Error::Fenced { sequence: seen }
+            });
         }
         let outstanding = causey_engine::outstanding(&self.fold.committed.read());
         tracing::info!(epoch = self.working.epoch, sequence = self.fold.tail.sequence, outstanding = outstanding.len(), "leading");
