@@ -1,6 +1,6 @@
 //! What the queues must hold: for whoever compares it with what they do hold.
 
-use causey_protocol::id::{PoolName, RunId, TaskKey, Timestamp};
+use causey_protocol::id::{PoolName, RunId, TaskKey};
 
 use crate::run::{OpenDispatch, Run, TaskRef};
 use crate::state::State;
@@ -14,8 +14,6 @@ pub struct Queued {
     pub first: TaskRef,
     pub attempt: u32,
     pub key: TaskKey,
-    /// When its attempts were opened.
-    pub opened: Timestamp,
     /// Its attempts that are open.
     pub attempts: Vec<TaskKey>,
 }
@@ -27,15 +25,9 @@ pub fn queued(state: &State) -> impl Iterator<Item = Queued> {
 
 fn entry(state: &State, run: &Run, first: TaskRef, dispatch: &OpenDispatch) -> Option<Queued> {
     let flow = state.flow_of(run)?;
-    let mut opened = run.created;
-    let mut attempts = Vec::new();
-    for (path, visit) in dispatch.tasks.iter() {
-        let task = TaskRef::new(first.step, path, visit);
-        if let Some(found) = run.open_attempt(&task, dispatch.attempt) {
-            opened = found.opened;
-            attempts.push(task.id(&flow).key(dispatch.attempt));
-        }
-    }
+    let tasks = dispatch.tasks.iter().map(|(path, visit)| TaskRef::new(first.step, path, visit));
+    let open = tasks.filter(|task| run.open_attempt(task, dispatch.attempt).is_some());
+    let attempts = open.map(|task| task.id(&flow).key(dispatch.attempt)).collect();
     let (pool, attempt, key) = (dispatch.pool.clone(), dispatch.attempt, first.id(&flow).key(dispatch.attempt));
-    Some(Queued { run: run.id(), pool, first, attempt, key, opened, attempts })
+    Some(Queued { run: run.id(), pool, first, attempt, key, attempts })
 }
