@@ -102,6 +102,10 @@ impl<O: Outside> Coordinator<O> {
             let begun = Instant::now();
             let led = leader::lead(self, keeper.lost()).await;
             self.fold.committed.set_role(Role::Standby { leader: None });
+            let led = match led {
+                Ok(()) => Ok(()),
+                Err(error) => Err(standby::trimmed(self, error).await),
+            };
             match led {
                 Ok(()) => {
                     keeper.release().await;
