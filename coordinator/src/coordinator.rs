@@ -61,7 +61,8 @@ impl Error {
             }
             Self::Recover(recover::Error::Store(error)) => !error.is_transient(),
             Self::Recover(recover::Error::NoBase { .. }) => true,
-            Self::WrongStore { .. } | Self::Mark(_) => true,
+            Self::Mark(error) => !error.is_transient(),
+            Self::WrongStore { .. } => true,
             Self::Trimmed | Self::Leadership(_) | Self::Broker(_) | Self::Disconnected | Self::Fenced { .. } | Self::KeyLost => false,
         }
     }
@@ -101,6 +102,10 @@ impl<O: Outside> Coordinator<O> {
             let begun = Instant::now();
             let led = leader::lead(self, keeper.lost()).await;
             self.fold.committed.set_role(Role::Standby { leader: None });
+            let led = match led {
+                Ok(()) => Ok(()),
+                Err(error) => Err(standby::trimmed(self, error).await),
+            };
             match led {
                 Ok(()) => {
                     keeper.release().await;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use causey_artifacts::{Store, failpoint};
 use causey_engine::{Command, State};
 use causey_protocol::codec;
-use causey_protocol::id::{Digest, Timestamp};
+use causey_protocol::id::Digest;
 use causey_protocol::input::Input;
 use causey_protocol::record::{Position, Record, Turn};
 use causey_protocol::subject;
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::committed::Role;
 use crate::config::{INPUTS_READ_AHEAD, LEADERSHIP_RENEWAL, TURN_RECORDS_BYTES_MAX, TURN_RECORDS_MAX};
 use crate::coordinator::{Coordinator, Error};
@@ -30,7 +31,7 @@ use crate::publisher::{Answer, Publisher};
 use crate::readers::Writable;
 use crate::standby::sleep_until;
 use crate::timetable::Timetable;
-use crate::{streams, takeover};
+use crate::{recover, streams, takeover};
 
 /// Name of the mark that the artifact store carries once a log belongs to it.
 pub(crate) const LOG_MARK: &str = "log.json";
@@ -63,6 +64,7 @@ impl Filling {
 
 struct Leader<'a, O: Outside> {
     outside: O,
+    clock: Clock,
     fold: &'a mut Fold,
     working: State,
     filling: Filling,
@@ -93,6 +95,7 @@ pub(crate) async fn lead<O: Outside>(this: &mut Coordinator<O>, lost: Cancellati
     let filling = Filling { inbox: working.inbox, events: working.events, ..Filling::default() };
     let mut leader = Leader {
         outside: this.outside.clone(),
+        clock: Clock::new(working.at),
         fold: &mut this.fold,
         working,
         filling,
@@ -117,9 +120,15 @@ impl<O: Outside> Leader<'_, O> {
         let announced = self.working.announced;
         self.performer.read_announced(announced).await?;
         // Whoever announced this had read it in the log: a log that ends before it has lost its end.
-        let (found, seen) = (self.fold.tail.sequence, self.performer.announced().sequence);
-        if seen > found {
-            return Err(streams::Error::MovedBack { stream: subject::LOG_STREAM, found, seen }.into());
+        let seen = self.performer.announced().sequence;
+        if seen > self.fold.tail.sequence {
+            let found = recover::extent(&self.outside).await.map_err(Error::Streams)?.last;
+            let stream = subject::LOG_STREAM;
+            return Err(if seen > found {
+                streams::Error::MovedBack { stream, found, seen }.into()
+            } else {
+                Error::Fenced { sequence: seen }
+            });
         }
         let outstanding = causey_engine::outstanding(&self.fold.committed.read());
         tracing::info!(epoch = self.working.epoch, sequence = self.fold.tail.sequence, outstanding = outstanding.len(), "leading");
@@ -228,7 +237,7 @@ impl<O: Outside> Leader<'_, O> {
 
     fn take(&mut self, input: Input) {
         if self.filling.records.is_empty() {
-            self.working.open_turn(self.outside.now());
+            self.working.open_turn(self.clock.now(self.outside.now()));
         }
         let records = causey_engine::decide(&mut self.working, input);
         for record in &records {
@@ -328,18 +337,17 @@ impl<O: Outside> Leader<'_, O> {
     }
 
     /// When the next timer of the working state is due.
-    fn timer(&self) -> Option<Instant> {
-        self.working.next_timer().map(|due| self.at(due))
+    fn timer(&mut self) -> Option<Instant> {
+        let due = self.working.next_timer()?;
+        // A turn has one time: what comes due after it has been opened waits for the next, however long that takes.
+        let opened = !self.filling.records.is_empty() && due > self.working.at;
+        (!opened).then(|| self.clock.until(due, self.outside.now()))
     }
 
-    /// When the next firing of a schedule comes; like events, they wait while room is scarce.
+    /// When the next firing of a schedule comes; like events, they wait while room is scarce. Asked for again with every tick, so that a
+    /// wall clock that is set is followed.
     fn scheduled(&mut self) -> Option<Instant> {
         let due = self.timetable.next(&self.working).filter(|_| self.takes_events())?;
-        Some(self.at(due))
-    }
-
-    /// That time on the clock of timers. Asked for again with every tick, so that a wall clock that is set is followed.
-    fn at(&self, due: Timestamp) -> Instant {
-        Instant::now() + Duration::from_micros(due.micros_since(self.outside.now()))
+        Some(Instant::now() + Duration::from_micros(due.micros_since(self.outside.now())))
     }
 }

@@ -4,6 +4,7 @@ pub mod api;
 pub mod archive;
 pub mod broker;
 pub mod calendar;
+mod clock;
 pub mod committed;
 pub mod config;
 pub mod coordinator;

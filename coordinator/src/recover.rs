@@ -60,13 +60,15 @@ pub struct Base {
 /// # Errors
 /// [`Error`] names the stream, or everything that was tried.
 pub async fn base(outside: &impl Outside, store: &Store, projected: Tail) -> Result<Base, Error> {
+    // Before the log: a snapshot that a leader takes meanwhile may be of a turn behind the end that is found here.
+    let snapshots = snapshot::sequences(store).await?;
     let extent = extent(outside).await?;
     let usable = projected.sequence > 0 && projected.sequence + 1 >= extent.first;
     if usable || extent.last == 0 {
         return Ok(Base { instead: None, tail: projected, first: extent.first, damaged: Vec::new() });
     }
     let mut damaged = Vec::new();
-    for sequence in snapshot::sequences(store).await? {
+    for sequence in snapshots {
         if sequence > extent.last {
             let (stream, found) = (subject::LOG_STREAM, extent.last);
             return Err(streams::Error::MovedBack { stream, found, seen: sequence }.into());

@@ -118,14 +118,12 @@ fn serve(this: &mut Coordinator<impl Outside>) -> Result<(), Error> {
     Ok(())
 }
 
-/// A gap is no damage where the leader has trimmed the log while this coordinator read it: a snapshot goes further.
-async fn trimmed(this: &Coordinator<impl Outside>, error: Error) -> Error {
-    match (&error, recover::extent(&this.outside).await) {
-        (Error::Log(log::Error::Gap { expected: lost, .. } | log::Error::Missing { sequence: lost }), Ok(extent))
-            if extent.first > *lost =>
-        {
-            Error::Trimmed
-        }
+/// What is missing is no damage where the leader has trimmed the log while this coordinator read it: a snapshot goes further.
+pub(crate) async fn trimmed(this: &Coordinator<impl Outside>, error: Error) -> Error {
+    let (Error::Log(missing) | Error::Recover(recover::Error::Log(missing))) = &error else { return error };
+    let (log::Error::Gap { expected: sequence, .. } | log::Error::Missing { sequence }) = missing else { return error };
+    match recover::extent(&this.outside).await {
+        Ok(extent) if extent.first > *sequence => Error::Trimmed,
         _ => error,
     }
 }

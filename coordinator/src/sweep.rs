@@ -2,13 +2,13 @@
 //! that is gone although its attempts are open is published again, one whose attempts are closed is removed. It covers what the
 //! server lost, what somebody deleted, forged acknowledgements and withdrawals that did not arrive. It works beside the leader.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use causey_engine::{Queued, State};
 use causey_protocol::codec;
-use causey_protocol::id::{RunId, Timestamp};
+use causey_protocol::id::RunId;
 use causey_protocol::live::OpenAttempt;
 use causey_protocol::subject;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,10 @@ use crate::committed::{Committed, Role};
 use crate::desk::Workers;
 use crate::outside::{AppendError, Expect, Message, Outside, Purge, Unanswered};
 use crate::streams;
+
+/// Messages that are missing in so many rounds in a row before are lost: the ones that are on their way come sooner. Rounds, because
+/// wall clocks jump.
+const MISSING_ROUNDS: u32 = 2;
 
 /// Messages published again in one round; the rest has its turn in the next.
 const PUBLISHED_MAX: usize = 1_000;
@@ -46,20 +50,22 @@ pub(crate) struct Sweep<O> {
     ack_wait: Duration,
     /// Subjects that the last round found without an open attempt: their workers may have been about to acknowledge them.
     suspects: BTreeSet<String>,
+    /// Subjects that were missing, and in how many rounds before.
+    missing: BTreeMap<String, u32>,
 }
 
 /// What one comparison found.
 #[derive(Debug, Default)]
 struct Found {
-    /// Open dispatches without a message.
-    lost: Vec<Queued>,
+    /// Open dispatches without a message, by the subject it should have.
+    missing: BTreeMap<String, Queued>,
     /// Messages without an open dispatch.
     orphans: BTreeSet<String>,
 }
 
 impl<O: Outside> Sweep<O> {
     pub(crate) fn new(outside: O, committed: Arc<Committed>, workers: Arc<Workers>, ack_wait: Duration) -> Self {
-        Self { outside, committed, workers, ack_wait, suspects: BTreeSet::new() }
+        Self { outside, committed, workers, ack_wait, suspects: BTreeSet::new(), missing: BTreeMap::new() }
     }
 
     /// Works until `shutdown`, whenever this coordinator leads.
@@ -73,6 +79,7 @@ impl<O: Outside> Sweep<O> {
             }
             if *role.borrow() != Role::Leader {
                 self.suspects.clear();
+                self.missing.clear();
                 continue;
             }
             tokio::select! {
@@ -96,12 +103,15 @@ impl<O: Outside> Sweep<O> {
         }
         let state = self.committed.read().clone();
         let held = self.workers.held();
-        let before = Timestamp(self.outside.now().0.saturating_sub(micros(self.ack_wait * 2)));
-        let found = self.outside.aside(move || compare(&state, &listed, &held, before)).await;
+        let found = self.outside.aside(move || compare(&state, &listed, &held)).await;
         let orphans = found.orphans.intersection(&self.suspects).cloned().collect();
         self.suspects = found.orphans;
         self.remove(orphans).await?;
-        self.publish(found.lost).await
+        let rounds = |subject: &String| self.missing.get(subject).map_or(0, |rounds| rounds + 1);
+        let missing = found.missing.keys().map(|subject| (subject.clone(), rounds(subject))).collect();
+        let lost = found.missing.into_iter().filter(|(subject, _)| rounds(subject) >= MISSING_ROUNDS).map(|(_, queued)| queued).collect();
+        self.missing = missing;
+        self.publish(lost).await
     }
 
     /// Waits until the committed state covers the log and the inbox as they are now; `false`: it did not for an ack wait.
@@ -145,19 +155,16 @@ impl<O: Outside> Sweep<O> {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Compares `listed` subjects with the open dispatches. One that a worker holds is not offered again although its message is gone: it
-/// would run twice. Neither is one opened after `before`.
-fn compare(state: &State, listed: &BTreeSet<String>, held: &BTreeSet<OpenAttempt>, before: Timestamp) -> Found {
-    let mut found = Found { lost: Vec::new(), orphans: listed.clone() };
+/// would run twice.
+fn compare(state: &State, listed: &BTreeSet<String>, held: &BTreeSet<OpenAttempt>) -> Found {
+    let mut found = Found { missing: BTreeMap::new(), orphans: listed.clone() };
     for queued in causey_engine::queued(state) {
-        let present = found.orphans.remove(&subject::task(&queued.pool, queued.run, &queued.key));
+        let subject = subject::task(&queued.pool, queued.run, &queued.key);
+        let present = found.orphans.remove(&subject);
         let is_held = || queued.attempts.iter().any(|key| held.contains(&OpenAttempt { run: queued.run, key: *key }));
-        if !present && queued.opened < before && !is_held() {
-            found.lost.push(queued);
+        if !present && !is_held() {
+            found.missing.insert(subject, queued);
         }
     }
     found

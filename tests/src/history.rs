@@ -177,92 +177,16 @@ impl History {
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
-        self.chain(&mut found);
-        self.epochs(&mut found);
-        self.watermarks(&mut found);
-        self.notifications(&mut found);
-        let mut judge = Judge::default();
-        let mut state = State::default();
+        let mut checker = Checker::default();
         for entry in &self.entries {
-            state.sequence = entry.sequence - 1;
-            state.open_turn(entry.turn.at);
-            state.epoch = entry.turn.epoch;
-            for record in &entry.turn.records {
-                judge.record(&state, record, &mut found);
-                state.apply(record);
-            }
-            state.cover(entry.turn.inbox, entry.turn.events, entry.turn.announced);
-            found.extend(causey_engine::violations(&state).into_iter().map(|text| format!("after turn {}: {text}", entry.sequence)));
+            checker.turn(entry, &mut found);
         }
-        if state.hash() != self.state().hash() {
+        checker.ends(self.inputs, &mut found);
+        checker.notices(&self.notices, &mut found);
+        if checker.state.hash() != self.state().hash() {
             found.push("I9: folding record by record and turn by turn differ".into());
         }
         found
-    }
-
-    /// I11: sequences without gaps, every turn behind the hash of the one before.
-    fn chain(&self, found: &mut Vec<String>) {
-        let mut previous = Digest([0; 32]);
-        for (place, entry) in self.entries.iter().enumerate() {
-            if entry.sequence != place as u64 + 1 {
-                found.push(format!("I11: message {place} of the log has sequence {}", entry.sequence));
-            }
-            if entry.turn.previous != previous {
-                found.push(format!("I11: the chain is broken before turn {}", entry.sequence));
-            }
-            previous = Digest::of(&entry.payload);
-        }
-    }
-
-    /// I7: an epoch begins with its fence, one higher than the last, and nothing older follows.
-    fn epochs(&self, found: &mut Vec<String>) {
-        let mut epoch = 0;
-        for entry in &self.entries {
-            let expected = if entry.subject == subject::LOG_FENCE { epoch + 1 } else { epoch };
-            if entry.turn.epoch != expected {
-                found.push(format!("I7: turn {} on {} has epoch {}, not {expected}", entry.sequence, entry.subject, entry.turn.epoch));
-            }
-            epoch = entry.turn.epoch;
-        }
-    }
-
-    /// I1 as far as it shows here: watermarks never fall, unless an operator accepted a loss, and never pass what was accepted.
-    fn watermarks(&self, found: &mut Vec<String>) {
-        let mut last = (0, 0, Position::default());
-        for entry in &self.entries {
-            let now = (entry.turn.inbox, entry.turn.events, entry.turn.announced);
-            let accepted = entry.turn.records.iter().any(|record| matches!(record, Record::LossAccepted { .. }));
-            if !accepted && (now.0 < last.0 || now.1 < last.1 || now.2 < last.2) {
-                found.push(format!("I1: the watermarks of turn {} fall from {last:?} to {now:?}", entry.sequence));
-            }
-            last = now;
-        }
-        if last.0 > self.inputs.0 || last.1 > self.inputs.1 {
-            found.push(format!("I1: watermarks {last:?} pass the streams, which end at {:?}", self.inputs));
-        }
-    }
-
-    /// I6: what was decided is announced under its id and place, and nothing else is.
-    fn notifications(&self, found: &mut Vec<String>) {
-        let mut decided: BTreeMap<String, Position> = BTreeMap::new();
-        for (position, record) in self.records() {
-            if let Record::Notified { id, .. } = record
-                && let Some(before) = decided.insert(id.to_string(), position)
-            {
-                found.push(format!("I6: notification {id} was decided at {before} and at {position}"));
-            }
-        }
-        for notice in &self.notices {
-            let id = notice.event["id"].as_str().unwrap_or_default();
-            match decided.get(id) {
-                None => found.push(format!("I6: {id} was announced but never decided")),
-                Some(position) if position.to_string() != notice.position => {
-                    found.push(format!("I6: {id} was decided at {position} and announced as {}", notice.position));
-                }
-                Some(_) => {}
-            }
-        }
-        found.extend(self.unannounced().into_iter().map(|id| format!("I6: {id} was decided but not announced")));
     }
 
     /// I8: every object a record names is in the store with its digest, and every blob is what its name says.
@@ -272,26 +196,9 @@ impl History {
     pub fn store_violations(&self, store: &FilePath) -> std::io::Result<Vec<String>> {
         let mut found = Vec::new();
         let state = self.state();
+        let look = |place: &str| std::fs::read(store.join(place)).ok().map(Bytes::from);
         for (position, record) in self.records() {
-            for (run, step, path, visit, attempt, digest, bytes) in accepted(record) {
-                let Some(flow) = state.run(run).and_then(|run| state.flow_of(run)) else { continue };
-                let task = TaskId { step: flow.step(step).name.clone(), path, visit };
-                let place = object_path(run, &task.key(attempt));
-                match std::fs::read(store.join(&place)) {
-                    Ok(content) if Digest::of(&content) == digest && content.len() as u64 == bytes => {}
-                    Ok(content) => {
-                        found.push(format!("I8: {place} of {position} has {} bytes and digest {}", content.len(), Digest::of(&content)))
-                    }
-                    Err(error) => found.push(format!("I8: {place} of {position}: {error}")),
-                }
-            }
-            if let Record::ChunkStored { run, step, path, chunk } = record {
-                let digest = state.run(*run).and_then(|run| run.foreach(*step, path)?.chunks.get(chunk)?.digest);
-                // A chunk of a foreach inside another is named by the outer chunk once that is stored.
-                if digest.is_some_and(|digest| !store.join(blob_path(&digest)).is_file()) {
-                    found.push(format!("I8: chunk {chunk} of {position} is missing"));
-                }
-            }
+            missing_objects(&state, position, record, look, &mut found);
         }
         for flow in state.definitions.values() {
             let place = blob_path(&flow.definition().package);
@@ -306,6 +213,133 @@ impl History {
             }
         }
         Ok(found)
+    }
+}
+
+/// I8: what a record says to be stored is there. `look` gives the content of a place in the store.
+pub fn missing_objects(state: &State, position: Position, record: &Record, look: impl Fn(&str) -> Option<Bytes>, found: &mut Vec<String>) {
+    for (run, step, path, visit, attempt, digest, bytes) in accepted(record) {
+        let Some(flow) = state.run(run).and_then(|run| state.flow_of(run)) else { continue };
+        let task = TaskId { step: flow.step(step).name.clone(), path, visit };
+        let place = object_path(run, &task.key(attempt));
+        match look(&place) {
+            Some(content) if Digest::of(&content) == digest && content.len() as u64 == bytes => {}
+            Some(content) => {
+                found.push(format!("I8: {place} of {position} has {} bytes and digest {}", content.len(), Digest::of(&content)));
+            }
+            None => found.push(format!("I8: {place} of {position} is missing")),
+        }
+    }
+    if let Record::ChunkStored { run, step, path, chunk } = record {
+        let digest = state.run(*run).and_then(|run| run.foreach(*step, path)?.chunks.get(chunk)?.digest);
+        // A chunk of a foreach inside another is named by the outer chunk once that is stored.
+        if digest.is_some_and(|digest| look(&blob_path(&digest)).is_none()) {
+            found.push(format!("I8: chunk {chunk} of {position} is missing"));
+        }
+    }
+}
+
+/// Judges a log turn by turn, from its beginning: what it says after each holds for the log so far.
+#[derive(Debug)]
+pub struct Checker {
+    /// The fold, record by record.
+    pub state: State,
+    judge: Judge,
+    previous: Digest,
+    watermarks: (u64, u64, Position),
+    /// Notifications by their id.
+    decided: BTreeMap<String, Position>,
+}
+
+impl Default for Checker {
+    fn default() -> Self {
+        let (state, judge, previous) = (State::default(), Judge::default(), Digest([0; 32]));
+        Self { state, judge, previous, watermarks: (0, 0, Position::default()), decided: BTreeMap::new() }
+    }
+}
+
+impl Checker {
+    /// Judges the next turn.
+    pub fn turn(&mut self, entry: &Entry, found: &mut Vec<String>) {
+        self.chain(entry, found);
+        self.epoch(entry, found);
+        self.watermarks(entry, found);
+        let Entry { sequence, turn, .. } = entry;
+        self.state.sequence = sequence - 1;
+        self.state.open_turn(turn.at);
+        self.state.epoch = turn.epoch;
+        for (index, record) in (0..).zip(&turn.records) {
+            self.judge.record(&self.state, record, found);
+            if let Record::Notified { id, .. } = record {
+                let position = Position { sequence: *sequence, index };
+                if let Some(before) = self.decided.insert(id.to_string(), position) {
+                    found.push(format!("I6: notification {id} was decided at {before} and at {position}"));
+                }
+            }
+            self.state.apply(record);
+        }
+        self.state.cover(turn.inbox, turn.events, turn.announced);
+        found.extend(causey_engine::violations(&self.state).into_iter().map(|text| format!("after turn {sequence}: {text}")));
+    }
+
+    /// I11: sequences without gaps, every turn behind the hash of the one before.
+    fn chain(&mut self, entry: &Entry, found: &mut Vec<String>) {
+        let expected = self.state.sequence + 1;
+        if entry.sequence != expected {
+            found.push(format!("I11: message {} of the log comes as number {expected}", entry.sequence));
+        }
+        if entry.turn.previous != self.previous {
+            found.push(format!("I11: the chain is broken before turn {}", entry.sequence));
+        }
+        self.previous = Digest::of(&entry.payload);
+    }
+
+    /// I7: an epoch begins with its fence, one higher than the last, and nothing older follows.
+    fn epoch(&self, entry: &Entry, found: &mut Vec<String>) {
+        let expected = if entry.subject == subject::LOG_FENCE { self.state.epoch + 1 } else { self.state.epoch };
+        if entry.turn.epoch != expected {
+            found.push(format!("I7: turn {} on {} has epoch {}, not {expected}", entry.sequence, entry.subject, entry.turn.epoch));
+        }
+    }
+
+    /// I1 as far as it shows in the log: watermarks never fall, unless an operator accepted a loss.
+    fn watermarks(&mut self, entry: &Entry, found: &mut Vec<String>) {
+        let (last, now) = (self.watermarks, (entry.turn.inbox, entry.turn.events, entry.turn.announced));
+        let accepted = entry.turn.records.iter().any(|record| matches!(record, Record::LossAccepted { .. }));
+        if !accepted && (now.0 < last.0 || now.1 < last.1 || now.2 < last.2) {
+            found.push(format!("I1: the watermarks of turn {} fall from {last:?} to {now:?}", entry.sequence));
+        }
+        self.watermarks = now;
+    }
+
+    /// I1: watermarks never pass what was accepted, where inbox and events stream end.
+    pub fn ends(&self, inputs: (u64, u64), found: &mut Vec<String>) {
+        let last = self.watermarks;
+        if last.0 > inputs.0 || last.1 > inputs.1 {
+            found.push(format!("I1: watermarks {last:?} pass the streams, which end at {inputs:?}"));
+        }
+    }
+
+    /// I6: what was decided is announced under its id and place, and nothing else is.
+    pub fn notices(&self, notices: &[Notice], found: &mut Vec<String>) {
+        for notice in notices {
+            let id = notice.event["id"].as_str().unwrap_or_default();
+            match self.decided.get(id) {
+                None => found.push(format!("I6: {id} was announced but never decided")),
+                Some(position) if position.to_string() != notice.position => {
+                    found.push(format!("I6: {id} was decided at {position} and announced as {}", notice.position));
+                }
+                Some(_) => {}
+            }
+        }
+        found.extend(self.unannounced(notices).into_iter().map(|id| format!("I6: {id} was decided but not announced")));
+    }
+
+    /// Ids of notifications that were decided and are not among the notices.
+    #[must_use]
+    pub fn unannounced(&self, notices: &[Notice]) -> Vec<String> {
+        let announced: BTreeSet<&str> = notices.iter().filter_map(|notice| notice.event["id"].as_str()).collect();
+        self.decided.keys().filter(|id| !announced.contains(id.as_str())).cloned().collect()
     }
 }
 
@@ -343,7 +377,7 @@ fn files(folder: &FilePath) -> std::io::Result<Vec<std::path::PathBuf>> {
 }
 
 /// What the records so far have done to tasks.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Judge {
     origins: BTreeSet<Origin>,
     /// The open attempt of each task.

@@ -9,6 +9,7 @@ pub mod history;
 pub mod process;
 pub mod project;
 pub mod service;
+pub mod simulation;
 pub mod stack;
 pub mod tools;
 pub mod wait;

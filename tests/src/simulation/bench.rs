@@ -1,0 +1,212 @@
+//! User code of a simulated worker: it takes its time, ends as chance has it, differently each time it runs, and what it leaves is
+//! stored once for each attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use causey_artifacts::{Put, Store, StoreError};
+use causey_protocol::artifact::{blob_path, object_path};
+use causey_protocol::backoff::Delays;
+use causey_protocol::codec;
+use causey_protocol::flow::{Flow, Transition};
+use causey_protocol::id::{Digest, FlowName, StepName};
+use causey_protocol::task::{Dispatch, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Success};
+use causey_worker::bench::Bench;
+use causey_worker::{Confirm, Job, Reports};
+use tokio_util::sync::CancellationToken;
+
+use super::node::Node;
+use super::world::lock;
+
+/// Tries of a store call.
+const TRIES_MAX: u32 = 8;
+
+/// When a running attempt says that it has started.
+const STARTED_AFTER: Duration = Duration::from_secs(1);
+
+/// Longest encoding that is read back.
+const BYTES_MAX: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Simulated {
+    pub(crate) node: Node,
+    pub(crate) store: Store,
+    pub(crate) flows: Arc<Vec<Arc<Flow>>>,
+}
+
+/// Tries a store call again as long as it may work later.
+async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(call: impl Fn() -> F) -> Result<T, StoreError> {
+    let mut delays = Delays::new(Duration::from_millis(50), Duration::from_secs(2));
+    for _ in 1..TRIES_MAX {
+        match call().await {
+            Err(error) if error.is_transient() => tokio::time::sleep(delays.next_delay()).await,
+            done => return done,
+        }
+    }
+    call().await
+}
+
+/// An outcome as its object holds it; digest and size are the object's own.
+fn read(bytes: &Bytes) -> Outcome {
+    let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+    match codec::decode(bytes, BYTES_MAX).expect("an object of the simulation") {
+        Outcome::Succeeded(success) => Outcome::Succeeded(Success { digest, bytes: size, ..success }),
+        Outcome::Failed(failure) => Outcome::Failed(Failure { digest: Some(digest), bytes: size, ..failure }),
+        other => other,
+    }
+}
+
+impl Simulated {
+    fn flow(&self, name: &FlowName) -> &Flow {
+        self.flows.iter().find(|flow| flow.definition().name == *name).expect("a flow of the simulation")
+    }
+
+    fn failure(&self, kind: FailureKind, message: &str) -> Outcome {
+        let error = ErrorInfo { kind: "ValueError".into(), message: message.into(), ..ErrorInfo::default() };
+        let now = self.node.now();
+        Outcome::Failed(Failure { kind, error: Box::new(error), digest: None, bytes: 0, started: now, ended: now })
+    }
+
+    /// All that a task receives must be there and whole (I8).
+    async fn inputs(&self, job: &Job) -> Result<(), StoreError> {
+        let listed = match &job.task().inputs {
+            Inputs::Listed(listed) => listed.clone(),
+            Inputs::Manifest { digest, .. } => {
+                let bytes = self.verified(&blob_path(digest), digest).await?;
+                codec::decode::<Vec<InputRef>>(&bytes, BYTES_MAX).expect("a manifest")
+            }
+            Inputs::Chunks { digest, .. } => {
+                self.verified(&blob_path(digest), digest).await?;
+                Vec::new()
+            }
+        };
+        for input in listed {
+            let object = &input.object;
+            self.verified(&object_path(object.run, &object.key), &object.digest).await?;
+        }
+        Ok(())
+    }
+
+    async fn verified(&self, path: &str, digest: &Digest) -> Result<Bytes, StoreError> {
+        let found = patiently(|| self.store.get(path)).await?;
+        let bytes = found.unwrap_or_default();
+        if Digest::of(&bytes) != *digest {
+            lock(&self.node.world.judge).blame(format!("I8: a task was given {path} with digest {digest}, which is not there"));
+        }
+        Ok(bytes)
+    }
+
+    /// What user code leaves.
+    fn outcome(&self, job: &Job) -> Outcome {
+        let flow = self.flow(&job.dispatch.flow);
+        let step = flow.step(flow.find(&job.dispatch.step).expect("a step of the flow"));
+        let (task, world) = (job.task(), &self.node.world);
+        let fails = if step.retry.is_some() || step.catch.is_some() { 5 } else { 60 };
+        if world.chance(|chance| chance.u32(..fails) == 0) {
+            let kinds = [FailureKind::User, FailureKind::User, FailureKind::Infrastructure, FailureKind::Permanent];
+            return self.failure(kinds[world.chance(|chance| chance.usize(..kinds.len()))], "bad luck");
+        }
+        let targets: Vec<StepName> = step.next.targets().into_iter().cloned().collect();
+        let (next, foreach) = match &step.next {
+            Transition::Switch { .. } if task.visit < 3 => {
+                (vec![targets[world.chance(|chance| chance.usize(..targets.len()))].clone()], None)
+            }
+            Transition::Switch { .. } => (vec![targets[targets.len() - 1].clone()], None),
+            Transition::Foreach { .. } => (targets, Some(world.chance(|chance| if chance.u32(..12) == 0 { 70 } else { chance.u32(1..5) }))),
+            Transition::Linear { .. } | Transition::Branch { .. } | Transition::End => (targets, None),
+        };
+        let publishes = step.next == Transition::End && world.chance(fastrand::Rng::bool);
+        let publication = || Publication {
+            model: "forecast".parse().expect("a model name"),
+            artifact: "model".into(),
+            format: "json".into(),
+            metrics: serde_json::Map::new(),
+            tags: Default::default(),
+            description: world.chance(|chance| chance.u64(..)).to_string(),
+            allow_pickle: false,
+        };
+        let publications = if publishes { vec![publication()] } else { Vec::new() };
+        let (started, ended) = (self.node.now(), self.node.now());
+        Outcome::Succeeded(Success { digest: Digest([0; 32]), bytes: 0, next, foreach, publications, children: Vec::new(), started, ended })
+    }
+}
+
+impl Bench for Simulated {
+    type Ran = Outcome;
+    type Used = ();
+
+    async fn prepare(&self, _: &Dispatch) {}
+
+    async fn known(&self, job: &Job) -> Option<Outcome> {
+        let path = object_path(job.dispatch.run, &job.key);
+        match patiently(|| self.store.get(&path)).await {
+            Ok(found) => found.as_ref().map(read),
+            Err(error) => Some(self.failure(FailureKind::Infrastructure, &error.to_string())),
+        }
+    }
+
+    async fn run(&self, job: &Job, reports: &Reports, end: &CancellationToken) -> Option<Outcome> {
+        if let Err(error) = self.inputs(job).await {
+            return Some(self.failure(FailureKind::Infrastructure, &error.to_string()));
+        }
+        if job.redelivered {
+            reports.started(job, self.node.now()).await;
+        }
+        let time = self.node.world.chance(|chance| match chance.u32(..30) {
+            0 => Duration::from_millis(chance.u64(5_000..40_000)),
+            1..=4 => Duration::from_millis(chance.u64(500..3_000)),
+            _ => Duration::from_millis(chance.u64(1..200)),
+        });
+        let limit = job.dispatch.timeout_seconds.map(Duration::from_secs_f64);
+        let runs = async {
+            if time > STARTED_AFTER && limit.is_none_or(|limit| limit > STARTED_AFTER) {
+                tokio::time::sleep(STARTED_AFTER).await;
+                if !job.redelivered {
+                    reports.send(job.report(Outcome::Started { at: self.node.now() }), Confirm::Nobody);
+                }
+                tokio::time::sleep(time - STARTED_AFTER).await;
+            } else {
+                tokio::time::sleep(time).await;
+            }
+            self.outcome(job)
+        };
+        let timed = async {
+            match limit {
+                Some(limit) => tokio::time::timeout(limit, runs).await.unwrap_or_else(|_| self.failure(FailureKind::TimedOut, "too slow")),
+                None => runs.await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = end.cancelled() => None,
+            outcome = timed => Some(outcome),
+        }
+    }
+
+    async fn store(&self, job: &Job, ran: Outcome) -> (Outcome, Option<()>) {
+        if matches!(&ran, Outcome::Failed(Failure { kind: FailureKind::Infrastructure, .. })) {
+            return (ran, None);
+        }
+        let (path, bytes) = (object_path(job.dispatch.run, &job.key), Bytes::from(codec::encode(&ran)));
+        let overwrites = self.node.world.plan.mistake == Some(super::plan::Mistake::ResultsOverwritten);
+        let put = || async {
+            if overwrites {
+                self.store.remove(&path).await?;
+            }
+            self.store.put_if_absent(&path, bytes.clone()).await
+        };
+        let stored = match patiently(put).await {
+            Ok(Put::Stored) => Ok(Some(bytes)),
+            Ok(Put::Present) => patiently(|| self.store.get(&path)).await,
+            Err(error) => Err(error),
+        };
+        match stored {
+            Ok(Some(bytes)) => (read(&bytes), None),
+            Ok(None) => (self.failure(FailureKind::Infrastructure, "the object was there and is gone"), None),
+            Err(error) => (self.failure(FailureKind::Infrastructure, &error.to_string()), None),
+        }
+    }
+
+    fn finish(&self, (): ()) {}
+}
