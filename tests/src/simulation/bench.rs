@@ -113,7 +113,9 @@ impl Simulated {
                 (vec![targets[world.chance(|chance| chance.usize(..targets.len()))].clone()], None)
             }
             Transition::Switch { .. } => (vec![targets[targets.len() - 1].clone()], None),
-            Transition::Foreach { .. } => (targets, Some(world.chance(|chance| if chance.u32(..12) == 0 { 70 } else { chance.u32(1..5) }))),
+            Transition::Foreach { .. } | Transition::Gang { .. } => {
+                (targets, Some(world.chance(|chance| if chance.u32(..12) == 0 { 70 } else { chance.u32(1..5) })))
+            }
             Transition::Linear { .. } | Transition::Branch { .. } | Transition::End => (targets, None),
         };
         let publishes = step.next == Transition::End && world.chance(fastrand::Rng::bool);
