@@ -1,4 +1,4 @@
-# make demo | check | test | bench | clean. Needs cargo (rustup), Python 3.10 or newer with venv, and a C compiler.
+# make demo | check | test | bench | soak | clean. Needs cargo (rustup), Python 3.10 or newer with venv, and a C compiler.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -91,6 +91,12 @@ bench: export CAUSEY_TEST_PYTHON := $(VENV)/bin/python
 bench: venv ## measure, with release builds
 	cargo build --release --locked -p causey-cli -p causey-tests --bin causey --bin bench
 	$(TARGET)/release/bench
+
+# SECONDS is bash's own; the command line's counts.
+.PHONY: soak
+soak: ## simulate coordinators and workers until stopped, or for SECONDS=60
+	cargo build --locked -p causey-tests --bin soak
+	$(TARGET)/debug/soak $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 # Made anew when Python, the checkout's place or a requirement changes; otherwise this takes a moment.
 .PHONY: venv

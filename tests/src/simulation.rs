@@ -1,5 +1,5 @@
 //! The real coordinators and workers in a simulated world: a seed says what is submitted, how long everything takes and which faults
-//! befall whom; after every turn the invariants of the design are judged. The same seed makes the same world again, step by step.
+//! befall whom; after every turn the invariants of the design are judged.
 //!
 //! `plan` is what befalls a world; `world` runs processes in it; `server` is NATS as it is at its worst; `node` is a process's way to
 //! all this; `bench` and `client` are the people: user code and those who want something.
@@ -26,6 +26,7 @@ use causey_artifacts::{Memory, Store};
 use causey_coordinator::coordinator::Error;
 use causey_coordinator::leadership::Holder;
 use causey_coordinator::log::Tail;
+use causey_coordinator::outside::Outside;
 use causey_coordinator::parts::{Parts, Setup};
 use causey_coordinator::projection::{Checkpoint, Projection};
 use causey_coordinator::upkeep::Settings;
@@ -319,6 +320,16 @@ pub fn many(first: u64, goes_on: impl Fn(u64) -> bool + Sync) -> (u64, Vec<Failu
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
     let failures = std::mem::take(&mut *lock(&failures));
     (lived.into_inner(), failures)
+}
+
+/// A process in a world without faults: what stands in for a connection to NATS in the suite over both. To be called in a runtime with
+/// paused time.
+#[must_use]
+pub fn quiet() -> impl Outside + causey_worker::outside::Outside {
+    let plan = Plan { seed: 1, faults: Vec::new(), mistake: None };
+    let world = World::new(plan, Memory::new(uuid::Uuid::nil()));
+    let process = world.boot("somebody", Role::Client);
+    Node { world, process }
 }
 
 /// A plan with as few faults as still break an invariant.

@@ -1,6 +1,6 @@
 //! Seeds of the simulation, and proof that it can fail.
 
-use causey_tests::simulation::many;
+use causey_tests::simulation::{Mistake, Plan, Verdict, live, many};
 
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 1_000;
@@ -11,4 +11,44 @@ fn many_worlds_keep_every_invariant() {
     let reports: Vec<&str> = failures.iter().map(|failure| failure.report.as_str()).collect();
     assert!(reports.is_empty(), "{} of {lived} seeds fail\n\n{}", reports.len(), reports.join("\n\n"));
     assert_eq!(lived, SEEDS);
+}
+
+/// The first world with this mistake in which it shows.
+fn caught(mistake: Mistake) -> Verdict {
+    let plans = (0..200).map(|seed| Plan::of(seed).with(mistake));
+    let mut worlds = plans.map(|plan| live(&plan)).filter(|verdict| !verdict.violations.is_empty());
+    worlds.next().unwrap_or_else(|| panic!("{mistake:?} is not noticed"))
+}
+
+#[test]
+fn a_log_without_compare_and_set_is_noticed() {
+    let verdict = caught(Mistake::NoCompareAndSet);
+    let broken = |name: &str| verdict.violations.iter().any(|what| what.starts_with(name));
+    assert!(broken("I11") || broken("I7"), "{:?}", verdict.violations);
+}
+
+#[test]
+fn a_store_that_lets_results_be_overwritten_is_noticed() {
+    let verdict = caught(Mistake::ResultsOverwritten);
+    assert!(verdict.violations.iter().any(|what| what.contains("I8")), "{:?}", verdict.violations);
+}
+
+#[test]
+fn inputs_that_are_acknowledged_and_not_kept_are_noticed() {
+    let verdict = caught(Mistake::InputsForgotten);
+    assert!(verdict.violations.iter().any(|what| what.contains("(I1)") || what.contains("I5")), "{:?}", verdict.violations);
+}
+
+/// Row 14 of the fault model: nobody leads on a log that has lost its end, and the words say so.
+#[test]
+fn a_log_that_moved_back_is_refused() {
+    let plans = (0..400).map(|seed| Plan::of(seed).with(Mistake::LogCut));
+    let refused = plans.map(|plan| live(&plan)).filter(|verdict| !verdict.refusals.is_empty()).take(3).collect::<Vec<_>>();
+    assert_eq!(refused.len(), 3, "in some worlds the server is killed");
+    for verdict in refused {
+        let said = |why: &String| {
+            why.contains("CAUSEY_LOG") && ["moved back", "not what it was", "no longer holds"].iter().any(|words| why.contains(words))
+        };
+        assert!(verdict.refusals.iter().all(said), "{:?}", verdict.refusals);
+    }
 }

@@ -23,7 +23,7 @@ mod lease;
 mod leftover;
 pub mod life;
 mod live;
-mod nats;
+pub mod nats;
 mod output;
 pub mod outside;
 mod package;

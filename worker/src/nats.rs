@@ -24,7 +24,7 @@ const QUEUE_MAX: usize = 8192;
 ///
 /// # Errors
 /// When `url` is not an address.
-pub(crate) async fn connect(url: &str, name: String, events: mpsc::UnboundedSender<Event>) -> Result<Nats, async_nats::ConnectError> {
+pub async fn connect(url: &str, name: String, events: mpsc::UnboundedSender<Event>) -> Result<Nats, async_nats::ConnectError> {
     let delays = Mutex::new(Delays::new(FIRST_WAIT, LONGEST_WAIT));
     let servers = url.split(',').map(|server| server.trim().parse()).collect::<Result<Vec<ServerAddr>, std::io::Error>>()?;
     let mut options = ConnectOptions::new();
@@ -66,7 +66,7 @@ pub(crate) async fn connect(url: &str, name: String, events: mpsc::UnboundedSend
 
 /// The connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Nats {
+pub struct Nats {
     client: Client,
     jetstream: jetstream::Context,
 }

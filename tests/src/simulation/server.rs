@@ -244,7 +244,7 @@ impl Server {
         if let Some(ack) = subject.strip_prefix("$JS.ACK.CAUSEY_TASK.") {
             self.acknowledge(ack, payload, now);
             if let Some(reply) = reply {
-                self.tell(Letter { subject: reply.to_owned(), ..Letter::default() });
+                self.tell(&Letter { subject: reply.to_owned(), ..Letter::default() });
             }
             return true;
         }
@@ -252,10 +252,10 @@ impl Server {
             self.pull(pool, inbox, payload, now);
             return true;
         }
-        self.tell(Letter { subject: subject.to_owned(), reply: reply.map(str::to_owned), payload: payload.clone(), ..Letter::default() })
+        self.tell(&Letter { subject: subject.to_owned(), reply: reply.map(str::to_owned), payload: payload.clone(), ..Letter::default() })
     }
 
-    fn tell(&mut self, letter: Letter) -> bool {
+    fn tell(&mut self, letter: &Letter) -> bool {
         let listening = self.subscriptions.iter().filter(|subscription| matches(&subscription.pattern, &letter.subject));
         let mailboxes: Vec<_> = listening.map(|subscription| subscription.mailbox.clone()).collect();
         let heard = !mailboxes.is_empty();
@@ -267,7 +267,7 @@ impl Server {
         let asked: Value = serde_json::from_slice(payload).unwrap_or_default();
         let (batch, expires) = (asked["batch"].as_u64().unwrap_or(1), asked["expires"].as_u64().unwrap_or(0));
         let Some(queue) = self.queues.get_mut(pool) else {
-            self.tell(Letter { subject: inbox.to_owned(), status: Some(NO_RESPONDERS), ..Letter::default() });
+            self.tell(&Letter { subject: inbox.to_owned(), status: Some(NO_RESPONDERS), ..Letter::default() });
             return;
         };
         let left = u32::try_from(batch).unwrap_or(u32::MAX);
@@ -348,7 +348,7 @@ impl Server {
             });
         }
         for letter in ended {
-            self.tell(letter);
+            self.tell(&letter);
         }
         self.deliver(now);
         let expired: Vec<String> =

@@ -1,5 +1,6 @@
 //! The simulated world: one server, processes with connections to it, a clock for each, and the faults that befall them. Everything
-//! happens on one thread with paused time, and every choice is drawn from one generator, so that a seed makes the same world again.
+//! happens on one thread with paused time, and every choice is drawn from one generator. Not seeded is the order in which tokio's watch
+//! channels wake their receivers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
