@@ -7,7 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::ServerAddr;
 use causey_protocol::live::{Ask, OpenAttempt, Told};
 use causey_protocol::task::{Address, FailureKind, Outcome};
 use tokio::net::{TcpSocket, UdpSocket};
@@ -16,6 +15,7 @@ use tokio::sync::watch;
 use crate::attempt::{Fault, Job, now};
 use crate::config::Config;
 use crate::leader::Leader;
+use crate::nats;
 use crate::outside::Outside;
 use crate::report::Reports;
 use crate::result;
@@ -26,8 +26,8 @@ const ASK_PERIOD: Duration = Duration::from_secs(2);
 /// What all members on this worker share.
 #[derive(Debug)]
 pub(crate) struct Gangs {
-    /// Where the NATS server is: whoever reaches it is reached by others of the installation.
-    server: (String, u16),
+    /// Where the NATS servers are: whoever reaches one is reached by others of the installation.
+    servers: Vec<(String, u16)>,
     /// What the operator said instead.
     address: Option<IpAddr>,
     changed: watch::Sender<()>,
@@ -47,9 +47,9 @@ impl Gangs {
     /// # Errors
     /// When the server's URL is no address.
     pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
-        let server: ServerAddr = config.nats_url.parse().context("the NATS server's URL is no address")?;
-        let server = (server.host().to_owned(), server.port());
-        Ok(Self { server, address: config.address, changed: watch::Sender::new(()), waiting: Mutex::default() })
+        let servers = nats::servers(&config.nats_url).context("the NATS server's URL is no address")?;
+        let servers = servers.iter().map(|server| (server.host().to_owned(), server.port())).collect();
+        Ok(Self { servers, address: config.address, changed: watch::Sender::new(()), waiting: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<OpenAttempt>> {
@@ -103,8 +103,18 @@ impl Gangs {
         if let Some(address) = self.address {
             return Ok(address);
         }
-        let none = || std::io::Error::other(format!("{} has no address", self.server.0));
-        let server = tokio::net::lookup_host((self.server.0.as_str(), self.server.1)).await?.next().ok_or_else(none)?;
+        let mut failure = std::io::Error::other("no NATS server has an address");
+        let mut server = None;
+        for (host, port) in &self.servers {
+            match tokio::net::lookup_host((host.as_str(), *port)).await {
+                Ok(mut found) => server = found.next(),
+                Err(error) => failure = error,
+            }
+            if server.is_some() {
+                break;
+            }
+        }
+        let Some(server) = server else { return Err(failure) };
         // Nothing is sent: the kernel only chooses the route, and the source address with it.
         let socket = UdpSocket::bind(SocketAddr::new(unspecified(server.ip()), 0)).await?;
         socket.connect(server).await?;

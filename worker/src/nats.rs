@@ -20,13 +20,21 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Commands queued for the connection, and messages queued for a subscription.
 const QUEUE_MAX: usize = 8192;
 
+/// The servers that `url` names, separated by commas.
+///
+/// # Errors
+/// When one of them is no address.
+pub(crate) fn servers(url: &str) -> std::io::Result<Vec<ServerAddr>> {
+    url.split(',').map(|server| server.trim().parse()).collect()
+}
+
 /// Connects in the background to one of the servers that `url` names, separated by commas: the client works once a server does.
 ///
 /// # Errors
 /// When `url` is not an address.
 pub async fn connect(url: &str, name: String, events: mpsc::UnboundedSender<Event>) -> Result<Nats, async_nats::ConnectError> {
     let delays = Mutex::new(Delays::new(FIRST_WAIT, LONGEST_WAIT));
-    let servers = url.split(',').map(|server| server.trim().parse()).collect::<Result<Vec<ServerAddr>, std::io::Error>>()?;
+    let servers = servers(url)?;
     let mut options = ConnectOptions::new();
     // The client does not take them from the address by itself.
     if let Some((user, password)) = servers.iter().find_map(|server| server.username().zip(server.password())) {
