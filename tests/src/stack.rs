@@ -44,8 +44,16 @@ impl Stack {
     /// # Panics
     /// When it does not come up.
     pub async fn start(project: &Project) -> Self {
+        Self::start_with(project, &[]).await
+    }
+
+    /// Starts it with further options.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_with(project: &Project, options: &[&str]) -> Self {
         let mut command: Command = project.causey().into_std();
-        command.args(["dev", "--random-ports", "--json"]);
+        command.args(["dev", "--random-ports", "--json"]).args(options);
         let mut service = Service::start(command, &project.file("dev"));
         let url = until("the start of causey dev", 60, async || {
             assert_eq!(service.ended(), None, "causey dev ended: {}{}", service.stderr(), project.logs());
