@@ -123,6 +123,8 @@ class Current:
         from datetime import datetime, timedelta, timezone
 
         return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=micros)
+
+    @property
     def signals(self) -> dict[str, Any]:
         """The data of the signals that the run has received, by name; those the step waits for are among them."""
         return dict(self._field("signals") or {})
