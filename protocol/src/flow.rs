@@ -483,6 +483,10 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
             let problem = fault(definition, Some(step), "waits for a signal or an approval, and leads back to itself");
             return Err(problem.hint("a signal or an approval counts once in a run; let the step before it wait"));
         }
+        if definition.steps.iter().any(|other| matches!(&other.next, Transition::Gang { to, .. } if *to == step.name)) {
+            let problem = fault(definition, Some(step), "waits for a signal or an approval, and is the step of a gang");
+            return Err(problem.hint("let the step before it wait"));
+        }
     }
     if let Some(resources) = &step.resources {
         let cpu_fits = resources.cpu.is_finite() && resources.cpu > 0.0 && resources.cpu <= 1024.0;
@@ -1000,6 +1004,12 @@ mod tests {
         );
         (flow.steps[1].gate, flow.steps[2].gate) = (None, gate(serde_json::json!({"signals": [{"name": "go"}, {"name": "go"}]})));
         assert_eq!(Flow::try_from(flow.clone()).unwrap_err().message, "demo.py:12: step `end` is wrong: it waits for signal `go` twice");
+        let mut gang = definition(&["start gang train", "train > gather", "gather* > end", "end"]);
+        gang.steps[1].gate = gate(serde_json::json!({"approval": {}}));
+        assert_eq!(
+            Flow::try_from(gang).unwrap_err().message,
+            "demo.py:11: step `train` waits for a signal or an approval, and is the step of a gang"
+        );
         let large =
             || gate(serde_json::json!({"signals": [{"name": "go", "timeout_seconds": 1.0, "default": {"value": "x".repeat(40_000)}}]}));
         (flow.steps[0].gate, flow.steps[2].gate) = (large(), large());

@@ -104,6 +104,10 @@ impl Decider<'_> {
             let what = format!("step `{}` starts a run below {CHILD_DEPTH_MAX} others that started each other", step.name);
             return Some(Problem::new(Code::CHILD, what).hint("a flow that starts itself must come to an end"));
         }
+        if matches!(step.next, Transition::Gang { .. }) && children.iter().any(|child| child.wait) {
+            let what = format!("step `{}` opens a gang, which cannot wait for the runs it starts", step.name);
+            return Some(Problem::new(Code::CHILD, what).hint("start them with wait=False, or in an earlier step"));
+        }
         if step.next == Transition::End && children.iter().any(|child| child.wait) {
             let what = format!("step `{}` is the last one, so nothing can wait for the runs it starts", step.name);
             return Some(Problem::new(Code::CHILD, what).hint("start them with wait=False, or in an earlier step"));

@@ -319,6 +319,10 @@ impl Decider<'_> {
         let Some(((step, outer), gang, _)) = self.state.run(run).and_then(|run| run.gang_of(task)) else { return };
         let results: Option<Vec<_>> = gang.members.values().map(|member| Some((member.worker.clone(), member.success.clone()?))).collect();
         for (task, (worker, success)) in members(step, &outer, gang.size).zip(results.unwrap_or_default()) {
+            // A run that a member starts may end this one.
+            if self.state.run(run).is_none_or(|run| run.state.is_terminal()) {
+                return;
+            }
             self.succeeded(run, flow, &task, attempt, &worker, *success);
         }
     }

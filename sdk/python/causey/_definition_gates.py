@@ -40,6 +40,9 @@ def gate_problems(node: Node) -> Iterator[tuple[str, str, str | None]]:
         name = "wait_for" if "wait_for" in decorators else "approval"
         message = f"step '{node.name}' has @{name} and leads back to itself"
         yield name, message, "a signal or an approval counts once in a run: let the step before it wait"
+    elif "parallel" in decorators and ("wait_for" in decorators or "approval" in decorators):
+        name = "wait_for" if "wait_for" in decorators else "approval"
+        yield name, f"step '{node.name}' has @{name} and is the step of a gang", "let the step before it wait"
     if "wait_for" in decorators:
         signals = decorators["wait_for"]["signals"]
         names = [each["name"] for each in signals]

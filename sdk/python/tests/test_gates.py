@@ -128,6 +128,33 @@ def test_a_recursion_cannot_wait(flow_file):
     assert (problem["line"], problem["message"]) == (8, "step 'again' has @approval and leads back to itself")
 
 
+def test_the_step_of_a_gang_cannot_wait(flow_file):
+    path = flow_file(
+        """
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=2)
+
+            @wait_for("go")
+            @parallel
+            @step
+            def train(self):
+                self.next(self.gather)
+
+            @step
+            def gather(self, inputs):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """
+    )
+    problem = peer.describe(path)["problem"]
+    assert (problem["line"], problem["message"]) == (8, "step 'train' has @wait_for and is the step of a gang")
+
+
 def test_wait_for_needs_a_name(flow_file):
     problem = peer.describe(flow_file(flow(head="@wait_for")))["problem"]
     assert problem["message"].endswith("@wait_for of 'start' names no signal"), problem

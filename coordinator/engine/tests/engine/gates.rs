@@ -432,7 +432,13 @@ fn runs_that_cannot_be_started_fail_the_attempt_for_good() {
             vec![Parameter { name: "day".into(), kind: ParameterType::Int, required: true, default: None, help: String::new() }];
         world.deploy(flow);
         let first = if lines.len() > 1 { "start/0" } else { "only/0" };
-        world.start_children(first, children);
+        let (dispatch, task) = world.take(first);
+        let size = lines[0].contains("gang").then_some(2);
+        let mut item = world.success(&dispatch, &task, size, Vec::new());
+        if let Outcome::Succeeded(success) = &mut item.outcome {
+            success.children = children;
+        }
+        world.report(item);
         assert_eq!((world.run_state(run), world.queued().len()), (RunState::Failed, 0));
         world.problem(run)
     };
@@ -445,6 +451,8 @@ fn runs_that_cannot_be_started_fail_the_attempt_for_good() {
     let deep = ChildStart { parameters: Values::from([("day".into(), nested)]), ..child("Picky") };
     assert!(refusal(vec![deep], &lines).contains("parameter `day` is nested"));
     assert!(refusal(vec![child("Child")], &["only"]).contains("step `only` is the last one"));
+    let gang = refusal(vec![child("Child")], &["start gang train", "train > gather", "gather* > end", "end"]);
+    assert!(gang.contains("step `start` opens a gang, which cannot wait"), "{gang}");
 }
 
 #[test]
