@@ -20,6 +20,8 @@ pub(crate) struct Causey {
 pub(crate) enum Command {
     /// Run a flow and follow it to its end
     Run(Run),
+    /// Run again what is left of an earlier run, or a step and all behind it
+    Resume(Resume),
     /// Start a local stack: nats-server, coordinator, worker
     Dev(Dev),
     /// Show the graph of a flow file, or one run
@@ -136,6 +138,56 @@ pub(crate) struct Run {
     /// Who asks (default: your login name)
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
+
+    /// Write the run's id into this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) run_id_file: Option<PathBuf>,
+
+    /// Leave the local stack running afterwards
+    #[arg(long)]
+    pub(crate) keep_alive: bool,
+
+    /// One JSON object per line on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Without a step what has no result runs; with one, it and everything behind it. Accepted results of the other tasks are taken from the
+/// earlier run. Its parameters stay.
+#[derive(Debug, Args)]
+#[command(override_usage = "causey resume [OPTIONS] <RUN> [STEP] [FLOW.py]")]
+pub(crate) struct Resume {
+    /// The earlier run by name or id; the step from which on everything runs again; the flow file as it is now (default: the code
+    /// as it was). With the file first: FLOW.py [STEP], of the flow's newest run
+    #[arg(required = true, num_args = 1..=3, value_name = "RUN")]
+    pub(crate) words: Vec<String>,
+
+    /// The earlier run, where the words do not name it
+    #[arg(long, value_name = "RUN")]
+    pub(crate) origin_run_id: Option<String>,
+
+    /// Mark the run; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+
+    /// Run every step in this kind of process (default: as the earlier run)
+    #[arg(long, value_name = "KIND")]
+    pub(crate) host: Option<HostKind>,
+
+    /// Longest time the run may take: 90s, 15m, 2h, 1d (default: as the earlier run)
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub(crate) timeout: Option<f64>,
+
+    /// Who asks (default: your login name)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+
+    /// Write the run's id into this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) run_id_file: Option<PathBuf>,
 
     /// Leave the local stack running afterwards
     #[arg(long)]

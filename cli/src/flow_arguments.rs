@@ -56,6 +56,24 @@ pub(crate) fn split(words: impl IntoIterator<Item = String>, known: &[Known]) ->
     Ok(split)
 }
 
+/// Refuses parameters in the words behind `causey resume`, where they cannot be given.
+///
+/// # Errors
+/// The first word that looks like one.
+pub(crate) fn refuse(words: &[String], known: &[Known]) -> Result<(), Problem> {
+    let name = |word: &String| word.split_once('=').map_or(word.as_str(), |(name, _)| name).to_owned();
+    let builtin = ["--", "--help", "--version"];
+    let foreign =
+        |name: &String| name.starts_with("--") && !builtin.contains(&name.as_str()) && !known.iter().any(|option| option.name == *name);
+    match words.iter().map(name).find(foreign) {
+        None => Ok(()),
+        Some(name) => {
+            let what = format!("`{name}` is no option of `causey resume`, and a resumed run has the parameters of the earlier one");
+            Err(Problem::new(Code::NOT_RESUMABLE, what).hint("start a new run for other parameters: causey run FLOW"))
+        }
+    }
+}
+
 /// Checks the names against the flow's parameters (`-` may stand for `_`) and reads the values.
 ///
 /// # Errors
@@ -119,6 +137,13 @@ mod tests {
     fn a_parameter_before_the_flow_is_refused_with_advice() {
         let problem = split(words("--alpha 1 flow.py"), &known()).unwrap_err();
         assert_eq!(problem.hint.unwrap(), "parameters follow the flow: causey run FLOW --alpha VALUE");
+    }
+
+    #[test]
+    fn a_resumed_run_takes_no_parameters() {
+        assert!(refuse(&words("brisk-otter-41 train --tag x --json"), &known()).is_ok());
+        let problem = refuse(&words("brisk-otter-41 --alpha 1"), &known()).unwrap_err();
+        assert_eq!(problem.message, "`--alpha` is no option of `causey resume`, and a resumed run has the parameters of the earlier one");
     }
 
     #[test]

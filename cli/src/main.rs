@@ -58,6 +58,14 @@ fn dispatch() -> Result<Exit, Fault> {
                     }
                 })
             }
+            Command::Resume(arguments) => {
+                let json = arguments.json;
+                command::resume::run(arguments).await.inspect_err(|fault| {
+                    if json {
+                        screen::live::print_json(&fault.json());
+                    }
+                })
+            }
             Command::Dev(arguments) => command::dev::run(&arguments).await,
             Command::Show(arguments) => command::show::run(&arguments).await,
             Command::Check(arguments) => command::check::run(&arguments).await,
@@ -88,10 +96,11 @@ fn dispatch() -> Result<Exit, Fault> {
     })
 }
 
-/// The words for clap, and the flow's parameters where the command is `run`.
+/// The words for clap, and the flow's parameters where the command is `run`. `resume` takes none.
 fn words() -> Result<(Vec<OsString>, Parameters), Fault> {
     let words: Vec<OsString> = std::env::args_os().collect();
-    if words.get(1).is_none_or(|command| command != "run") {
+    let resumes = words.get(1).is_some_and(|command| command == "resume");
+    if !resumes && words.get(1).is_none_or(|command| command != "run") {
         return Ok((words, Vec::new()));
     }
     let text = |word: &OsString| {
@@ -99,15 +108,19 @@ fn words() -> Result<(Vec<OsString>, Parameters), Fault> {
         word.to_str().map(str::to_owned).ok_or_else(not_text)
     };
     let rest = words[2..].iter().map(text).collect::<Result<Vec<String>, Fault>>()?;
-    let split = flow_arguments::split(rest, &known()).map_err(Fault::usage)?;
+    if resumes {
+        flow_arguments::refuse(&rest, &known("resume")).map_err(Fault::usage)?;
+        return Ok((words, Vec::new()));
+    }
+    let split = flow_arguments::split(rest, &known("run")).map_err(Fault::usage)?;
     Ok((words[..2].iter().cloned().chain(split.ours.into_iter().map(Into::into)).collect(), split.parameters))
 }
 
-/// The options of `causey run`, as clap knows them.
-fn known() -> Vec<Known> {
+/// The options of a command, as clap knows them.
+fn known(command: &str) -> Vec<Known> {
     let mut causey = Causey::command();
     causey.build();
-    let options = causey.find_subcommand("run").into_iter().flat_map(clap::Command::get_arguments);
+    let options = causey.find_subcommand(command).into_iter().flat_map(clap::Command::get_arguments);
     let names = options.flat_map(|option| {
         let takes_value = option.get_action().takes_values();
         let long = option.get_long().map(|long| format!("--{long}"));

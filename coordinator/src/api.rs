@@ -10,8 +10,8 @@ mod follow;
 mod gate_view;
 mod gates;
 mod guard;
-mod histories;
 mod letters;
+mod listed;
 mod live;
 mod logs;
 mod models;
@@ -20,13 +20,13 @@ mod packages;
 mod probes;
 mod publish;
 mod refusal;
+mod resume;
 mod run_status;
 mod run_view;
 mod runs;
 mod schedules;
 mod status;
 mod step_view;
-mod stored;
 mod tasks;
 mod wait;
 mod why;
@@ -151,6 +151,7 @@ fn routes(shared: Context) -> Router {
         .route("/v1/runs/{run}/status", get(run_status::show))
         .route("/v1/runs/{run}/signals/{name}", post(gates::signal))
         .route("/v1/runs/{run}/approvals/{step}", post(gates::decide))
+        .route("/v1/runs/{run}/resume", post(resume::resume))
         .route("/v1/runs/{run}/tasks", get(tasks::list))
         .route("/v1/runs/{run}/logs", get(logs::list))
         .route("/v1/runs/{run}/why", get(why::run))

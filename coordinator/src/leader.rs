@@ -91,6 +91,7 @@ pub(crate) async fn lead<O: Outside>(this: &mut Coordinator<O>, lost: Cancellati
         working.forget_changes();
         working
     };
+    let committed = this.fold.committed.clone();
     let publisher = Publisher::new(this.outside.line().await?);
     let filling = Filling { inbox: working.inbox, events: working.events, ..Filling::default() };
     let mut leader = Leader {
@@ -102,7 +103,7 @@ pub(crate) async fn lead<O: Outside>(this: &mut Coordinator<O>, lost: Cancellati
         pending: VecDeque::new(),
         pending_sequence: 0,
         in_flight: None,
-        performer: Performer::new(publisher, this.outside.clone(), this.store.clone(), this.notice.clone()),
+        performer: Performer::new(publisher, this.outside.clone(), this.store.clone(), committed, this.notice.clone()),
         writable: this.writable.clone(),
         timetable: Timetable::new(),
         held: false,

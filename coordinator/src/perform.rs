@@ -18,6 +18,8 @@ use causey_protocol::subject;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::committed::Committed;
+use crate::earlier::Finder;
 use crate::outside::{Expect, Message, Outside, Purge, Unanswered, Unseen};
 use crate::publisher::{Answer, Publisher, Token};
 
@@ -45,10 +47,18 @@ pub(crate) struct Performer<O: Outside> {
     notify_tail: u64,
     announced: Position,
     notice: mpsc::Sender<Input>,
+    finder: Finder,
 }
 
 impl<O: Outside> Performer<O> {
-    pub(crate) fn new(publisher: Publisher<O::Line>, outside: O, store: Arc<Store>, notice: mpsc::Sender<Input>) -> Self {
+    pub(crate) fn new(
+        publisher: Publisher<O::Line>,
+        outside: O,
+        store: Arc<Store>,
+        committed: Arc<Committed>,
+        notice: mpsc::Sender<Input>,
+    ) -> Self {
+        let finder = Finder::new(committed, store.clone(), notice.clone());
         Self {
             publisher,
             outside,
@@ -59,6 +69,7 @@ impl<O: Outside> Performer<O> {
             notify_tail: 0,
             announced: Position::default(),
             notice,
+            finder,
         }
     }
 
@@ -106,6 +117,7 @@ impl<O: Outside> Performer<O> {
             Command::TellGang { run } => tell(&self.outside, subject::gang(run)).await,
             Command::Cancel { run } => self.purge(vec![subject::run_tasks(run)], Some(subject::cancel(run))),
             Command::StoreBlob { digest, bytes } => self.store_blob(digest, bytes),
+            Command::FindResults(sought) => self.finder.find(*sought),
             Command::Announce { position, notification } => {
                 self.announcements.push_back((position, notification));
                 self.announce_next().await;

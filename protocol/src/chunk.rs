@@ -35,7 +35,14 @@ pub struct ChunkStep {
     /// The times of tasks count from here.
     pub since: Timestamp,
     pub tasks: Vec<ChunkTask>,
+    /// Tasks whose results were made in other runs than the chunk's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reused: Vec<ReusedTasks>,
 }
+
+/// Consecutive tasks of a step with results of one earlier run, as a compact tuple: `from..to` among the step's tasks, and that run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReusedTasks(pub u32, pub u32, pub RunId);
 
 /// A task as a compact tuple: path below the foreach (its item first), visit, accepted attempt, charged retries, worker, digest and
 /// size of its object, microseconds of start and end behind the step's `since`.
@@ -77,10 +84,17 @@ impl Chunk {
     /// The tasks of a step; nothing if the step has none here.
     pub fn tasks<'a>(&'a self, step: &'a StepName) -> impl Iterator<Item = StoredTask> + 'a {
         let found = self.steps.iter().find(|found| found.step == *step);
-        found.into_iter().flat_map(|found| found.tasks.iter().map(|task| self.task(found, task)))
+        found.into_iter().flat_map(move |found| {
+            let mut reused = found.reused.iter().peekable();
+            (0u32..).zip(&found.tasks).map(move |(place, task)| {
+                while reused.next_if(|ReusedTasks(_, to, _)| *to <= place).is_some() {}
+                let owner = reused.peek().filter(|ReusedTasks(from, ..)| *from <= place).map(|ReusedTasks(.., run)| *run);
+                self.task(found, task, owner)
+            })
+        })
     }
 
-    fn task(&self, step: &ChunkStep, task: &ChunkTask) -> StoredTask {
+    fn task(&self, step: &ChunkStep, task: &ChunkTask, owner: Option<RunId>) -> StoredTask {
         let ChunkTask(below, visit, attempt, retry, worker, digest, bytes, started, ended) = task;
         let path = Path(self.path.0.iter().chain(below).copied().collect());
         let id = TaskId { step: step.step.clone(), path, visit: *visit };
@@ -88,7 +102,7 @@ impl Chunk {
             attempt: *attempt,
             retry: *retry,
             worker: step.workers.get(*worker as usize).cloned(),
-            object: ObjectRef { run: self.run, key: id.key(*attempt), digest: *digest, bytes: *bytes },
+            object: ObjectRef { run: owner.unwrap_or(self.run), key: id.key(*attempt), digest: *digest, bytes: *bytes },
             started: step.since.plus_micros(*started),
             ended: step.since.plus_micros(*ended),
             id,

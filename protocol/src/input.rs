@@ -1,16 +1,18 @@
 //! What the engine decides about: wishes and reports from the inbox, events from the events stream, and what the leader's own
 //! shell notices. A closed set; nothing in it is decided yet.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::event::CloudEvent;
-use crate::flow::Flow;
+use crate::flow::{Flow, StepIndex};
 use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SignalName, SourceName, StepName, Timestamp, WorkerName};
 use crate::letter::{LetterEnd, Original};
 use crate::parameter::Values;
 use crate::policy::HostMode;
-use crate::record::Position;
+use crate::record::{Position, Resumption, TaskSet};
 use crate::schedule::BackfillPlan;
 use crate::task::ReportItem;
 use crate::upkeep::{SnapshotTaken, Storage};
@@ -37,6 +39,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_seconds: Option<f64>,
     },
+    /// A new run that takes results of an earlier one, which has ended.
+    Resume(Box<Resume>),
     Deploy {
         flow: Box<Flow>,
     },
@@ -88,6 +92,7 @@ impl Request {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Submit { .. } => "submit",
+            Self::Resume(_) => "resume",
             Self::Deploy { .. } => "deploy",
             Self::Cancel { .. } => "cancel",
             Self::WorkerLost { .. } => "worker-lost",
@@ -100,6 +105,19 @@ impl Request {
             Self::CloseLetter { .. } => "close-letter",
         }
     }
+}
+
+/// The run that shall resume another: all of it follows from that one, which no longer changes, and from the wish.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resume {
+    pub earlier: Resumption,
+    pub flow: Flow,
+    /// The deployed version of the flow, where it is that of the earlier run.
+    pub version: Option<u32>,
+    pub parameters: Values,
+    pub tags: Vec<String>,
+    pub host: Option<HostMode>,
+    pub timeout_seconds: Option<f64>,
 }
 
 /// The flow a run shall execute.
@@ -181,4 +199,38 @@ pub enum Input {
         pool: PoolName,
         slots: Vec<u32>,
     },
+    /// What an earlier run has of the results that a resumed one sought.
+    ResultsFound {
+        run: RunId,
+        step: StepIndex,
+        tasks: TaskSet,
+        found: Found,
+    },
+}
+
+/// What was found of tasks' results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Each of those there are, in the order of tasks.
+    Results(Vec<FoundResult>),
+    /// A stored chunk has all of them and everything below these items; with the number of its tasks by step.
+    Chunk { digest: Digest, tasks: BTreeMap<StepName, u32> },
+    /// A result that there should be cannot be had.
+    Broken { because: String },
+}
+
+/// An accepted result of an earlier run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundResult {
+    /// Which of the tasks that were sought.
+    pub place: u32,
+    /// The run in which it was made.
+    pub owner: RunId,
+    pub attempt: u32,
+    pub digest: Digest,
+    pub bytes: u64,
+    /// The steps that a switch chose; of other steps it is not read.
+    pub next: Vec<StepName>,
+    /// The items of a foreach.
+    pub foreach: Option<u32>,
 }

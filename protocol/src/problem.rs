@@ -59,6 +59,8 @@ codes! {
     NOT_FOUND = 1006;
     /// Somebody else has to decide about this.
     FORBIDDEN = 1007;
+    /// The run cannot be resumed, or not like this.
+    NOT_RESUMABLE = 1008;
     /// The flow's graph is not valid.
     GRAPH = 1101;
     /// The request names a code package that is not stored.

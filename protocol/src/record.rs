@@ -11,7 +11,8 @@ use crate::artifact::ObjectRef;
 use crate::flow::{Flow, StepIndex};
 use crate::gate::{Awaited, Parent, SignalSource};
 use crate::id::{
-    Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, SignalName, Timestamp, WorkerName,
+    Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, SignalName, StepName, Timestamp,
+    WorkerName,
 };
 use crate::letter::{DeadLetter, LetterEnd};
 use crate::parameter::Values;
@@ -260,6 +261,31 @@ pub enum Record {
         path: Path,
         chunk: u32,
     },
+    /// Tasks of a resumed run are ready, and wait for what the earlier run has of their results.
+    ResultsSought {
+        run: RunId,
+        step: StepIndex,
+        tasks: TaskSet,
+    },
+    /// Of the tasks that were sought together these take a result of an earlier run, without an attempt; the others have none.
+    ResultsReused {
+        run: RunId,
+        step: StepIndex,
+        tasks: TaskSet,
+        /// The runs in which the results were made; items name a place in this list.
+        owners: Vec<RunId>,
+        items: Vec<ItemReused>,
+    },
+    /// A chunk of an earlier run's foreach, which `step` opened, stands for the same items of this one.
+    ChunkReused {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        chunk: u32,
+        digest: Digest,
+        /// How many tasks of each step are below its items.
+        tasks: Vec<(StepIndex, u32)>,
+    },
     /// All inputs of a join have arrived and are more than fit a dispatch: their manifest shall be stored.
     InputsGathered {
         run: RunId,
@@ -463,6 +489,9 @@ impl Record {
             | Self::ChunkGathered { .. }
             | Self::ChunkStored { .. }
             | Self::SwitchTaken { .. }
+            | Self::ResultsSought { .. }
+            | Self::ResultsReused { .. }
+            | Self::ChunkReused { .. }
             | Self::StartSkipped { .. }
             | Self::RunAdmitted { .. }
             | Self::ScheduleFired { .. }
@@ -491,6 +520,11 @@ impl Record {
 /// behind the record's `since`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemSucceeded(pub u32, pub Digest, pub u64, pub u64, pub u64);
+
+/// An item of [`Record::ResultsReused`] as a compact tuple: place among the tasks that were sought, place among the owners, number of
+/// the accepted attempt, digest and size of the object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemReused(pub u32, pub u32, pub u32, pub Digest, pub u64);
 
 /// A run and everything it is pinned to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -549,17 +583,58 @@ pub enum Cause {
     },
     /// A task of another run started it.
     Parent(Box<Parent>),
+    /// An earlier run, whose results it takes as far as they hold.
+    Resume {
+        id: RequestId,
+        earlier: Box<Resumption>,
+    },
 }
 
 impl Cause {
-    /// The instant a run is for, if it has one.
+    /// The instant a run is for, or the one it resumes, if it has one.
     #[must_use]
     pub fn instant(&self) -> Option<Timestamp> {
         match self {
             Self::Schedule { instant, .. } | Self::Backfill { instant, .. } => Some(*instant),
             Self::Request { .. } | Self::Event { .. } | Self::Parent(_) => None,
+            Self::Resume { earlier, .. } => earlier.instant,
         }
     }
+
+    /// The CloudEvents that started the run, or the one it resumes.
+    #[must_use]
+    pub fn events(&self) -> &[Value] {
+        match self {
+            Self::Request { .. } | Self::Schedule { .. } | Self::Backfill { .. } | Self::Parent(_) => &[],
+            Self::Event { events, .. } => events,
+            Self::Resume { earlier, .. } => &earlier.events,
+        }
+    }
+
+    /// The earlier run that this one resumes.
+    #[must_use]
+    pub fn earlier(&self) -> Option<&Resumption> {
+        match self {
+            Self::Request { .. } | Self::Event { .. } | Self::Schedule { .. } | Self::Backfill { .. } | Self::Parent(_) => None,
+            Self::Resume { earlier, .. } => Some(earlier),
+        }
+    }
+}
+
+/// What a resumed run takes from an earlier one: accepted results of every step that is not in `again`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resumption {
+    pub run: RunId,
+    pub name: RunName,
+    /// The step from which on everything runs again; `None`: what has no result does.
+    pub step: Option<StepName>,
+    /// Steps whose results do not hold any more, and why.
+    pub again: BTreeMap<StepName, String>,
+    /// The CloudEvents that started the earlier run.
+    pub events: Vec<Value>,
+    /// The instant that the earlier run was for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instant: Option<Timestamp>,
 }
 
 /// Tasks of one step.

@@ -76,6 +76,9 @@ pub struct Dispatch {
     /// Runs that earlier tasks started and waited for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<EndedChild>,
+    /// The run that this one resumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_run: Option<RunId>,
 }
 
 /// Where a member of a gang can be reached: the address of its host, and a port that was free there.

@@ -6,18 +6,18 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use causey_protocol::artifact::ObjectRef;
-use causey_protocol::chunk::{Chunk, ChunkList, ChunkStep, ChunkTask, ChunkedForeach};
+use causey_protocol::chunk::{Chunk, ChunkList, ChunkStep, ChunkTask, ChunkedForeach, ReusedTasks};
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::flow::{Definition, Flow, StepIndex};
 use causey_protocol::gate::{ApprovalGate, Awaited, ChildStart, DefaultData, EndedChild, Gate, Parent, SignalGate, SignalSource, StepGate};
 use causey_protocol::id::{Digest, NotificationId, Origin, Path, RunId, TaskKey, Timestamp};
-use causey_protocol::input::{FlowChoice, Request, RequestMessage};
+use causey_protocol::input::{FlowChoice, Request, RequestMessage, Resume};
 use causey_protocol::live::{Ask, LiveOutput, Offer, OpenAttempt, OutputStream, Told};
 use causey_protocol::policy::HostMode;
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{
-    Answer, BackfillStarted, Cause, FailureCause, ItemSucceeded, ModelPublished, Position, Record, RunStarted, RunState, TaskSet, Topic,
-    Turn,
+    Answer, BackfillStarted, Cause, FailureCause, ItemReused, ItemSucceeded, ModelPublished, Position, Record, Resumption, RunStarted,
+    RunState, TaskSet, Topic, Turn,
 };
 use causey_protocol::schedule::{BackfillPlan, Concurrency, Strategy};
 use causey_protocol::task::{
@@ -167,6 +167,7 @@ fn dispatches() {
         gang: false,
         signals: BTreeMap::new(),
         children: Vec::new(),
+        origin_run: None,
     };
     check("dispatch", &dispatch);
     let ended = EndedChild {
@@ -184,7 +185,8 @@ fn dispatches() {
     check("dispatch-gates", &Dispatch { signals, children: vec![ended], ..dispatch.clone() });
     check("dispatch-scheduled", &Dispatch { scheduled_at: Some(Timestamp(1_700_000_000_000_000)), ..dispatch.clone() });
     check("dispatch-gang", &Dispatch { gang: true, ..dispatch.clone() });
-    check("dispatch-timeout", &Dispatch { timeout_seconds: Some(90.0), grace_seconds: Some(0.5), ..dispatch });
+    check("dispatch-timeout", &Dispatch { timeout_seconds: Some(90.0), grace_seconds: Some(0.5), ..dispatch.clone() });
+    check("dispatch-resume", &Dispatch { origin_run: Some(run()), ..dispatch });
 }
 
 #[test]
@@ -467,6 +469,54 @@ fn turns_of_wide_foreaches() {
 }
 
 #[test]
+fn turns_of_a_resumed_run() {
+    let (run, step, path, digest) = (run(), StepIndex(1), Path(vec![2]), Digest::of(b"object"));
+    let earlier = Resumption {
+        run,
+        name: "brisk-otter-41".parse().unwrap(),
+        step: Some("join".parse().unwrap()),
+        again: BTreeMap::from([("join".parse().unwrap(), "it was asked for".to_owned())]),
+        events: vec![json!({"id": "e1"})],
+        instant: Some(Timestamp(1_600_000_000_000_000)),
+    };
+    let wish = Resume {
+        earlier: earlier.clone(),
+        flow: flow(),
+        version: Some(2),
+        parameters: BTreeMap::from([("alpha".to_owned(), json!(0.5))]),
+        tags: vec!["t".into()],
+        host: Some(HostMode::Fork),
+        timeout_seconds: Some(60.0),
+    };
+    let request = Request::Resume(Box::new(wish));
+    check("request-resume", &RequestMessage { id: "r-9".parse().unwrap(), user: "ann".into(), request });
+    let start = RunStarted {
+        run,
+        name: "calm-otter-41".parse().unwrap(),
+        origin: Origin([9; 16]),
+        joined: Vec::new(),
+        definition: flow().digest(),
+        version: None,
+        parameters: BTreeMap::new(),
+        cause: Cause::Resume { id: "r-9".parse().unwrap(), earlier: Box::new(earlier) },
+        user: "ann".into(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        waits: false,
+    };
+    let tasks = TaskSet::Range { path: path.clone(), from: 1_000, to: 2_000 };
+    let records = vec![
+        Record::RunStarted(Box::new(start)),
+        Record::ResultsSought { run, step, tasks: TaskSet::One { path: path.clone(), visit: 1 } },
+        Record::ResultsReused { run, step, tasks, owners: vec![run], items: vec![ItemReused(7, 0, 1, digest, 321)] },
+        Record::ChunkReused { run, step, path, chunk: 3, digest, tasks: vec![(StepIndex(1), 1_000), (StepIndex(2), 4_000)] },
+    ];
+    let (at, announced) = (Timestamp(1_700_000_000_000_000), Position { sequence: 12, index: 3 });
+    check("turn-resume", &Turn { epoch: 3, at, inbox: 41, events: 7, announced, previous: Digest::of(b"before"), records });
+}
+
+#[test]
 fn chunks_of_a_foreach() {
     let digest = Digest::of(b"object");
     let tasks = vec![ChunkTask(vec![1_000], 0, 0, 0, 0, digest, 321, 0, 9), ChunkTask(vec![1_001, 4], 1, 2, 1, 0, digest, 5, 10, 20)];
@@ -477,10 +527,21 @@ fn chunks_of_a_foreach() {
         path: Path::default(),
         from: 1_000,
         to: 2_000,
-        steps: vec![ChunkStep { step: "work".parse().unwrap(), workers: vec!["w1".parse().unwrap()], since: Timestamp(5), tasks }],
+        steps: vec![ChunkStep {
+            step: "work".parse().unwrap(),
+            workers: vec!["w1".parse().unwrap()],
+            since: Timestamp(5),
+            tasks,
+            reused: Vec::new(),
+        }],
         nested: vec![nested.clone()],
     };
     check("chunk", &chunk);
+    let mut mixed = chunk;
+    mixed.steps[0].reused = vec![ReusedTasks(1, 2, RunId::derive(Timestamp(1_600_000_000_000_000), &Origin([8; 16])))];
+    check("chunk-reused", &mixed);
+    let owners: Vec<RunId> = mixed.tasks(&"work".parse().unwrap()).map(|task| task.object.run).collect();
+    assert_eq!(owners, [mixed.run, mixed.steps[0].reused[0].2]);
     check("chunk-list", &ChunkList { run: run(), step: "work".parse().unwrap(), foreach: nested });
 }
 

@@ -14,7 +14,7 @@ use causey_protocol::chunk::CHUNK_ITEMS;
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Digest, ModelName, NotificationId, Origin, Path, RunId, SignalName, TaskId, Timestamp};
-use causey_protocol::record::{Cause, ItemSucceeded, Position, Record, RunStarted, Topic, Turn};
+use causey_protocol::record::{Cause, ItemReused, ItemSucceeded, Position, Record, RunStarted, Topic, Turn};
 use causey_protocol::subject;
 use serde_json::Value;
 
@@ -218,10 +218,11 @@ impl History {
 
 /// I8: what a record says to be stored is there. `look` gives the content of a place in the store.
 pub fn missing_objects(state: &State, position: Position, record: &Record, look: impl Fn(&str) -> Option<Bytes>, found: &mut Vec<String>) {
-    for (run, step, path, visit, attempt, digest, bytes) in accepted(record) {
+    let made = accepted(record).into_iter().map(|result| (result.0, result));
+    for (owner, (run, step, path, visit, attempt, digest, bytes)) in made.chain(reused(record)) {
         let Some(flow) = state.run(run).and_then(|run| state.flow_of(run)) else { continue };
         let task = TaskId { step: flow.step(step).name.clone(), path, visit };
-        let place = object_path(run, &task.key(attempt));
+        let place = object_path(owner, &task.key(attempt));
         match look(&place) {
             Some(content) if Digest::of(&content) == digest && content.len() as u64 == bytes => {}
             Some(content) => {
@@ -343,9 +344,24 @@ impl Checker {
     }
 }
 
-/// The results that a record accepts: run, step, path, visit, attempt, digest and size of the object.
+/// A result: run, step, path, visit, attempt, digest and size of the object.
+type Result = (RunId, StepIndex, Path, u32, u32, Digest, u64);
+
+/// The results of earlier runs that a record takes, with the runs in which they were made.
 #[must_use]
-pub fn accepted(record: &Record) -> Vec<(RunId, StepIndex, Path, u32, u32, Digest, u64)> {
+pub fn reused(record: &Record) -> Vec<(RunId, Result)> {
+    let Record::ResultsReused { run, step, tasks, owners, items } = record else { return Vec::new() };
+    let tasks: Vec<(Path, u32)> = tasks.iter().collect();
+    let result = |ItemReused(place, owner, attempt, digest, bytes): &ItemReused| {
+        let (path, visit) = tasks[*place as usize].clone();
+        (owners[*owner as usize], (*run, *step, path, visit, *attempt, *digest, *bytes))
+    };
+    items.iter().map(result).collect()
+}
+
+/// The results that a record accepts.
+#[must_use]
+pub fn accepted(record: &Record) -> Vec<Result> {
     match record {
         Record::AttemptSucceeded { run, step, path, visit, attempt, digest, bytes, .. } => {
             vec![(*run, *step, path.clone(), *visit, *attempt, *digest, *bytes)]
@@ -380,6 +396,8 @@ fn files(folder: &FilePath) -> std::io::Result<Vec<std::path::PathBuf>> {
 #[derive(Debug, Default)]
 struct Judge {
     origins: BTreeSet<Origin>,
+    /// Tasks for which a result of an earlier run is sought.
+    sought: BTreeSet<Task>,
     /// The open attempt of each task.
     open: BTreeMap<Task, u32>,
     attempts: BTreeMap<Task, u32>,
@@ -507,6 +525,40 @@ impl Judge {
                     found.push(format!("I8: chunk {chunk} of a foreach of run {run} was stored before it was gathered"));
                 }
             }
+            Record::ResultsSought { run, step, tasks } => {
+                let tasks: Vec<Task> = tasks.iter().map(|(path, visit)| (*run, *step, path, visit)).collect();
+                for task in tasks {
+                    self.ready(state, &task, found);
+                    if self.attempts.contains_key(&task) || self.accepted.contains(&task) || !self.sought.insert(task.clone()) {
+                        found.push(format!("I3: a result of {task:?} was sought after its beginning"));
+                    }
+                }
+            }
+            Record::ResultsReused { run, step, tasks, .. } => {
+                for (_, (run, step, path, visit, ..)) in reused(record) {
+                    self.taken((run, step, path, visit), found);
+                }
+                for (path, visit) in tasks.iter() {
+                    self.sought.remove(&(*run, *step, path, visit));
+                }
+            }
+            Record::ChunkReused { run, step, path, chunk, .. } => {
+                let count = self.foreaches.get(&(*run, *step, path.clone())).copied().unwrap_or_default();
+                let items = chunk.saturating_mul(CHUNK_ITEMS)..chunk.saturating_add(1).saturating_mul(CHUNK_ITEMS).min(count);
+                let flow = state.run(*run).and_then(|run| state.flow_of(run));
+                let first = flow.as_ref().and_then(|flow| flow.find(flow.step(*step).next.targets().first()?));
+                for (first, item) in first.into_iter().flat_map(|first| items.clone().map(move |item| (first, item))) {
+                    let task = (*run, first, path.child(item), 0);
+                    if !self.sought.remove(&task) {
+                        found.push(format!("I3: chunk {chunk} was taken for {task:?}, which was not sought"));
+                    }
+                }
+                let missing: Vec<Task> = self.missing_of_chunk(state, (*run, *step, path), count, *chunk).collect();
+                if missing.len() != items.len() || !self.gathered.insert((*run, *step, path.clone(), *chunk)) {
+                    found.push(format!("I3: chunk {chunk} of a foreach of run {run} was taken although something of it was there"));
+                }
+                self.accepted.extend(missing);
+            }
             Record::AttemptFailed { run, step, path, visit, attempt, .. } => {
                 self.closed(&(*run, *step, path.clone(), *visit), *attempt, found);
             }
@@ -555,6 +607,7 @@ impl Judge {
             }
             Record::RunFinished { run, .. } => {
                 self.open.retain(|task, _| task.0 != *run);
+                self.sought.retain(|task| task.0 != *run);
                 if !self.ended.insert(*run) {
                     found.push(format!("run {run} ended twice"));
                 }
@@ -596,13 +649,28 @@ impl Judge {
         if attempt != expected {
             found.push(format!("attempt {attempt} of {task:?} was opened, {expected} is next"));
         }
-        if self.accepted.contains(task) || self.ended.contains(&task.0) {
+        if self.accepted.contains(task) || self.sought.contains(task) || self.ended.contains(&task.0) {
             found.push(format!("I3: {task:?} was opened again after its end"));
         }
         if let Some(open) = self.open.insert(task.clone(), attempt) {
             found.push(format!("I3: {task:?} was opened while its attempt {open} was open"));
         }
         self.attempts.insert(task.clone(), attempt);
+        self.ready(state, task, found);
+    }
+
+    /// A result of an earlier run becomes that of a task.
+    fn taken(&mut self, task: Task, found: &mut Vec<String>) {
+        if !self.sought.remove(&task) {
+            found.push(format!("I3: {task:?} took a result that was not sought"));
+        }
+        if let Some(task) = self.accepted.replace(task) {
+            found.push(format!("I3: {task:?} has two accepted results"));
+        }
+    }
+
+    /// I4: everything a task takes has an accepted result.
+    fn ready(&self, state: &State, task: &Task, found: &mut Vec<String>) {
         let Some(flow) = state.runs.get(&task.0).and_then(|run| state.flow_of(run)) else {
             found.push(format!("I4: {task:?} was opened in a run that is not known"));
             return;

@@ -471,6 +471,7 @@ impl Running<'_> {
             scheduled_at,
             signals,
             children,
+            origin_run,
             ..
         } = &*self.job.dispatch;
         let task = self.job.task();
@@ -501,6 +502,7 @@ impl Running<'_> {
             gang: self.job.dispatch.gang.then(|| frame::Gang { index: self.job.index_in_gang(), members: &self.gang }),
             signals,
             children,
+            origin_run: *origin_run,
         }
     }
 

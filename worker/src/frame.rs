@@ -194,6 +194,8 @@ pub(crate) struct Run<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) origin_run: Option<RunId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduled_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gang: Option<Gang<'a>>,
@@ -210,11 +212,10 @@ pub(crate) struct Gang<'a> {
     pub(crate) members: &'a [Address],
 }
 
-/// A file with 48 bytes per input, key and digest of its object; input `n` is that of item `n` of the foreach on `path`.
+/// A file with 64 bytes per input, run, key and digest of its object; input `n` is that of item `n` of the foreach on `path`.
 #[derive(Debug, Serialize)]
 pub(crate) struct InputTable<'a> {
     pub(crate) file: Cow<'a, str>,
-    pub(crate) run: RunId,
     pub(crate) step: &'a StepName,
     pub(crate) path: &'a Path,
     pub(crate) count: u32,

@@ -241,6 +241,7 @@ mod tests {
             gang: false,
             signals: BTreeMap::new(),
             children: Vec::new(),
+            origin_run: None,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);

@@ -14,8 +14,8 @@ use causey_protocol::id::{Digest, Path as TaskPath, RunId, StepName, TaskKey};
 use crate::depot::{Depot, DepotError};
 use crate::frame::InputTable;
 
-/// An entry: key and digest of an object, in bytes.
-const ENTRY_BYTES: usize = 16 + 32;
+/// An entry: run, key and digest of an object, in bytes.
+const ENTRY_BYTES: usize = 16 + 16 + 32;
 
 /// Most entries a host may ask for at once.
 const ENTRIES_MAX: u32 = 1_024;
@@ -42,7 +42,6 @@ pub(crate) enum TableError {
 pub(crate) struct Table {
     file: File,
     place: PathBuf,
-    run: RunId,
     step: StepName,
     /// The path of the foreach: entry `n` is that of its item `n`.
     path: TaskPath,
@@ -55,10 +54,10 @@ impl Table {
     /// # Errors
     /// [`TableError`] when a chunk is not there or not what it should be.
     pub(crate) async fn write(depot: &Depot, list: &Digest, place: PathBuf) -> Result<Self, TableError> {
-        let ChunkList { run, step, foreach } = codec::decode(&depot.blob(list).await?, CHUNK_BYTES_MAX)?;
+        let ChunkList { step, foreach, .. } = codec::decode(&depot.blob(list).await?, CHUNK_BYTES_MAX)?;
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&place)?;
         // From here on the file goes when this is dropped.
-        let table = Self { file, place, run, step, path: foreach.path, count: foreach.count };
+        let table = Self { file, place, step, path: foreach.path, count: foreach.count };
         let mut entries = BufWriter::new(&table.file);
         let mut at = 0;
         for digest in &foreach.chunks {
@@ -67,6 +66,7 @@ impl Table {
                 if task.id.path != table.path.child(at) {
                     return Err(TableError::Order { at, path: task.id.path });
                 }
+                entries.write_all(&task.object.run.to_bytes())?;
                 entries.write_all(&task.object.key.0)?;
                 entries.write_all(&task.object.digest.0)?;
                 at += 1;
@@ -79,7 +79,7 @@ impl Table {
 
     /// As a host is told about it.
     pub(crate) fn line(&self) -> InputTable<'_> {
-        InputTable { file: self.place.to_string_lossy(), run: self.run, step: &self.step, path: &self.path, count: self.count }
+        InputTable { file: self.place.to_string_lossy(), step: &self.step, path: &self.path, count: self.count }
     }
 
     /// Sees to it that the objects of some entries are under the depot's root and verified.
@@ -100,10 +100,11 @@ impl Table {
         let mut bytes = vec![0; asked as usize * ENTRY_BYTES];
         self.file.read_exact_at(&mut bytes, u64::from(from) * ENTRY_BYTES as u64)?;
         let link = |entry: &[u8]| {
-            let (mut key, mut digest) = ([0; 16], [0; 32]);
-            key.copy_from_slice(&entry[..16]);
-            digest.copy_from_slice(&entry[16..]);
-            ObjectLink { run: self.run, key: TaskKey(key), digest: Digest(digest) }
+            let (mut run, mut key, mut digest) = ([0; 16], [0; 16], [0; 32]);
+            run.copy_from_slice(&entry[..16]);
+            key.copy_from_slice(&entry[16..32]);
+            digest.copy_from_slice(&entry[32..]);
+            ObjectLink { run: RunId::from_bytes(run), key: TaskKey(key), digest: Digest(digest) }
         };
         Ok(bytes.chunks_exact(ENTRY_BYTES).map(link).collect())
     }
@@ -127,8 +128,13 @@ mod tests {
     use crate::cache::Cache;
     use bytes::Bytes;
     use causey_artifacts::Store;
-    use causey_protocol::chunk::{ChunkStep, ChunkTask, ChunkedForeach};
+    use causey_protocol::chunk::{ChunkStep, ChunkTask, ChunkedForeach, ReusedTasks};
     use causey_protocol::id::{Origin, Timestamp};
+
+    /// The run whose results the first two items of every chunk are.
+    fn earlier() -> RunId {
+        RunId::derive(Timestamp(1_600_000_000_000_000), &Origin([8; 16]))
+    }
 
     fn chunk(run: RunId, from: u32, to: u32) -> Bytes {
         let task = |item: u32| ChunkTask(vec![item], 0, 0, 0, 0, Digest::of(&item.to_le_bytes()), 9, 0, 1);
@@ -137,6 +143,7 @@ mod tests {
             workers: vec!["w".parse().unwrap()],
             since: Timestamp(5),
             tasks: (from..to).map(task).collect(),
+            reused: vec![ReusedTasks(0, 2, earlier())],
         };
         let (split, path) = ("start".parse().unwrap(), TaskPath::default());
         codec::encode(&Chunk { run, split, path, from, to, steps: vec![step], nested: Vec::new() }).into()
@@ -162,6 +169,7 @@ mod tests {
         let links = table.links(998, 4).unwrap();
         let expected: Vec<Digest> = (998u32..1_002).map(|item| Digest::of(&item.to_le_bytes())).collect();
         assert_eq!(links.iter().map(|link| link.digest).collect::<Vec<_>>(), expected);
+        assert_eq!(links.iter().map(|link| link.run).collect::<Vec<_>>(), [run, run, earlier(), earlier()]);
         assert!(matches!(table.links(1_499, 2), Err(TableError::Range { count: 1_500, .. })));
         assert!(matches!(table.ready(&depot, 0, 1).await, Err(TableError::Depot(DepotError::Missing { .. }))), "no object is there");
         drop(table);

@@ -243,6 +243,7 @@ impl Bench {
             gang: false,
             signals: BTreeMap::new(),
             children: Vec::new(),
+            origin_run: None,
         }
     }
 

@@ -1,6 +1,8 @@
 //! The API's answers (`docs/protocol.md` §3) as far as this program reads them. Fields a server leaves out have a default, and
 //! fields it adds are ignored, so that client and server of different versions understand each other.
 
+use std::collections::BTreeMap;
+
 use causey_protocol::problem::Problem;
 use causey_protocol::task::ErrorInfo;
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,31 @@ use serde_json::Value;
 pub(crate) struct Submitted {
     pub(crate) run: String,
     pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) resumed: Option<Resumed>,
+}
+
+/// What a resumed run takes from an earlier one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Resumed {
+    pub(crate) run: String,
+    pub(crate) name: String,
+    /// From here on everything runs again.
+    pub(crate) step: Option<String>,
+    /// Steps whose results are taken, as far as there are any.
+    pub(crate) reused: Vec<String>,
+    /// Steps that run again, and why.
+    pub(crate) again: BTreeMap<String, String>,
+}
+
+impl Resumed {
+    /// For people to read.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+        let from = self.step.as_ref().map_or_else(|| "where it has no results".to_owned(), |step| format!("`{step}`"));
+        let again = self.again.iter().map(|(step, why)| format!("  `{step}` runs again: {why}"));
+        std::iter::once(format!("  resumes {} from {from} on", self.name)).chain(again.collect::<Vec<_>>())
+    }
 }
 
 /// Where a run is on its way.
@@ -98,6 +125,9 @@ pub(crate) struct StepView {
     pub(crate) total: Option<u64>,
     #[serde(default)]
     pub(crate) counts: Counts,
+    /// Tasks whose result is one of an earlier run.
+    #[serde(default)]
+    pub(crate) reused: u64,
     #[serde(default)]
     pub(crate) first_started: Option<u64>,
     #[serde(default)]
@@ -116,6 +146,8 @@ pub(crate) struct RunView {
     pub(crate) state: State,
     #[serde(default)]
     pub(crate) parameters: Value,
+    #[serde(default)]
+    pub(crate) cause: Value,
     #[serde(default)]
     pub(crate) user: String,
     #[serde(default)]

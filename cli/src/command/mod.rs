@@ -14,6 +14,7 @@ pub(crate) mod letters;
 pub(crate) mod logs;
 pub(crate) mod models;
 pub(crate) mod query;
+pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod schedules;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::Run;
 use crate::client::Client;
-use crate::client::answer::Submitted;
+use crate::client::answer::{Resumed, Submitted};
 use crate::command::given;
 use crate::command::watch::{Watched, watch};
 use crate::describe::{self, describe};
@@ -37,7 +37,7 @@ pub(crate) async fn run(mut arguments: Run, mut parameters: Vec<(String, String)
     let mut signals = Signals::listen()?;
     let file = flow_file(&arguments.flow)?;
     let near = file.as_deref().and_then(Path::parent).map(Path::to_owned);
-    let (mut session, request) = tokio::select! {
+    let (session, request) = tokio::select! {
         prepared = prepare(&arguments, file.as_deref(), near.as_deref(), &parameters) => prepared?,
         // What has been started stops by itself as soon as this process is gone.
         exit = signals.next() => return Ok(exit),
@@ -50,17 +50,45 @@ pub(crate) async fn run(mut arguments: Run, mut parameters: Vec<(String, String)
             return Ok(exit);
         }
     };
-    let mut screen = Screen::new(arguments.json);
-    let again = format!("causey run {}", arguments.flow);
-    let context = Context { sources: near.as_deref(), again: Some(&again), paint: Paint::stderr() };
+    let submitted = submitted.and_then(|submitted| note_run(arguments.run_id_file.as_deref(), submitted));
+    let again = match (&submitted, &file) {
+        (Ok(submitted), Some(_)) => format!("causey resume {} {}", submitted.name, arguments.flow),
+        _ => format!("causey run {}", arguments.flow),
+    };
+    follow(session, submitted, signals, Screens { json: arguments.json, sources: near.as_deref(), again: &again }).await
+}
+
+/// What is shown of a run, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Screens<'a> {
+    pub(crate) json: bool,
+    /// The folder of the flow file.
+    pub(crate) sources: Option<&'a Path>,
+    /// What to type once a step that failed is mended.
+    pub(crate) again: &'a str,
+}
+
+/// Follows a run that was asked for to its end, and leaves the server afterwards.
+pub(crate) async fn follow(
+    mut session: Session,
+    submitted: Result<Submitted, Fault>,
+    mut signals: Signals,
+    screens: Screens<'_>,
+) -> Result<Exit, Fault> {
+    let mut screen = Screen::new(screens.json);
+    let context = Context { sources: screens.sources, again: Some(screens.again), paint: Paint::stderr() };
     let watched = match submitted {
         Ok(submitted) => {
-            if arguments.json {
-                print_json(
-                    &json!({"event": "submitted", "schema": 1, "run": submitted.run, "name": submitted.name, "url": session.client.base()}),
-                );
+            if screens.json {
+                let mut event =
+                    json!({"event": "submitted", "schema": 1, "run": submitted.run, "name": submitted.name, "url": session.client.base()});
+                if let Some(resumed) = &submitted.resumed {
+                    event["resumed"] = json!(resumed);
+                }
+                print_json(&event);
             }
             screen.say(&format!("causey {} · {} · {}", env!("CARGO_PKG_VERSION"), session.describe(), session.client.base()));
+            submitted.resumed.iter().flat_map(Resumed::lines).for_each(|line| screen.say(&line));
             watch(&mut session, &submitted.name, &mut screen, &mut signals, context).await
         }
         Err(fault) => Err(fault),
@@ -156,4 +184,16 @@ async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Su
         }
     }
     client.post(&["runs"], &body).await
+}
+
+/// Writes the id of a run that was started into the file that was asked for.
+///
+/// # Errors
+/// When it cannot be written; the run goes on.
+pub(crate) fn note_run(file: Option<&Path>, submitted: Submitted) -> Result<Submitted, Fault> {
+    let Some(file) = file else { return Ok(submitted) };
+    let written = std::fs::write(file, &submitted.run);
+    written
+        .map(|()| submitted)
+        .map_err(|error| Fault::new(Exit::Failed, fault::FILE, format!("cannot write the run's id to {}", file.display())).detail(error))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::arguments::{Local, Show};
-use crate::client::answer::RunView;
+use crate::client::answer::{Resumed, RunView};
 use crate::describe::{self, DescribeError, describe};
 use crate::exit::Exit;
 use crate::fault::Fault;
@@ -76,6 +76,10 @@ fn text(run: &RunView, paint: Paint) -> String {
         let values: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
         lines.push(format!("  {}", values.join(" ")));
     }
+    if run.cause["kind"] == "resume" {
+        let resumed: Resumed = serde_json::from_value(run.cause.clone()).unwrap_or_default();
+        lines.extend(resumed.lines());
+    }
     lines.push(String::new());
     lines.extend(tree::rows(run, now(), paint));
     lines.extend(waits::notes(run));
@@ -90,6 +94,16 @@ fn text(run: &RunView, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resumed_run_says_what_it_resumes_and_why_steps_run_again() {
+        let mut run = tree::tests::run();
+        run.cause = json!({"kind": "resume", "id": "r1", "run": "0199", "name": "calm-elk-7", "step": "join",
+            "again": {"join": "it was asked for", "end": "`join` before it runs again"}});
+        let text = text(&run, Paint::plain());
+        let expected = "  resumes calm-elk-7 from `join` on\n  `end` runs again: `join` before it runs again\n  `join` runs again: it was asked for\n\n";
+        assert!(text.contains(expected), "{text}");
+    }
 
     #[test]
     fn a_run_is_shown_with_its_parameters_and_steps() {

@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn text(run: &RunView, sources: Option<&Path>) -> String {
-        blocks(run, Context { sources, again: Some("causey run hello.py"), paint: Paint::plain() }).join("\n")
+        blocks(run, Context { sources, again: Some("causey resume brisk-otter-41 hello.py"), paint: Paint::plain() }).join("\n")
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
   same error in 2 more tasks: work[0], work[2]
   log: causey logs brisk-otter-41/work/1
 
-  help  mend the step, then: causey run hello.py";
+  help  mend the step, then: causey resume brisk-otter-41 hello.py";
         assert_eq!(text(&failed(name_error(), &["1", "0", "2"]), Some(base.path())), expected);
     }
 

@@ -36,6 +36,9 @@ fn row(step: &StepView, names: usize, done: usize, now: u64, paint: Paint) -> St
     } else if step.counts.failed + step.counts.cancelled + step.counts.aborted > 0 {
         row += &format!("   {}", paint.dim(&endings(step)));
     }
+    if step.reused > 0 {
+        row += &format!("   {}", paint.dim(&reused(step)));
+    }
     row
 }
 
@@ -75,6 +78,10 @@ fn eta(step: &StepView, now: u64) -> Option<u64> {
     let (ended, total) = (step.counts.ended(), step.total?);
     let elapsed = now.checked_sub(step.first_started?)?;
     (ended > 0 && total > ended).then(|| elapsed / ended * (total - ended))
+}
+
+fn reused(step: &StepView) -> String {
+    if step.total == Some(1) { "reused".to_owned() } else { format!("{} reused", step.reused) }
 }
 
 fn endings(step: &StepView) -> String {
@@ -122,6 +129,9 @@ fn line(step: &StepView, names: usize, now: u64) -> String {
     }
     if state.is_terminal() && step.counts.failed + step.counts.cancelled + step.counts.aborted > 0 {
         line += &format!("  {}", endings(step));
+    }
+    if state.is_terminal() && step.reused > 0 {
+        line += &format!("  {}", reused(step));
     }
     line
 }
@@ -177,6 +187,15 @@ pub(crate) mod tests {
         run.steps[1].last_finished = Some(T0 + 450_000);
         run.steps[1].counts = Counts { succeeded: 1, failed: 1, aborted: 1, ..Counts::default() };
         assert_eq!(rows(&run, T0, Paint::plain())[1], "  ✘ work   1/3     0.4 s   1 failed · 1 aborted");
+    }
+
+    #[test]
+    fn a_row_says_how_many_results_are_those_of_an_earlier_run() {
+        let mut run = run();
+        (run.steps[0].reused, run.steps[1].reused) = (1, 2);
+        let rows = rows(&run, T0 + 450_000, Paint::plain());
+        assert_eq!(rows[0], "  ✔ start  1/1     41 ms   reused");
+        assert!(rows[1].ends_with("   2 reused"), "{}", rows[1]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::state::State;
 fn depth(run: &Run) -> u32 {
     match &run.start.cause {
         Cause::Parent(parent) => parent.depth,
-        Cause::Request { .. } | Cause::Event { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } => 0,
+        Cause::Request { .. } | Cause::Event { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } | Cause::Resume { .. } => 0,
     }
 }
 

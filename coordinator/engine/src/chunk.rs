@@ -1,7 +1,7 @@
 //! Chunks of a wide foreach: once all items of a chunk have reached the join, its results become a blob; once that is stored, the
 //! state forgets the tasks. The join then receives a list of chunks.
 
-use causey_protocol::chunk::{CHUNK_ITEMS, Chunk, ChunkList, ChunkStep, ChunkTask, ChunkedForeach};
+use causey_protocol::chunk::{CHUNK_ITEMS, Chunk, ChunkList, ChunkStep, ChunkTask, ChunkedForeach, ReusedTasks};
 use causey_protocol::codec;
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Digest, Path, RunId, Timestamp, WorkerName};
@@ -9,7 +9,7 @@ use causey_protocol::record::{Record, TaskSet};
 use causey_protocol::task::INLINE_INPUTS_MAX;
 
 use crate::engine::Decider;
-use crate::run::{Run, Task, TaskRef, splits_below, steps_below};
+use crate::run::{Run, Task, TaskRef, join_of, splits_below, steps_below};
 
 /// What a blob is wanted for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,7 +67,21 @@ fn gathered(run: &Run, flow: &Flow, step: StepIndex, path: &Path, depth: usize, 
     let since = found().map(|(_, task)| times(task).0.min(times(task).1)).min()?;
     let mut workers: Vec<WorkerName> = Vec::new();
     let tasks = found().map(|(place, task)| pack(&place, task, path, times(task), since, &mut workers)).collect();
-    Some(ChunkStep { step: flow.step(step).name.clone(), workers, since, tasks })
+    let reused = reused(found().map(|(_, task)| task.reused));
+    Some(ChunkStep { step: flow.step(step).name.clone(), workers, since, tasks, reused })
+}
+
+/// Neighbours with results of the same earlier run, of tasks in order.
+fn reused(owners: impl Iterator<Item = Option<RunId>>) -> Vec<ReusedTasks> {
+    let mut ranges: Vec<ReusedTasks> = Vec::new();
+    for (place, owner) in (0u32..).zip(owners) {
+        let Some(owner) = owner else { continue };
+        match ranges.last_mut() {
+            Some(ReusedTasks(_, to, run)) if *to == place && *run == owner => *to += 1,
+            _ => ranges.push(ReusedTasks(place, place + 1, owner)),
+        }
+    }
+    ranges
 }
 
 fn pack(
@@ -140,6 +154,11 @@ impl Decider<'_> {
 
     fn chunk_stored(&mut self, run: RunId, split: StepIndex, path: &Path, chunk: u32) {
         self.emit(Record::ChunkStored { run, step: split, path: path.clone(), chunk });
+        self.after_chunk(run, split, path);
+    }
+
+    /// What follows once a chunk of a foreach is in the store: further items, or what the join receives.
+    pub(crate) fn after_chunk(&mut self, run: RunId, split: StepIndex, path: &Path) {
         self.refill_foreach(run, split, path);
         let Some((found, flow)) = self.run_and_flow(run) else { return };
         let Some(foreach) = found.foreach(split, path) else { return };
@@ -147,8 +166,7 @@ impl Decider<'_> {
         if foreach.stored < count.div_ceil(size) {
             return;
         }
-        let join = flow.indices().find(|step| flow.closes(*step).is_some_and(|closed| closed.foreach && closed.step == split));
-        let Some((join, bytes)) = join.and_then(|join| Some((join, list(found, &flow, join, path)?))) else { return };
+        let Some((join, bytes)) = join_of(&flow, split).and_then(|join| Some((join, list(found, &flow, join, path)?))) else { return };
         self.emit(Record::InputsGathered { run, step: join, path: path.clone(), digest: Digest::of(&bytes), count });
     }
 }

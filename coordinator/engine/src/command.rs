@@ -3,13 +3,14 @@
 
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Digest, Path, PoolName, RunId, TaskKey};
-use causey_protocol::record::{Cause, FailureCause, Position, Record};
+use causey_protocol::record::{FailureCause, Position, Record};
 use causey_protocol::task::{Dispatch, DispatchedTask, InputRef, Inputs, SplitLevel};
 
 use crate::chunk::{self, BlobUse};
 use crate::engine::pool_of;
 use crate::gang;
 use crate::join;
+use crate::resume::{self, Sought};
 use crate::retry::retries_max;
 use crate::run::{Run, TaskRef};
 use crate::state::{Notification, State};
@@ -31,6 +32,8 @@ pub enum Command {
     TellGang { run: RunId },
     /// Take everything of a run off the queues and tell workers to stop it.
     Cancel { run: RunId },
+    /// Look for results in an earlier run, then say `ResultsFound`.
+    FindResults(Box<Sought>),
 }
 
 /// The commands that a committed record asks for, in the state after its whole turn.
@@ -64,6 +67,11 @@ pub fn commands(state: &State, position: Position, record: &Record) -> Option<Co
         Record::ChunkGathered { run, step, path, chunk, .. } => {
             store_command(state, *run, &BlobUse::Chunk { split: *step, path: path.clone(), chunk: *chunk })
         }
+        Record::ResultsSought { run, step, tasks } => {
+            let run = state.run(*run)?;
+            let (path, visit) = tasks.iter().next()?;
+            find_command(state, run, &TaskRef::new(*step, path, visit))
+        }
         Record::Notified { .. } => {
             let notification = state.notifications.get(&position)?.clone();
             Some(Command::Announce { position, notification })
@@ -82,6 +90,7 @@ pub fn outstanding(state: &State) -> Vec<Command> {
     let mut commands = Vec::new();
     for run in state.live_runs() {
         commands.extend(run.dispatches().filter_map(|(first, open)| dispatch_command(state, run, &first, open.attempt, true)));
+        commands.extend(run.sought.keys().filter_map(|first| find_command(state, run, first)));
     }
     commands.extend(state.blobs_wanted().filter_map(|(run, used)| store_command(state, run, used)));
     let announce = |(position, notification): (&Position, &Notification)| Command::Announce {
@@ -107,6 +116,11 @@ fn join_bytes(run: &Run, flow: &Flow, step: StepIndex, path: &Path) -> Vec<u8> {
     chunk::list(run, flow, step, path).unwrap_or_else(|| join::manifest(&join::inputs(run, flow, step, path)))
 }
 
+fn find_command(state: &State, run: &Run, first: &TaskRef) -> Option<Command> {
+    let flow = state.flow_of(run)?;
+    Some(Command::FindResults(Box::new(resume::sought(run, &flow, first)?)))
+}
+
 fn dispatch_command(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: bool) -> Option<Command> {
     let flow = state.flow_of(run)?;
     let open = run.dispatch(first, attempt)?;
@@ -125,10 +139,6 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         let inputs = inputs(run, &flow, &TaskRef::new(first.step, path.clone(), visit));
         DispatchedTask { path, visit, attempt: open.attempt, retry: open.retry, inputs }
     });
-    let events = match &run.start.cause {
-        Cause::Request { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } | Cause::Parent(_) => Vec::new(),
-        Cause::Event { events, .. } => events.clone(),
-    };
     Some(Dispatch {
         run: run.id(),
         run_name: run.start.name.clone(),
@@ -143,7 +153,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         parameters: run.start.parameters.clone(),
         user: run.start.user.clone(),
         tags: run.start.tags.clone(),
-        events,
+        events: run.start.cause.events().to_vec(),
         splits: splits(run, &flow, first),
         tasks: tasks.collect(),
         again,
@@ -153,6 +163,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         gang: flow.is_gang(first.step),
         signals: run.signal_data(),
         children: run.ended_children(&flow),
+        origin_run: run.start.cause.earlier().map(|earlier| earlier.run),
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use causey_protocol::flow::{Flow, StepIndex, Transition};
-use causey_protocol::id::{Digest, FlowName, Origin, Path, PoolName, RunId, StepName, Timestamp, WorkerName, hash_fields};
+use causey_protocol::id::{Digest, FlowName, Origin, Path, PoolName, RunId, StepName, Timestamp, WorkerName};
 use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
 use causey_protocol::parameter::{self, Values};
 use causey_protocol::policy::{self, HostMode};
@@ -18,6 +18,7 @@ use crate::concurrency::Begun;
 use crate::foreach::tasks_per_dispatch;
 use crate::gate;
 use crate::name::run_name;
+use crate::resume::{SOUGHT_MAX, is_sought, origin_of};
 use crate::run::{Run, TaskRef, join_after};
 use crate::state::State;
 use crate::switch;
@@ -42,6 +43,7 @@ pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
         Input::BackfillDue { backfill, instant, given } => decider.backfill_due(backfill, instant, given),
         Input::BackfillOver { backfill } => decider.backfill_over(backfill),
         Input::PoolCounted { pool, slots } => decider.pool_counted(&pool, &slots),
+        Input::ResultsFound { run, step, tasks, found } => decider.results_found(run, step, &tasks, found),
     }
     // What was decided may have made way for a gang. What was ignored has not, and changes nothing.
     if is_timer || decider.records.iter().any(|record| !matches!(record, Record::Ignored { .. })) {
@@ -100,10 +102,10 @@ impl Decider<'_> {
         let RequestMessage { id, user, request } = message;
         let answer = match request {
             Request::Submit { flow, parameters, tags, host, timeout_seconds } => {
-                let origin = Origin(hash_fields("causey origin request v1", &[id.as_str().as_bytes()]));
                 let cause = Cause::Request { id: id.clone() };
-                self.submit(flow, origin, parameters, cause, user, tags, host, timeout_seconds).unwrap_or_else(Answer::Refused)
+                self.submit(flow, origin_of(&id), parameters, cause, user, tags, host, timeout_seconds).unwrap_or_else(Answer::Refused)
             }
+            Request::Resume(wish) => self.resume(&id, user, *wish).unwrap_or_else(Answer::Refused),
             Request::Deploy { flow } => self.deploy(&Arc::new(*flow), user),
             Request::Cancel { run, because } => self.cancel(run, &because),
             Request::WorkerLost { pool, worker } => self.worker_lost(&pool, &worker),
@@ -130,16 +132,8 @@ impl Decider<'_> {
         host: Option<HostMode>,
         timeout_seconds: Option<f64>,
     ) -> Result<Answer, Problem> {
-        if let Some(what) = timeout_seconds.and_then(policy::timeout_fault) {
-            return Err(Problem::new(Code::MALFORMED, what));
-        }
-        if let Some((_, run)) = self.state.origins.get(&origin)
-            && let Some(name) = self.state.name_of(*run)
-        {
-            return Ok(Answer::RunStarted { run: *run, name: name.clone() });
-        }
-        if let Some(problem) = self.state.skipped_before(&origin).or_else(|| self.state.storage_problem()) {
-            return Err(problem);
+        if let Some(answer) = self.asked_before(&origin, timeout_seconds)? {
+            return Ok(answer);
         }
         let (flow, version) = match flow {
             FlowChoice::Given(flow) => (Arc::new(*flow), None),
@@ -148,7 +142,37 @@ impl Decider<'_> {
         let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
         let definition = flow.digest();
         let joined = Vec::new();
-        let new = NewRun { origin, joined, flow, definition, version, parameters, cause, user, tags, host, timeout_seconds, waits: false };
+        self.start_asked(NewRun {
+            origin,
+            joined,
+            flow,
+            definition,
+            version,
+            parameters,
+            cause,
+            user,
+            tags,
+            host,
+            timeout_seconds,
+            waits: false,
+        })
+    }
+
+    /// The answer of a request whose run has been started; a refusal where no run can be.
+    pub(crate) fn asked_before(&self, origin: &Origin, timeout_seconds: Option<f64>) -> Result<Option<Answer>, Problem> {
+        if let Some(what) = timeout_seconds.and_then(policy::timeout_fault) {
+            return Err(Problem::new(Code::MALFORMED, what));
+        }
+        if let Some((_, run)) = self.state.origins.get(origin)
+            && let Some(name) = self.state.name_of(*run)
+        {
+            return Ok(Some(Answer::RunStarted { run: *run, name: name.clone() }));
+        }
+        self.state.skipped_before(origin).or_else(|| self.state.storage_problem()).map_or(Ok(None), Err)
+    }
+
+    /// Starts the run that a request asks for.
+    pub(crate) fn start_asked(&mut self, new: NewRun) -> Result<Answer, Problem> {
         let run = match self.begin(new) {
             Begun::Started(run) => run,
             Begun::Skipped(problem) => return Err(problem),
@@ -257,29 +281,48 @@ impl Decider<'_> {
         self.after_failure(run, task, cause);
     }
 
-    /// Opens attempts of one step as one dispatch.
+    /// Opens first or further attempts of one step as one dispatch, unless an earlier run may have results of the tasks.
     pub(crate) fn open(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
-        let Some((found, flow)) = self.run_and_flow(run) else { return };
-        if attempt == 0 && gate::may_wait(found, &flow, step) && self.gated(run, step, &tasks) {
-            return;
+        if attempt > 0 || !self.seek(run, step, &tasks) {
+            self.pass_gates(run, step, tasks, attempt, retry);
         }
+    }
+
+    /// Opens attempts that no earlier run has results of, unless first ones have to wait for something.
+    pub(crate) fn pass_gates(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
+        let Some((found, flow)) = self.run_and_flow(run) else { return };
+        if attempt > 0 || !gate::may_wait(found, &flow, step) || !self.gated(run, step, &tasks) {
+            self.offer(run, step, tasks, attempt, retry);
+        }
+    }
+
+    /// Opens attempts of one step as one dispatch.
+    pub(crate) fn offer(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
+        let Some((_, flow)) = self.run_and_flow(run) else { return };
         if self.held(run, step, &tasks, attempt, retry) {
             return;
         }
         self.emit(Record::AttemptsOpened { run, step, pool: pool_of(&flow, step), tasks, attempt, retry });
     }
 
-    /// Opens first attempts at items of one foreach, `items` in order: as lists where the step takes lists, else one by one.
-    pub(crate) fn open_items(&mut self, run: RunId, step: StepIndex, outer: &Path, visit: u32, items: &[u32]) {
+    /// Opens first attempts at items of one foreach, `items` in order, unless an earlier run may have their results.
+    pub(crate) fn open_items(&mut self, run: RunId, step: StepIndex, outer: &Path, items: &[u32]) {
         let Some((found, flow)) = self.run_and_flow(run) else { return };
-        let list = if visit == 0 { tasks_per_dispatch(found, &flow, step, u32::MAX) as usize } else { 1 };
-        for neighbours in items.chunk_by(|one, next| one + 1 == *next).flat_map(|neighbours| neighbours.chunks(list)) {
-            let tasks = match neighbours {
-                [item] => TaskSet::One { path: outer.child(*item), visit },
-                [from, .., last] => TaskSet::Range { path: outer.clone(), from: *from, to: last + 1 },
-                [] => continue,
-            };
-            self.open(run, step, tasks, 0, 0);
+        let first = items.first().map(|item| TaskRef::new(step, outer.child(*item), 0));
+        if !first.is_some_and(|first| is_sought(found, &flow, &first)) {
+            return self.offer_items(run, step, outer, items);
+        }
+        for tasks in sets(outer, items, SOUGHT_MAX as usize) {
+            self.emit(Record::ResultsSought { run, step, tasks });
+        }
+    }
+
+    /// Opens first attempts at items of one foreach: as lists where the step takes lists, else one by one.
+    pub(crate) fn offer_items(&mut self, run: RunId, step: StepIndex, outer: &Path, items: &[u32]) {
+        let Some((found, flow)) = self.run_and_flow(run) else { return };
+        let list = tasks_per_dispatch(found, &flow, step, u32::MAX) as usize;
+        for tasks in sets(outer, items, list) {
+            self.offer(run, step, tasks, 0, 0);
         }
     }
 
@@ -363,7 +406,7 @@ impl Decider<'_> {
             }
             Outcome::Succeeded(success) => match self.objection(run, &flow, &task, &success) {
                 None if found.gang_of(&task).is_some() => self.member_succeeded(run, &flow, &task, attempt, worker, success),
-                None => self.succeeded(run, &flow, &task, attempt, worker, success),
+                None => self.succeeded(run, &flow, &task, attempt, worker, &success),
                 Some(error) => self.refuse(run, &task, attempt, worker, &success, error),
             },
             Outcome::Failed(failure) => {
@@ -424,30 +467,34 @@ impl Decider<'_> {
         self.emit(Record::AttemptSucceeded { run, step, path, visit, attempt, worker, digest, bytes, started, ended });
     }
 
-    pub(crate) fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: Success) {
-        self.accept_one(run, task, attempt, worker, &success);
-        let Success { digest, bytes, foreach, publications, children, next, .. } = success;
-        let TaskRef { step, path, visit: _ } = task.clone();
-        for (ordinal, publication) in (0..).zip(publications) {
-            self.publish(run, flow, task, attempt, (digest, bytes), publication, ordinal);
+    pub(crate) fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: &Success) {
+        self.accept_one(run, task, attempt, worker, success);
+        for (ordinal, publication) in (0..).zip(&success.publications) {
+            self.publish(run, flow, task, attempt, (success.digest, success.bytes), publication.clone(), ordinal);
         }
-        if !children.is_empty() {
-            self.start_children(run, flow, task, children);
+        if !success.children.is_empty() {
+            self.start_children(run, flow, task, success.children.clone());
             if self.state.run(run).is_none_or(|run| run.state.is_terminal()) {
                 return;
             }
         }
+        self.go_on(run, flow, task, success);
+    }
+
+    /// What follows once a task has its result.
+    pub(crate) fn go_on(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, success: &Success) {
+        let TaskRef { step, path, visit: _ } = task.clone();
         match &flow.step(step).next {
             Transition::End => self.finish(run, RunState::Succeeded, None),
-            Transition::Foreach { .. } => self.open_foreach(run, step, &path, foreach.unwrap_or_default()),
-            Transition::Gang { .. } => self.open_gang(run, step, &path, foreach.unwrap_or_default()),
+            Transition::Foreach { .. } => self.open_foreach(run, step, &path, success.foreach.unwrap_or_default()),
+            Transition::Gang { .. } => self.open_gang(run, step, &path, success.foreach.unwrap_or_default()),
             Transition::Branch { to } => {
                 for target in to.iter().filter_map(|target| flow.find(target)) {
                     self.open(run, target, TaskSet::One { path: path.clone(), visit: 0 }, 0, 0);
                 }
             }
             Transition::Switch { .. } => {
-                if let Some(to) = next.first().and_then(|target| flow.find(target)) {
+                if let Some(to) = success.next.first().and_then(|target| flow.find(target)) {
                     self.take_switch(run, task, to);
                 }
             }
@@ -466,14 +513,14 @@ impl Decider<'_> {
     }
 
     /// What follows once several items of a foreach, in order, have done `step`. Only steps that go on to one other are packed.
-    fn go_on_with_items(&mut self, run: RunId, flow: &Arc<Flow>, step: StepIndex, outer: &Path, items: &[u32]) {
+    pub(crate) fn go_on_with_items(&mut self, run: RunId, flow: &Arc<Flow>, step: StepIndex, outer: &Path, items: &[u32]) {
         let Transition::Linear { to } = &flow.step(step).next else { return };
         match join_after(flow, step) {
             Some((join, split)) if split.foreach => self.items_arrived(run, flow, (split.step, join), outer, items),
             Some((join, _)) => items.iter().for_each(|item| self.try_join(run, join, &outer.child(*item))),
             None => {
                 if let Some(target) = flow.find(to) {
-                    self.open_items(run, target, outer, 0, items);
+                    self.open_items(run, target, outer, items);
                 }
             }
         }
@@ -526,6 +573,17 @@ impl Decider<'_> {
     }
 }
 
+/// Items of one foreach, in order, as sets of at most `most` neighbours.
+fn sets(outer: &Path, items: &[u32], most: usize) -> impl Iterator<Item = TaskSet> {
+    items.chunk_by(|one, next| one + 1 == *next).flat_map(move |neighbours| neighbours.chunks(most)).filter_map(|neighbours| {
+        match neighbours {
+            [item] => Some(TaskSet::One { path: outer.child(*item), visit: 0 }),
+            [from, .., last] => Some(TaskSet::Range { path: outer.clone(), from: *from, to: last + 1 }),
+            [] => None,
+        }
+    })
+}
+
 /// The pool whose workers run a step.
 pub(crate) fn pool_of(flow: &Flow, step: StepIndex) -> PoolName {
     static DEFAULT: LazyLock<PoolName> = LazyLock::new(|| PoolName::new("default").expect("a name"));
@@ -548,7 +606,7 @@ fn as_planned(transition: &Transition, went: &[StepName]) -> bool {
 }
 
 /// Why a result cannot be accepted although its attempt is open; `None` when it can.
-fn objection(flow: &Flow, task: &TaskRef, success: &Success) -> Option<ErrorInfo> {
+pub(crate) fn objection(flow: &Flow, task: &TaskRef, success: &Success) -> Option<ErrorInfo> {
     let step = flow.step(task.step);
     let fault = |code: Code, message: String, hint: &str| {
         let (file, line) = (Some(flow.definition().file.clone()), (step.line > 0).then_some(step.line));

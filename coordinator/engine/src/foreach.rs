@@ -10,7 +10,8 @@ use causey_protocol::task::TASKS_PER_DISPATCH_MAX;
 use crate::chunk;
 use crate::engine::Decider;
 use crate::gate;
-use crate::run::Run;
+use crate::resume::{SOUGHT_MAX, is_sought};
+use crate::run::{Run, TaskRef};
 
 /// Items of one foreach that may be open at once: keeps the queue short, so that cancel stays quick and memory small.
 const WINDOW: u32 = 1_024;
@@ -68,13 +69,25 @@ impl Decider<'_> {
         if opened == count || foreach.gathering() > GATHERING_MAX {
             return;
         }
+        let window_items = window(found, &flow, split, path);
+        if is_sought(found, &flow, &TaskRef::new(step, path.child(opened), 0)) {
+            // In pieces as large as chunks, for which one of the earlier run may stand. The next one is sought before the window is
+            // used up, lest workers wait for it.
+            let piece = window_items.min(SOUGHT_MAX);
+            while opened < count && opened.saturating_sub(arrived) <= window_items / 2 {
+                let to = (opened / piece + 1).saturating_mul(piece).min(count);
+                self.emit(Record::ResultsSought { run, step, tasks: TaskSet::Range { path: path.clone(), from: opened, to } });
+                opened = to;
+            }
+            return;
+        }
         // All items of a foreach wait together.
         if gate::may_wait(found, &flow, step) && self.gated(run, step, &TaskSet::Range { path: path.clone(), from: opened, to: count }) {
             return;
         }
         let Some(found) = self.state.run(run) else { return };
         let list = tasks_per_dispatch(found, &flow, step, count);
-        let limit = arrived.saturating_add(window(found, &flow, split, path).max(list));
+        let limit = arrived.saturating_add(window_items.max(list));
         while opened < count && opened.saturating_add(list) <= limit {
             let to = opened.saturating_add(list).min(count);
             self.open(run, step, TaskSet::Range { path: path.clone(), from: opened, to }, 0, 0);

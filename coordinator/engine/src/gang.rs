@@ -253,7 +253,15 @@ impl Decider<'_> {
         let Some((_, flow)) = self.run_and_flow(run) else { return };
         let Some(step) = flow.step(split).next.targets().first().and_then(|target| flow.find(target)) else { return };
         self.emit(Record::ForeachOpened { run, step: split, path: path.clone(), count: size, chunk: None });
-        self.emit(Record::GangOpened { run, step, path: path.clone(), size, pool: pool_of(&flow, step) });
+        // The results of a gang are accepted together, so an earlier run has those of all members or of none.
+        if size == 0 || !self.seek(run, step, &TaskSet::Range { path: path.clone(), from: 0, to: size }) {
+            self.line_up(run, &flow, step, path, size);
+        }
+    }
+
+    /// Puts a gang in its pool's line.
+    pub(crate) fn line_up(&mut self, run: RunId, flow: &Flow, step: StepIndex, path: &Path, size: u32) {
+        self.emit(Record::GangOpened { run, step, path: path.clone(), size, pool: pool_of(flow, step) });
     }
 
     /// Lets the first gang of each line gather whose pool is free. Called whenever something has been decided, so nobody else has to think
@@ -323,7 +331,7 @@ impl Decider<'_> {
             if self.state.run(run).is_none_or(|run| run.state.is_terminal()) {
                 return;
             }
-            self.succeeded(run, flow, &task, attempt, &worker, *success);
+            self.succeeded(run, flow, &task, attempt, &worker, &success);
         }
     }
 

@@ -39,14 +39,15 @@ pub fn violations(state: &State) -> Vec<String> {
         if run.state == RunState::Succeeded && all_tasks(run).any(|(_, task)| task.state != TaskState::Succeeded) {
             found.push(format!("run {} succeeded with a task that did not", run.id()));
         }
-        // I5: a live run has an attempt that is open, waits for its time or for room, a gang, a blob that is to be stored, or waits for a
-        // place.
+        // I5: a live run has an attempt that is open, waits for its time or for room, a gang, a blob that is to be stored, results to be
+        // found, or waits for a place.
         let waits = |run: &Run| {
             run.dispatches().next().is_some()
                 || run.unfinished().any(|(_, task)| task.state == TaskState::Waiting)
                 || run.blobs().next().is_some()
                 || !run.gangs.is_empty()
                 || run.gated().next().is_some()
+                || !run.sought.is_empty()
         };
         gated(run, &mut found);
         let held = state.held_back_of(run.id()).next().is_some();

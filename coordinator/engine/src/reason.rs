@@ -51,6 +51,8 @@ pub enum Reason {
     },
     /// A join for its siblings; some of those missing, and some of those that have failed and are tried again.
     Siblings { arrived: u32, expected: u32, missing: Vec<String>, failing: Vec<String> },
+    /// For a look at what the run that this one resumes has of their results.
+    Results { run: String },
     /// For results or inputs to be in the artifact store.
     Store { blobs: u32 },
     /// Items of a foreach for earlier ones: only so many are open at once.
@@ -115,6 +117,7 @@ impl Reason {
                 Self::Gate { since, signals, approval, children, .. },
                 Self::Gate { since: other, signals: named, approval: by, children: runs, .. },
             ) if signals == named && approval == by && children == runs => earlier(since, other),
+            (Self::Results { .. }, Self::Results { .. }) => {}
             (Self::Store { blobs }, Self::Store { blobs: more }) => *blobs += more,
             (
                 Self::Siblings { arrived, expected, missing, failing },
@@ -222,6 +225,7 @@ impl Reason {
                     list("failed and tried again:", failing)
                 )
             }
+            Self::Results { run } => format!("waits for a look at what run {run} has of its results"),
             Self::Store { blobs } => format!("waits for {} to be stored in the artifact store", many(*blobs, "list of results")),
             Self::Window { opened, count } => {
                 format!("{} of {count} items have been opened; the others wait for those", opened)

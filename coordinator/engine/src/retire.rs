@@ -7,7 +7,7 @@ use causey_protocol::flow::Flow;
 use causey_protocol::id::{Digest, FlowName, RunId, RunName, Timestamp};
 use causey_protocol::parameter::Values;
 use causey_protocol::problem::Problem;
-use causey_protocol::record::{Cause, Record, RunState};
+use causey_protocol::record::{Cause, Record, Resumption, RunState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -87,7 +87,11 @@ fn without_data(cause: &Cause) -> Cause {
     };
     match cause {
         Cause::Event { trigger, events } => Cause::Event { trigger: *trigger, events: events.iter().map(identity).collect() },
-        other => other.clone(),
+        Cause::Resume { id, earlier } => {
+            let events = earlier.events.iter().map(identity).collect();
+            Cause::Resume { id: id.clone(), earlier: Box::new(Resumption { events, ..(**earlier).clone() }) }
+        }
+        Cause::Request { .. } | Cause::Schedule { .. } | Cause::Backfill { .. } | Cause::Parent(_) => cause.clone(),
     }
 }
 

@@ -106,6 +106,9 @@ pub struct Task {
     /// Digest and size of the accepted object; its key follows from the task and `attempt`.
     pub object: Option<(Digest, u64)>,
     pub error: Option<Box<ErrorInfo>>,
+    /// The earlier run whose object it is: the result was taken from there, and no attempt was made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<RunId>,
 }
 
 impl Task {
@@ -125,6 +128,7 @@ impl Task {
             ended: None,
             object: None,
             error: None,
+            reused: None,
         }
     }
 }
@@ -217,8 +221,16 @@ pub struct StepSummary {
     /// How often the step, if it splits, has opened a foreach, and the items of all of them.
     pub foreaches: u32,
     pub items: u64,
-    /// Those of the items that have been offered to a pool.
+    /// Those of the items that have been offered to a pool, or whose result is sought in an earlier run.
     pub offered: u64,
+    /// Tasks whose result was taken from an earlier run.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reused: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it like this")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// One execution of a flow.
@@ -258,6 +270,9 @@ pub struct Run {
     /// Gangs whose results are not accepted yet.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub gangs: BTreeMap<GangKey, Gang>,
+    /// Tasks that are ready and wait for what an earlier run has of their results, by the first of those that are sought together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) sought: BTreeMap<TaskRef, TaskSet>,
 }
 
 impl Run {
@@ -280,6 +295,7 @@ impl Run {
             status: BTreeMap::new(),
             steps: vec![StepSummary::default(); flow.definition().steps.len()],
             gangs: BTreeMap::new(),
+            sought: BTreeMap::new(),
         }
     }
 
@@ -353,7 +369,7 @@ impl Run {
     pub fn object(&self, flow: &Flow, task: &TaskRef) -> Option<ObjectRef> {
         let found = self.task(task)?;
         let (digest, bytes) = found.object?;
-        Some(ObjectRef { run: self.id(), key: task.id(flow).key(found.attempt), digest, bytes })
+        Some(ObjectRef { run: found.reused.unwrap_or(self.id()), key: task.id(flow).key(found.attempt), digest, bytes })
     }
 
     /// Changes a task and counts it under its new state.
@@ -395,12 +411,7 @@ impl Run {
                 self.tasks.insert(&task, new);
             }
         }
-        if let (TaskSet::Range { path, to, .. }, [split]) = (&dispatch.tasks, flow.parents(step))
-            && let Some(foreach) = self.foreaches.get_mut(&(*split, path.clone()))
-        {
-            self.steps[usize::from(split.0)].offered += u64::from(to.saturating_sub(foreach.opened));
-            foreach.opened = foreach.opened.max(*to);
-        }
+        self.offered(flow, step, &dispatch.tasks);
         if flow.step(step).join
             && let TaskSet::One { path, .. } = &dispatch.tasks
         {
@@ -409,6 +420,16 @@ impl Run {
         let first_task = dispatch.tasks.iter().next();
         if let Some((path, visit)) = first_task {
             self.tasks.offer(&TaskRef::new(step, path, visit), dispatch);
+        }
+    }
+
+    /// Moves the cursor of the foreach whose items these are.
+    pub(crate) fn offered(&mut self, flow: &Flow, step: StepIndex, tasks: &TaskSet) {
+        if let (TaskSet::Range { path, to, .. }, [split]) = (tasks, flow.parents(step))
+            && let Some(foreach) = self.foreaches.get_mut(&(*split, path.clone()))
+        {
+            self.steps[usize::from(split.0)].offered += u64::from(to.saturating_sub(foreach.opened));
+            foreach.opened = foreach.opened.max(*to);
         }
     }
 
@@ -516,6 +537,26 @@ impl Run {
         self.member_accepted(task);
     }
 
+    /// A task takes the result of an earlier run, without an attempt.
+    pub(crate) fn reuse(&mut self, task: &TaskRef, owner: RunId, attempt: u32, object: (Digest, u64), at: Timestamp) {
+        self.routes.remove(&(task.step, task.path.clone()));
+        self.joins.remove(&(task.step, task.path.clone()));
+        self.note_reuse(task.step, 1, at);
+        self.steps[usize::from(task.step.0)].counts[TaskState::Succeeded as usize] += 1;
+        let (started, ended) = (Some(at), Some(at));
+        let (state, object, reused) = (TaskState::Succeeded, Some(object), Some(owner));
+        self.tasks.insert(task, Task { state, attempt, started, ended, object, reused, ..Task::new(at) });
+    }
+
+    pub(crate) fn note_reuse(&mut self, step: StepIndex, count: u32, at: Timestamp) {
+        if self.state == RunState::Pending {
+            self.state = RunState::Running;
+        }
+        self.note_start(step, at);
+        self.note_end(step, at);
+        self.steps[usize::from(step.0)].reused += count;
+    }
+
     /// Blobs that are to be stored.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = (Digest, BlobUse)> {
         let chunks = self.foreaches.iter().filter(|(_, foreach)| (foreach.stored as usize) < foreach.chunks.len()).flat_map(
@@ -590,6 +631,7 @@ impl Run {
         if let Some(gates) = &mut self.gates {
             gates.waiting.clear();
         }
+        self.sought.clear();
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);
@@ -618,6 +660,11 @@ pub(crate) fn join_after(flow: &Flow, step: StepIndex) -> Option<(StepIndex, Spl
     let Transition::Linear { to } = &flow.step(step).next else { return None };
     let join = flow.find(to)?;
     Some((join, flow.closes(join)?))
+}
+
+/// The join that closes the foreach of `split`.
+pub(crate) fn join_of(flow: &Flow, split: StepIndex) -> Option<StepIndex> {
+    flow.indices().find(|step| flow.closes(*step).is_some_and(|closed| closed.foreach && closed.step == split))
 }
 
 /// The steps inside the foreach that `split` opens on `path`, with the number of indices in their tasks' paths.

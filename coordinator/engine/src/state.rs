@@ -492,6 +492,9 @@ impl State {
             | Record::ForeachOpened { run, .. }
             | Record::ChunkGathered { run, .. }
             | Record::ChunkStored { run, .. }
+            | Record::ResultsSought { run, .. }
+            | Record::ResultsReused { run, .. }
+            | Record::ChunkReused { run, .. }
             | Record::InputsGathered { run, .. }
             | Record::InputsStored { run, .. }
             | Record::RunAdmitted { run }
@@ -654,6 +657,11 @@ impl State {
                     index.blobs.remove(&(digest, id, BlobUse::Chunk { split: *step, path: path.clone(), chunk: *chunk }));
                 }
                 run.forget_chunk(&flow, *step, path, *chunk);
+            }
+            Record::ResultsSought { step, tasks, .. } => run.seek(&flow, *step, tasks),
+            Record::ResultsReused { step, tasks, owners, items, .. } => run.found(&flow, *step, tasks, owners, items, at),
+            Record::ChunkReused { step, path, chunk, digest, tasks, .. } => {
+                run.reuse_chunk(&flow, *step, path, (*chunk, *digest), tasks, at);
             }
             Record::InputsGathered { step, path, digest, count, .. } => {
                 run.joins.entry((*step, path.clone())).or_insert_with(Join::default).manifest = Some((*digest, *count));

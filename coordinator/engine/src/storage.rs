@@ -102,7 +102,7 @@ impl Decider<'_> {
         }
         let held: Vec<_> = self.state.held_back.iter().take(RELEASED_MAX).map(|(key, held)| (key.clone(), held.clone())).collect();
         for ((run, first), HeldBack { tasks, attempt, retry }) in held {
-            self.open(run, first.step, tasks, attempt, retry);
+            self.offer(run, first.step, tasks, attempt, retry);
         }
     }
 }

@@ -95,6 +95,10 @@ fn of_run(state: &State, id: RunId, wanted: &dyn Fn(StepIndex) -> bool) -> Vec<W
     for (first, gated) in run.gated().filter(|(first, _)| wanted(first.step)) {
         waits.add(&flow, first.step, Some(first.clone()), gated.tasks.len(), gate_reason(state, &flow, first, gated));
     }
+    for (first, tasks) in run.sought.iter().filter(|(first, _)| wanted(first.step)) {
+        let earlier = run.start.cause.earlier().map(|earlier| earlier.name.to_string()).unwrap_or_default();
+        waits.add(&flow, first.step, Some(first.clone()), tasks.len(), Reason::Results { run: earlier });
+    }
     for ((step, path), gang) in run.gangs.iter().filter(|((step, _), _)| wanted(*step)) {
         if let Some(reason) = gang_reason(gang) {
             waits.add(&flow, *step, Some(TaskRef::new(*step, path.child(0), 0)), gang.size, reason);

@@ -9,8 +9,9 @@ use causey_protocol::id::{RunId, RunName};
 use causey_protocol::problem::{Code, Problem};
 use tokio::sync::Semaphore;
 
+use crate::histories::Histories;
+
 use super::Api;
-use super::histories::Histories;
 use super::live::Hub;
 use super::packages::UPLOADS_MAX;
 use super::refusal::Refusal;

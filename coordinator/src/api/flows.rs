@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, not_found};
 use super::extract::{Body, Named, Reply};
-use super::histories::{self, Listed};
+use super::listed::{self, Listed};
 use super::publish::{self, other_request};
 use super::refusal::Refusal;
 use super::run_view::RunView;
@@ -130,7 +130,7 @@ fn view(deployment: &Deployment, flow: &Flow) -> FlowView {
 /// The newest run of each of these flows, as far as it is among the newest of all.
 fn last_runs(state: &Committed, names: &[&FlowName]) -> BTreeMap<FlowName, Listed> {
     let mut found = BTreeMap::new();
-    for run in histories::newest(state).take(RUNS_SCANNED_MAX) {
+    for run in listed::newest(state).take(RUNS_SCANNED_MAX) {
         if found.len() == names.len() {
             break;
         }

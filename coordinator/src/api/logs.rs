@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use super::context::Context;
 use super::extract::{Asked, Named, SEQUENCE};
 use super::refusal::{Refusal, causes};
-use super::stored::{self, Covered, Search};
 use super::tasks::find_step;
+use crate::stored::{self, Covered, Search};
 
 /// Chunks in one answer.
 const CHUNKS_MAX: usize = 10_000;
@@ -71,7 +71,7 @@ pub(super) async fn list(
         Ok::<_, Refusal>((sequence, run.id(), flow.clone(), ended_attempts(run, flow, &wanted)?, wanted.chunks(run, flow)?))
     };
     let (sequence, run, flow, mut attempts, chunks) = context.with_run(&run, look).await??;
-    attempts.extend(wanted.stored_attempts(&context.api.store, &flow, chunks).await?);
+    attempts.extend(wanted.stored_attempts(&context.api.store, run, &flow, chunks).await?);
     let attempts = wanted.in_order(attempts);
     let body = Body::from_stream(answer(context.api.store.clone(), run, attempts).map(Ok::<_, std::convert::Infallible>));
     let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (SEQUENCE, sequence.into())];
@@ -93,7 +93,13 @@ impl Wanted {
     }
 
     /// Attempts at tasks in stored chunks, as many as an answer may look at.
-    async fn stored_attempts(&self, store: &Store, flow: &Flow, chunks: Vec<(StepIndex, Covered)>) -> Result<Vec<Found>, Refusal> {
+    async fn stored_attempts(
+        &self,
+        store: &Store,
+        run: RunId,
+        flow: &Flow,
+        chunks: Vec<(StepIndex, Covered)>,
+    ) -> Result<Vec<Found>, Refusal> {
         let task = self.task()?;
         let mut tasks = Vec::new();
         for (step, chunk) in chunks {
@@ -104,7 +110,8 @@ impl Wanted {
             search.read(chunk.digest, &mut tasks, ATTEMPTS_MAX + 1).await?;
         }
         let visit = task.and_then(|(_, visit)| visit);
-        let tasks = tasks.into_iter().filter(|task| visit.is_none_or(|visit| visit == task.id.visit));
+        let own = tasks.into_iter().filter(|task| task.object.run == run);
+        let tasks = own.filter(|task| visit.is_none_or(|visit| visit == task.id.visit));
         Ok(tasks.map(|task| Found { started: task.started, count: task.attempt + 1, task: task.id }).collect())
     }
 
@@ -142,9 +149,15 @@ fn ended_attempts(run: &Run, flow: &Flow, wanted: &Wanted) -> Result<Vec<Found>,
         .collect())
 }
 
-/// How many attempts of a task have ended.
+/// How many attempts of a task have ended. Of a result of an earlier run that run has the output.
 fn ended_count(task: &Task) -> u32 {
-    if task.state.is_open() { task.attempt } else { task.attempt + 1 }
+    if task.reused.is_some() {
+        0
+    } else if task.state.is_open() {
+        task.attempt
+    } else {
+        task.attempt + 1
+    }
 }
 
 pub(super) fn parse_task(text: &str) -> Result<(Path, Option<u32>), Refusal> {
@@ -270,7 +283,7 @@ mod tests {
         let (run, flow) = scene.run();
         let wanted = Wanted { step: Some("work".parse().unwrap()), task: Some("640".into()), ..ALL };
         assert!(ended_attempts(run, &flow, &wanted).unwrap().is_empty());
-        let found = wanted.stored_attempts(&store, &flow, wanted.chunks(run, &flow).unwrap()).await.unwrap();
+        let found = wanted.stored_attempts(&store, run.id(), &flow, wanted.chunks(run, &flow).unwrap()).await.unwrap();
         assert_eq!(found.iter().map(|found| (found.task.to_string(), found.count)).collect::<Vec<_>>(), [("work/640".into(), 1)]);
     }
 

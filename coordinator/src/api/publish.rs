@@ -38,7 +38,7 @@ pub(super) async fn request(shared: &Shared, id: Option<RequestId>, user: &str, 
             let answered = Answered { answer: answer.clone(), asked: state.at, repeated: true };
             return refused_or(answered);
         }
-        if matches!(request, Request::Submit { .. })
+        if matches!(request, Request::Submit { .. } | Request::Resume(_))
             && let Some(problem) = state.storage_problem()
         {
             return Err(problem.into());

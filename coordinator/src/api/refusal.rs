@@ -54,6 +54,12 @@ impl From<Problem> for Refusal {
     }
 }
 
+impl From<crate::stored::Error> for Refusal {
+    fn from(error: crate::stored::Error) -> Self {
+        Self::store("read the results of a foreach", &error)
+    }
+}
+
 /// The HTTP status that goes with a code.
 fn status_of(code: Code) -> StatusCode {
     match code {
@@ -61,6 +67,7 @@ fn status_of(code: Code) -> StatusCode {
         Code::UNAUTHORIZED => StatusCode::UNAUTHORIZED,
         Code::FOREIGN_ORIGIN | Code::FORBIDDEN => StatusCode::FORBIDDEN,
         Code::NOT_FOUND => StatusCode::NOT_FOUND,
+        Code::NOT_RESUMABLE => StatusCode::CONFLICT,
         Code::STORAGE_FULL => StatusCode::INSUFFICIENT_STORAGE,
         Code::TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
         Code(1000..=2999) => StatusCode::UNPROCESSABLE_ENTITY,

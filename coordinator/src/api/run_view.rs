@@ -125,6 +125,9 @@ fn cause(cause: &Cause) -> Value {
         }
         Cause::Schedule { schedule, instant } => json!({"kind": "schedule", "schedule": schedule, "instant": instant}),
         Cause::Backfill { backfill, instant } => json!({"kind": "backfill", "backfill": backfill, "instant": instant}),
+        Cause::Resume { id, earlier } => {
+            json!({"kind": "resume", "id": id, "run": earlier.run, "name": earlier.name, "step": earlier.step, "again": earlier.again})
+        }
         Cause::Event { trigger, events } => {
             let identity = |event: &Value| {
                 let attribute = |name: &str| event.get(name).cloned().unwrap_or(Value::Null);

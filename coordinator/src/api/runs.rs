@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, Shared, find_run};
 use super::extract::{Asked, Body, Named, Reply};
-use super::histories;
+use super::listed;
 use super::publish::{self, TEXT_BYTES_MAX, other_request};
 use super::refusal::Refusal;
 use super::run_view::{self, RunView};
@@ -50,9 +50,7 @@ pub(super) struct Submission {
 }
 
 pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Submission>) -> Result<Reply<Value>, Refusal> {
-    if given.tags.len() > TAGS_MAX || given.tags.iter().any(|tag| tag.len() > TEXT_BYTES_MAX) {
-        return Err(Refusal::malformed(format!("a run has at most {TAGS_MAX} tags of {TEXT_BYTES_MAX} bytes each")));
-    }
+    check_tags(&given.tags)?;
     let flow = match (given.definition, given.flow) {
         (Some(definition), None) => FlowChoice::Given(Box::new(checked(&context, definition).await?)),
         (None, Some(name)) => FlowChoice::Deployed(name),
@@ -62,13 +60,25 @@ pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Sub
     };
     let parameters = given.parameters.unwrap_or_default();
     let request = Request::Submit { flow, parameters, tags: given.tags, host: given.host, timeout_seconds: given.timeout_seconds };
-    let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
+    started(&context, given.request_id, &given.user.unwrap_or_default(), request).await
+}
+
+/// Asks for a run, and answers with its name.
+pub(super) async fn started(context: &Shared, id: Option<RequestId>, user: &str, request: Request) -> Result<Reply<Value>, Refusal> {
+    let answered = publish::request(context, id, user, request).await?;
     let Answer::RunStarted { run, name } = answered.answer else { return Err(other_request()) };
     let state = context.read();
     let created = state.runs.get(&run).map(|run| run.created).or_else(|| state.retired.get(&run).map(|run| run.created));
     let older = created.is_some_and(|created| created < answered.asked);
     let status = if answered.repeated || older { StatusCode::OK } else { StatusCode::CREATED };
     Ok(Reply::ok(state.sequence, json!({"run": run, "name": name, "sequence": state.sequence})).status(status))
+}
+
+pub(super) fn check_tags(tags: &[String]) -> Result<(), Refusal> {
+    if tags.len() > TAGS_MAX || tags.iter().any(|tag| tag.len() > TEXT_BYTES_MAX) {
+        return Err(Refusal::malformed(format!("a run has at most {TAGS_MAX} tags of {TEXT_BYTES_MAX} bytes each")));
+    }
+    Ok(())
 }
 
 /// A definition that can run: its graph is valid and its code is stored.
@@ -106,7 +116,7 @@ pub(super) async fn list(State(context): State<Context>, Asked(asked): Asked<Lis
     let limit = asked.limit.unwrap_or(RUNS_LISTED).min(RUNS_LISTED_MAX);
     let (sequence, listed) = {
         let state = context.read();
-        let wanted = histories::newest(&state)
+        let wanted = listed::newest(&state)
             .take(RUNS_SCANNED_MAX)
             .filter(|run| asked.state.is_none_or(|wanted| run.state() == wanted))
             .filter(|run| asked.flow.as_ref().is_none_or(|wanted| run.flow(&state).as_ref() == Some(wanted)));

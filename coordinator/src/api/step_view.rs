@@ -62,6 +62,8 @@ pub(super) struct StepView {
     /// How many tasks there will be; `None` while a foreach before it has not said.
     total: Option<u64>,
     counts: Counts,
+    /// Tasks whose result was taken from an earlier run.
+    reused: u32,
     first_started: Option<Timestamp>,
     last_finished: Option<Timestamp>,
     failures: Vec<Failures>,
@@ -128,6 +130,7 @@ fn view(run: &Run, flow: &Flow, step: StepIndex) -> StepView {
         state: if is_gated(run, step, &counts) { "waiting" } else { state(run.state.is_terminal(), &counts, total) },
         total,
         counts,
+        reused: run.step(step).reused,
         first_started: run.step(step).first_started,
         last_finished: run.step(step).last_ended,
         failures: Vec::new(),

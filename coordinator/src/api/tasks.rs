@@ -10,14 +10,14 @@ use causey_engine::{Run, Task, TaskRef, TaskState};
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::chunk::StoredTask;
 use causey_protocol::flow::{Flow, StepIndex};
-use causey_protocol::id::{Path, StepName, Timestamp, WorkerName};
+use causey_protocol::id::{Path, RunId, StepName, Timestamp, WorkerName};
 use causey_protocol::task::ErrorInfo;
 use serde::{Deserialize, Serialize};
 
 use super::context::{Context, not_found};
 use super::extract::{Asked, Named, Reply};
 use super::refusal::Refusal;
-use super::stored::{self, Covered, Search};
+use crate::stored::{self, Covered, Search};
 
 /// Tasks on a page: without `limit`, and at most.
 const TASKS_LISTED: usize = 100;
@@ -56,6 +56,8 @@ struct TaskView {
     finished: Option<Timestamp>,
     error: Option<ErrorInfo>,
     object: Option<ObjectRef>,
+    /// The earlier run whose result it is; no attempt was made in this one.
+    reused: Option<RunId>,
 }
 
 pub(super) async fn list(
@@ -63,9 +65,10 @@ pub(super) async fn list(
     Named(run): Named<String>,
     Asked(paging): Asked<Paging>,
 ) -> Result<Reply<Page>, Refusal> {
-    let look = |sequence: u64, run: &Run, flow: &Arc<Flow>| Ok::<_, Refusal>((sequence, flow.clone(), pieces(run, flow, &paging)?));
-    let (sequence, flow, pieces) = context.with_run(&run, look).await??;
-    Ok(Reply::ok(sequence, page(&context.api.store, &flow, &paging, pieces).await?))
+    let look =
+        |sequence: u64, run: &Run, flow: &Arc<Flow>| Ok::<_, Refusal>((sequence, run.id(), flow.clone(), pieces(run, flow, &paging)?));
+    let (sequence, id, flow, pieces) = context.with_run(&run, look).await??;
+    Ok(Reply::ok(sequence, page(&context.api.store, id, &flow, &paging, pieces).await?))
 }
 
 /// The step of this name, or a refusal that names those there are.
@@ -132,7 +135,7 @@ fn pieces(run: &Run, flow: &Flow, paging: &Paging) -> Result<Pieces, Refusal> {
     Ok(Pieces { pieces, next: None })
 }
 
-async fn page(store: &Store, flow: &Flow, paging: &Paging, Pieces { pieces, next }: Pieces) -> Result<Page, Refusal> {
+async fn page(store: &Store, run: RunId, flow: &Flow, paging: &Paging, Pieces { pieces, next }: Pieces) -> Result<Page, Refusal> {
     let (after, limit) = (paging.after()?, paging.limit());
     let mut tasks = Vec::new();
     for piece in pieces {
@@ -143,7 +146,9 @@ async fn page(store: &Store, flow: &Flow, paging: &Paging, Pieces { pieces, next
                 let search = Search { after: behind, ..Search::of(store, flow, step) };
                 let mut found = Vec::new();
                 search.read(chunk.digest, &mut found, limit - tasks.len()).await?;
-                tasks.extend(found.into_iter().map(|task| (TaskRef::new(step, task.id.path.clone(), task.id.visit), stored_view(task))));
+                tasks.extend(
+                    found.into_iter().map(|task| (TaskRef::new(step, task.id.path.clone(), task.id.visit), stored_view(run, task))),
+                );
             }
         }
         if tasks.len() >= limit {
@@ -154,7 +159,7 @@ async fn page(store: &Store, flow: &Flow, paging: &Paging, Pieces { pieces, next
     Ok(Page { tasks: tasks.into_iter().map(|(_, view)| view).collect(), next: next.as_ref().map(cursor) })
 }
 
-fn stored_view(task: StoredTask) -> TaskView {
+fn stored_view(run: RunId, task: StoredTask) -> TaskView {
     TaskView {
         step: task.id.step,
         task: task.id.path.task_name(task.id.visit),
@@ -167,6 +172,7 @@ fn stored_view(task: StoredTask) -> TaskView {
         started: Some(task.started),
         finished: Some(task.ended),
         error: None,
+        reused: Some(task.object.run).filter(|owner| *owner != run),
         object: Some(task.object),
     }
 }
@@ -187,6 +193,7 @@ fn view(run: &Run, flow: &Flow, task: &TaskRef, found: &Task) -> TaskView {
         finished: found.ended,
         error: found.error.as_deref().cloned(),
         object: has_object.then(|| run.object(flow, task)).flatten(),
+        reused: found.reused,
     }
 }
 
@@ -217,7 +224,7 @@ mod tests {
 
     async fn shown(scene: &Scene, store: &Store, paging: &Paging) -> Result<Page, Refusal> {
         let (run, flow) = scene.run();
-        page(store, &flow, paging, pieces(run, &flow, paging)?).await
+        page(store, run.id(), &flow, paging, pieces(run, &flow, paging)?).await
     }
 
     async fn store(folder: &tempfile::TempDir) -> Store {

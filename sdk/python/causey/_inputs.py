@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 KEPT_FLOWS_MAX = 1024
 # Inputs that the worker is asked to verify together.
 BLOCK = 256
-ENTRY_BYTES = 48
-KEY_BYTES = 16
+ENTRY_BYTES = 64
 
 
 class InputTable:
@@ -26,7 +25,6 @@ class InputTable:
 
     def __init__(self, table: dict[str, Any], verify: Callable[[int, int], None]) -> None:
         self.step: str = table["step"]
-        self._run: str = table["run"]
         self._path: list[int] = table["path"]
         self._count: int = table["count"]
         self._verify = verify
@@ -46,8 +44,9 @@ class InputTable:
             self._verify(start, min(BLOCK, self._count - start))
             self._verified[block] = 1
         entry = os.pread(self._file, ENTRY_BYTES, place * ENTRY_BYTES)
-        key, digest = entry[:KEY_BYTES].hex(), entry[KEY_BYTES:].hex()
-        return {"step": self.step, "path": [*self._path, place], "run": self._run, "key": key, "digest": digest}
+        run, key, digest = entry[:16].hex(), entry[16:32].hex(), entry[32:].hex()
+        run = "-".join((run[:8], run[8:12], run[12:16], run[16:20], run[20:]))
+        return {"step": self.step, "path": [*self._path, place], "run": run, "key": key, "digest": digest}
 
     def steps(self) -> list[str]:
         return [self.step]

@@ -18,7 +18,8 @@ def launch() -> None:
     command = next((argument for argument in arguments if argument in COMMANDS), None)
     if command is None:
         name = os.path.basename(file)
-        print(f"usage: python {name} run [--parameter value …]\n       python {name} show | check", file=sys.stderr)
+        usage = f"usage: python {name} run [--parameter value …]\n       python {name} resume [STEP] | show | check"
+        print(usage, file=sys.stderr)
         sys.exit(2)
     arguments.remove(command)
     program = find_program()

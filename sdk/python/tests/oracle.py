@@ -1,6 +1,9 @@
 """Runs a flow file under the real Metaflow and prints its artifacts per task, in the shape of `causey._dump`.
 
     python tests/oracle.py FLOW_FILE [run arguments …]
+    python tests/oracle.py FLOW_FILE --mended FLOW_FILE
+
+With `--mended` the run must fail, and is resumed with the flow in the other file.
 
 Needs a Python with `metaflow` installed, without Causey's shim on its path. The data goes to a temporary folder.
 """
@@ -64,10 +67,18 @@ def main():
         # The members of a gang are started with the `python` of PATH.
         os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
         run_file = os.path.join(folder, "run")
-        finished = subprocess.run(
-            [sys.executable, flow_file, "--quiet", "--no-pylint", "run", "--run-id-file", run_file, *arguments],
+        run = lambda *words: subprocess.run(  # noqa: E731
+            [sys.executable, flow_file, "--quiet", "--no-pylint", *words, "--run-id-file", run_file],
             stdout=sys.stderr,
         )
+        if "--mended" in arguments:
+            assert run("run").returncode, "the run did not fail"
+            flow_file = os.path.abspath(arguments[1])
+            with open(run_file) as file:
+                earlier = file.read().strip()
+            finished = run("resume", "--origin-run-id", earlier)
+        else:
+            finished = run("run", *arguments)
         if finished.returncode:
             print(json.dumps({"failed": True}))
             return

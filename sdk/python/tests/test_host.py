@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,7 @@ def test_current_describes_the_attempt(run_step):
         trigger={
             "events": [{"type": "a", "id": "1", "time": "2026-01-02T00:00:00Z"}, {"type": "b", "id": "2", "data": 7}]
         },
+        origin_run="r0",
     )
     assert answer["type"] == "finished", answer
     assert value(answer, "seen") == {
@@ -213,7 +215,7 @@ def test_current_describes_the_attempt(run_step):
         "username": "ann",
         "idempotency_key": "once",
         "is_running_flow": True,
-        "origin_run_id": None,
+        "origin_run_id": "r0",
         "namespace": "user:ann",
     }
     assert value(answer, "tags") == {"t"}
@@ -427,8 +429,10 @@ def test_inputs_may_come_in_a_file_or_a_table(flow_file, start_worker):
     assert {"_items_0", "_items_1"} <= set(answer["artifacts"])
     references = []
     for index in range(1500):
+        splits = [{"step": "start", "count": 1500}]
+        # Some results may be those of an earlier run.
         run = peer.message(
-            worker.store, "work", path=[index], inputs=[parent], splits=[{"step": "start", "count": 1500}]
+            worker.store, "work", path=[index], inputs=[parent], splits=splits, run=str(uuid.UUID(int=index % 2))
         )
         references.append(peer.compose(run, runner.run(run)))
     file = worker.folder / "inputs.json"
@@ -439,8 +443,9 @@ def test_inputs_may_come_in_a_file_or_a_table(flow_file, start_worker):
 
     # Or in a table, whose entries the worker verifies when they are touched.
     table = worker.folder / "inputs.table"
-    table.write_bytes(b"".join(bytes.fromhex(each["key"] + each["digest"]) for each in references))
-    line = {"file": str(table), "run": "r1", "step": "work", "path": [], "count": 1500}
+    packed = (uuid.UUID(each["run"]).hex + each["key"] + each["digest"] for each in references)
+    table.write_bytes(b"".join(map(bytes.fromhex, packed)))
+    line = {"file": str(table), "step": "work", "path": [], "count": 1500}
     asked = []
 
     def ready(question):

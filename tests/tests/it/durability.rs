@@ -9,7 +9,7 @@ use causey_tests::{Api, Coordinator, History, Nats, Project, until};
 use serde_json::{Value, json};
 
 /// A coordinator that takes snapshots every second and keeps one finished run whole.
-fn eager(base: &Path) -> Place {
+pub(crate) fn eager(base: &Path) -> Place {
     let options = ["--snapshot-seconds=1", "--runs-whole-max=1"].map(str::to_owned).to_vec();
     Place { options, ..Place::new(base, "one") }
 }

@@ -18,6 +18,7 @@ mod main_road;
 mod marked;
 mod network;
 mod output;
+mod resume;
 mod schedules;
 mod standby;
 mod sweep;

@@ -89,9 +89,9 @@ fn metaflow_flows() -> Vec<String> {
     names
 }
 
-type Artifacts = BTreeMap<String, Value>;
+pub(crate) type Artifacts = BTreeMap<String, Value>;
 
-async fn artifacts(store: &Path, run: &str, flow: &Path) -> Artifacts {
+pub(crate) async fn artifacts(store: &Path, run: &str, flow: &Path) -> Artifacts {
     let mut command = Command::new(tools::python());
     command.args(["-m", "causey._dump"]).arg(store).arg(run).arg("--flow").arg(flow).env("PYTHONPATH", tools::sdk());
     let output = finish(command, "causey._dump").await;

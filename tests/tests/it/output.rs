@@ -43,7 +43,7 @@ async fn a_failed_run_shows_where_why_and_what_next() {
 
   log: causey logs RUN/start/0
 
-  help  mend the step, then: causey run PROJECT/flows/given.py"
+  help  mend the step, then: causey resume RUN PROJECT/flows/given.py"
         )
     };
     // Before Python 3.11 a traceback knows no columns, so the whole line is marked.

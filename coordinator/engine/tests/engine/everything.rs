@@ -3,10 +3,13 @@
 use crate::backfills::plan;
 use crate::concurrency::limited;
 use crate::schedules::scheduled;
+use causey_engine::Sought;
+
 use crate::world::{World, definition, item, pool};
+use causey_protocol::flow::StepIndex;
 use causey_protocol::gate::{ChildStart, StepGate};
 use causey_protocol::id::{Digest, RunId, Timestamp};
-use causey_protocol::input::{FlowChoice, Input, Request};
+use causey_protocol::input::{FlowChoice, Found, Input, Request};
 use causey_protocol::letter::{LetterEnd, Original};
 use causey_protocol::parameter::{Parameter, ParameterType, Values};
 use causey_protocol::policy::{CatchPolicy, HostMode, RetryPolicy};
@@ -38,6 +41,7 @@ pub(crate) fn everything() -> World {
     by_the_clock(&mut world);
     world.take_over(vec![leader("beta")], (world.state.inbox, world.state.events));
     world.restart();
+    resumes(&mut world);
     refusals(&mut world);
     snapshot(&mut world);
     retire(&mut world);
@@ -318,6 +322,34 @@ fn by_the_clock(world: &mut World) {
     assert!(world.queued().is_empty());
 }
 
+/// Runs that take results of earlier ones: whole chunks, item by item, none because the graph changed; one whose results are missing.
+fn resumes(world: &mut World) {
+    let lines = ["start each work", "work > gather", "gather* > end", "end"];
+    let wide = world.state.runs.values().rev().find(|run| run.step(StepIndex(1)).stored > 1_000).unwrap().id();
+    let taken = world.resume(wide, Some("gather"), None).unwrap();
+    world.find_all();
+    world.store_blobs();
+    finish(world, &["gather/0", "end/0"]);
+    assert_eq!((world.run_state(taken), world.state.run(taken).unwrap().step(StepIndex(1)).reused), (RunState::Succeeded, 1_050));
+    let earlier = world.run(&lines);
+    world.succeed("start/0", Some(3));
+    finish(world, &["work/2", "work/0"]);
+    fail(world, "work/1", FailureKind::Permanent, "ValueError", &[]);
+    let again = world.resume(earlier, None, None).unwrap();
+    world.find_all();
+    finish(world, &["work/1"]);
+    world.find_all();
+    finish(world, &["gather/0", "end/0"]);
+    assert_eq!(world.run_state(again), RunState::Succeeded);
+    let mended = definition("Demo", &["start > end", "end"]);
+    world.resume(earlier, None, Some(mended)).unwrap();
+    finish(world, &["start/0", "end/0"]);
+    let broken = world.resume(earlier, None, None).unwrap();
+    let Sought { step, tasks, .. } = world.sought.remove(0);
+    world.input(Input::ResultsFound { run: broken, step, tasks, found: Found::Broken { because: "it is gone".into() } });
+    assert_eq!(world.run_state(broken), RunState::Failed);
+}
+
 /// Requests and messages that come to nothing.
 fn refusals(world: &mut World) {
     assert!(matches!(world.submit(definition("Demo", &["only"]), Values::from([("speed".into(), json!(1))])), Answer::Refused(_)));
@@ -343,8 +375,7 @@ fn retire(world: &mut World) {
     world.now += 11 * MINUTE;
     let ended: Vec<RunId> = world.committed.unstored_runs().collect();
     for run in ended {
-        let bytes = world.committed.history(run).unwrap().encode();
-        world.input(Input::HistoryStored { run, digest: Digest::of(&bytes), bytes: bytes.len() as u64, keep: KEEP });
+        world.store_history(run, KEEP);
     }
     assert!(world.state.retired.len() > 10);
 }
@@ -407,6 +438,8 @@ fn under_way(world: &mut World) {
     flow.steps[1].gate = gate(json!({"signals": [{"name": "go", "timeout_seconds": 3600.0}], "approval": {}}));
     world.submit(flow, Values::new());
     world.succeed("start/0", Some(2_000));
+    let failed = world.state.runs.values().find(|run| run.state == RunState::Failed).unwrap().id();
+    world.resume(failed, None, None).unwrap();
     world.run(&["start > end", "end"]);
     press(world, StorageLevel::Critical, 93);
     finish(world, &["start/0", "work/0", "only/0"]);

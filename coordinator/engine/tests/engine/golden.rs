@@ -36,7 +36,8 @@ logs! {
         AttemptsHeld LossAccepted StartSkipped RunAdmitted ScheduleFired SchedulesPaused SchedulesResumed
         BackfillStarted BackfillAdvanced BackfillCancelled
         GangOpened GangCalled MemberJoined GangFormed MemberSucceeded GangDissolved
-        TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet DeadLettered DeadLetterClosed;
+        TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet DeadLettered DeadLetterClosed
+        ResultsSought ResultsReused ChunkReused;
 }
 
 /// The largest golden log, in bytes: they are kept for ever.

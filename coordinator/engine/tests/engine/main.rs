@@ -10,6 +10,7 @@ mod graphs;
 mod letters;
 mod limits;
 mod properties;
+mod resumes;
 mod scenarios;
 mod schedules;
 mod switches;

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::world::{World, definition, inputs, item, pool};
-use causey_engine::{GangPhase, Question, Run, State, TaskRef, decide, why};
+use causey_engine::{GangPhase, Question, Run, State, TaskRef, TaskState, decide, why};
 use causey_protocol::gate::ChildStart;
-use causey_protocol::id::Timestamp;
+use causey_protocol::id::{RunId, Timestamp};
 use causey_protocol::input::{Input, Request};
 use causey_protocol::policy::{HostMode, RetryPolicy};
 use causey_protocol::record::{Answer, Record, RunState};
@@ -198,10 +198,15 @@ fn happen(world: &mut World, past: &mut Vec<ReportItem>, happening: &Happening) 
 
 /// Results that the log says were accepted.
 fn accepted(world: &World) -> u32 {
+    world.state.runs.keys().map(|run| accepted_of(world, *run)).sum()
+}
+
+/// Those of one run.
+fn accepted_of(world: &World, of: RunId) -> u32 {
     let records = world.turns.iter().flat_map(|turn| &turn.records);
     let counts = records.map(|record| match record {
-        Record::AttemptSucceeded { .. } => 1,
-        Record::AttemptsSucceeded { items, .. } => u32::try_from(items.len()).unwrap(),
+        Record::AttemptSucceeded { run, .. } if *run == of => 1,
+        Record::AttemptsSucceeded { run, items, .. } if *run == of => u32::try_from(items.len()).unwrap(),
         _ => 0,
     });
     counts.sum()
@@ -266,6 +271,69 @@ proptest! {
         prop_assert!(world.turns.is_sorted_by_key(|turn| turn.at), "the log's time goes back");
         let ended = world.turns.iter().flat_map(|turn| &turn.records).filter(|record| matches!(record, Record::RunFinished { .. })).count();
         prop_assert_eq!(ended, runs.len());
+    }
+
+    /// A run that was stopped somewhere is resumed, from somewhere, with the leader killed anywhere and the earlier run retired or not: it ends
+    /// well, no task has two results, nothing that was taken is run, and the log replays.
+    #[test]
+    fn a_resumed_run_takes_what_holds_and_runs_the_rest(
+        flow in 0..GATED,
+        reuse: bool,
+        happenings in prop::collection::vec(happening(), 0..60),
+        (step, retired, later) in (any::<prop::sample::Index>(), any::<bool>(), prop::collection::vec(happening(), 0..40)),
+    ) {
+        let mut world = world_with(flow, reuse);
+        let mut past = Vec::new();
+        for happening in &happenings {
+            happen(&mut world, &mut past, happening);
+        }
+        let earlier = world.state.runs.values().next().unwrap().clone();
+        let steps = &world.state.flow_of(&earlier).unwrap().definition().steps.clone();
+        let places: Vec<Option<usize>> = std::iter::once(None).chain((0..steps.len()).map(Some)).collect();
+        let mut from = step.get(&places).map(|place| steps[place].name.to_string());
+        world.request(Request::Cancel { run: earlier.id(), because: String::new() });
+        if world.run_state(earlier.id()) == RunState::Succeeded {
+            from = from.or_else(|| Some(steps[0].name.to_string()));
+        }
+        if retired {
+            world.store_history(earlier.id(), 0);
+        }
+        let run = world.resume(earlier.id(), from.as_deref(), None).unwrap();
+        past.clear();
+        for happening in &later {
+            if let Happening::Stored(choice) = happening && !world.sought.is_empty() {
+                world.find(choice % world.sought.len());
+            }
+            if !matches!(happening, Happening::Fail(_)) {
+                happen(&mut world, &mut past, happening);
+            }
+        }
+        world.restart();
+        for _ in 0..3_000 {
+            if !world.sought.is_empty() {
+                world.find(0);
+            } else if let Some(report) = success(&mut world, 0) {
+                world.report(report);
+            } else if world.state.next_timer().is_some() {
+                world.pass_time();
+            } else if let Some(digest) = world.blobs.pop() {
+                world.input(Input::BlobStored { digest });
+            } else {
+                break;
+            }
+        }
+        let resumed = world.state.run(run).unwrap();
+        prop_assert_eq!(resumed.state, RunState::Succeeded, "{:?}", resumed.problem);
+        let taken: u32 = resumed.steps.iter().map(|step| step.reused).sum();
+        prop_assert_eq!(accepted_of(&world, run) + taken, tasks_of(resumed), "a task has two results, or none");
+        let again = &resumed.start.cause.earlier().unwrap().again;
+        let taken_of = |name: &str| resumed.steps[steps.iter().position(|step| step.name.as_str() == name).unwrap()].reused;
+        prop_assert!(again.keys().all(|name| taken_of(name.as_str()) == 0));
+        if earlier.state == RunState::Running && from.is_none() {
+            let had: u32 = earlier.steps.iter().map(|step| step.counts[TaskState::Succeeded as usize]).sum();
+            prop_assert_eq!(taken, had, "a result that holds was not taken");
+        }
+        prop_assert_eq!(world.replayed().hash(), world.state.hash());
     }
 
     /// I9: replaying the log gives the committed state, and so does storing and restoring it.

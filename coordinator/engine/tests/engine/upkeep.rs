@@ -10,11 +10,6 @@ use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 
 use crate::world::{World, definition};
 
-fn store_history(world: &mut World, run: RunId, keep: u32) -> Vec<Record> {
-    let bytes = world.committed.history(run).expect("the run has ended").encode();
-    world.input(Input::HistoryStored { run, digest: Digest::of(&bytes), bytes: bytes.len() as u64, keep })
-}
-
 fn press(world: &mut World, level: StorageLevel) -> Vec<Record> {
     world.input(Input::Pressure(Storage { level, stream: "CAUSEY_LOG".into(), percent: 91 }))
 }
@@ -36,9 +31,9 @@ fn a_finished_run_asks_for_its_history_until_it_is_stored() {
     assert!(world.committed.history(live).is_none());
     world.restart();
     assert_eq!(world.committed.unstored_runs().collect::<Vec<_>>(), [run]);
-    assert!(matches!(store_history(&mut world, run, 5)[..], [Record::HistoryStored { .. }]));
+    assert!(matches!(world.store_history(run, 5)[..], [Record::HistoryStored { .. }]));
     assert_eq!(world.committed.unstored_runs().count(), 0);
-    assert!(matches!(store_history(&mut world, run, 5)[..], [Record::Ignored { .. }]), "twice is harmless");
+    assert!(matches!(world.store_history(run, 5)[..], [Record::Ignored { .. }]), "twice is harmless");
     assert_eq!(world.run_state(run), RunState::Cancelled, "it stays whole while there is room");
 }
 
@@ -55,7 +50,7 @@ fn the_oldest_finished_runs_make_room_and_keep_their_name_and_origin() {
     let runs: Vec<RunId> = (0..4).map(|_| finished(&mut world)).collect();
     let name = world.state.name_of(runs[0]).unwrap().clone();
     for run in &runs {
-        store_history(&mut world, *run, 2);
+        world.store_history(*run, 2);
     }
     let whole: Vec<RunId> = world.state.runs.keys().copied().collect();
     assert_eq!(whole, runs[2..]);
@@ -78,13 +73,13 @@ fn the_oldest_finished_runs_make_room_and_keep_their_name_and_origin() {
 fn a_definition_that_nobody_uses_any_more_is_forgotten_and_comes_back_with_the_next_run() {
     let mut world = World::new();
     let run = finished(&mut world);
-    store_history(&mut world, run, 0);
+    world.store_history(run, 0);
     assert_eq!((world.state.runs.len(), world.state.definitions.len()), (0, 0));
     finished(&mut world);
     assert_eq!(world.state.definitions.len(), 1);
     world.deploy(definition("Demo", &["start > end", "end"]));
     let run = world.state.runs.values().next().unwrap().id();
-    store_history(&mut world, run, 0);
+    world.store_history(run, 0);
     assert_eq!((world.state.runs.len(), world.state.definitions.len()), (0, 1), "it is deployed");
 }
 

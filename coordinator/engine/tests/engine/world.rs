@@ -5,14 +5,18 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use causey_engine::{Command, State, commands, decide, outstanding, violations};
+use causey_engine::{History, Run, Sought, TaskRef, TaskState, resumption};
+use causey_protocol::artifact::ObjectRef;
+use causey_protocol::chunk::{CHUNK_BYTES_MAX, CHUNK_ITEMS, Chunk};
 use causey_protocol::codec;
 use causey_protocol::event::CloudEvent;
 use causey_protocol::flow::{Case, Definition, Flow, Step, Transition, Trigger};
 use causey_protocol::gate::ChildStart;
-use causey_protocol::id::{Digest, FlowName, PoolName, RequestId, RunId, StepName, Timestamp, WorkerName};
-use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
+use causey_protocol::id::{Digest, FlowName, Path, PoolName, RequestId, RunId, StepName, TaskId, TaskKey, Timestamp, WorkerName};
+use causey_protocol::input::{FlowChoice, Found, FoundResult, Input, Request, RequestMessage, Resume};
 use causey_protocol::parameter::{Parameter, Values};
-use causey_protocol::record::{Answer, Position, Record, RunState, Turn};
+use causey_protocol::problem::Problem;
+use causey_protocol::record::{Answer, Position, Record, RunState, TaskSet, Turn};
 use causey_protocol::task::{
     Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, Inputs, Outcome, Publication, Report, ReportItem, Success,
 };
@@ -84,6 +88,12 @@ pub(crate) struct World {
     pub(crate) cancelled: Vec<RunId>,
     /// Runs of which a gang has formed.
     pub(crate) told: Vec<RunId>,
+    /// Looks into earlier runs that were asked for and not answered.
+    pub(crate) sought: Vec<Sought>,
+    /// How tasks went on, by their objects.
+    pub(crate) objects: BTreeMap<(RunId, TaskKey), (Vec<StepName>, Option<u32>)>,
+    /// Histories that were stored.
+    pub(crate) histories: BTreeMap<RunId, History>,
     pub(crate) now: u64,
     requests: u32,
 }
@@ -103,6 +113,7 @@ impl World {
     /// Decides several inputs in one turn.
     pub(crate) fn turn(&mut self, inputs: Vec<Input>) -> Vec<Record> {
         self.now += 1_000;
+        inputs.iter().for_each(|input| self.note_objects(input));
         self.state.open_turn(Timestamp(self.now));
         let events = inputs.iter().filter_map(|input| if let Input::Event { sequence, .. } = input { Some(*sequence) } else { None });
         let covered = (self.state.inbox + 1, self.state.events.max(events.max().unwrap_or_default()));
@@ -166,6 +177,11 @@ impl World {
                 assert_eq!(digest, Digest::of(&bytes));
                 self.store.insert(digest, bytes);
                 self.blobs.push(digest);
+            }
+            Command::FindResults(sought) => {
+                if !self.sought.contains(&sought) {
+                    self.sought.push(*sought);
+                }
             }
             Command::Announce { position, .. } => self.announced.push(position),
             Command::Cancel { run } => {
@@ -343,6 +359,119 @@ impl World {
         while !self.blobs.is_empty() {
             let digest = self.blobs.remove(0);
             self.input(Input::BlobStored { digest });
+        }
+    }
+
+    fn note_objects(&mut self, input: &Input) {
+        let Input::Report { items, .. } = input else { return };
+        for item in items {
+            if let Outcome::Succeeded(success) = &item.outcome {
+                let id = TaskId { step: item.step.clone(), path: item.path.clone(), visit: item.visit };
+                self.objects.insert((item.run, id.key(item.attempt)), (success.next.clone(), success.foreach));
+            }
+        }
+    }
+
+    /// Stores the history of a finished run; the state keeps `keep` finished runs whole.
+    pub(crate) fn store_history(&mut self, run: RunId, keep: u32) -> Vec<Record> {
+        let history = self.committed.history(run).unwrap();
+        let bytes = history.encode();
+        self.histories.insert(run, history);
+        self.input(Input::HistoryStored { run, digest: Digest::of(&bytes), bytes: bytes.len() as u64, keep })
+    }
+
+    /// Answers what is sought, until nothing is any more.
+    pub(crate) fn find_all(&mut self) {
+        while !self.sought.is_empty() {
+            self.find(0);
+        }
+    }
+
+    /// Answers one of the questions.
+    pub(crate) fn find(&mut self, place: usize) -> Vec<Record> {
+        let sought = self.sought.remove(place);
+        let found = self.look(&sought);
+        let Sought { run, step, tasks, .. } = sought;
+        self.input(Input::ResultsFound { run, step, tasks, found })
+    }
+
+    /// What an earlier run has of what is sought, as the shell finds it.
+    fn look(&self, sought: &Sought) -> Found {
+        let whole = self.state.runs.get(&sought.earlier).map(|run| (run.clone(), self.state.flow_of(run).unwrap()));
+        let (run, flow) = whole.unwrap_or_else(|| {
+            let history = &self.histories[&sought.earlier];
+            (history.run.clone(), history.flow.clone())
+        });
+        if let (TaskSet::Range { path, from, to }, Some(split)) = (&sought.tasks, &sought.chunk_of)
+            && let Some(foreach) = run.foreach(flow.find(split).unwrap(), path)
+            && let Some(chunk) = foreach.chunks.get(&(from / CHUNK_ITEMS)).filter(|chunk| chunk.stored)
+            && from % CHUNK_ITEMS == 0
+            && (*to == foreach.count || to - from == CHUNK_ITEMS)
+        {
+            let digest = chunk.digest.unwrap();
+            return Found::Chunk { digest, tasks: self.counts(digest) };
+        }
+        let stored = self.stored(&run);
+        let step = flow.find(&sought.name);
+        let result = |(place, (path, visit)): (u32, (Path, u32))| {
+            let id = TaskId { step: sought.name.clone(), path: path.clone(), visit };
+            let task = TaskRef::new(step?, path, visit);
+            let known = run.task(&task).filter(|known| known.state == TaskState::Succeeded);
+            let known = known.and_then(|known| Some((known.attempt, run.object(&flow, &task)?)));
+            let (attempt, object) = known.or_else(|| stored.get(&id).copied())?;
+            let (next, foreach) = self.objects[&(object.run, object.key)].clone();
+            let ObjectRef { run: owner, digest, bytes, .. } = object;
+            Some(FoundResult { place, owner, attempt, digest, bytes, next, foreach })
+        };
+        Found::Results((0..).zip(sought.tasks.iter()).filter_map(result).collect())
+    }
+
+    fn chunk(&self, digest: Digest) -> Chunk {
+        codec::decode(&self.store[&digest], CHUNK_BYTES_MAX).unwrap()
+    }
+
+    fn counts(&self, digest: Digest) -> BTreeMap<StepName, u32> {
+        let chunk = self.chunk(digest);
+        let mut counts: BTreeMap<StepName, u32> =
+            chunk.steps.iter().map(|step| (step.step.clone(), u32::try_from(step.tasks.len()).unwrap())).collect();
+        for inner in chunk.nested.iter().flat_map(|nested| &nested.chunks) {
+            for (step, count) in self.counts(*inner) {
+                *counts.entry(step).or_default() += count;
+            }
+        }
+        counts
+    }
+
+    /// Every task in a stored chunk of a run, with its attempt and object.
+    fn stored(&self, run: &Run) -> BTreeMap<TaskId, (u32, ObjectRef)> {
+        let stored = run.foreaches.values().flat_map(|foreach| foreach.chunks.values()).filter(|chunk| chunk.stored);
+        let mut chunks: Vec<Digest> = stored.filter_map(|chunk| chunk.digest).collect();
+        let mut found = BTreeMap::new();
+        while let Some(digest) = chunks.pop() {
+            let chunk = self.chunk(digest);
+            chunks.extend(chunk.nested.iter().flat_map(|nested| &nested.chunks));
+            for step in &chunk.steps {
+                found.extend(chunk.tasks(&step.step).map(|task| (task.id, (task.attempt, task.object))));
+            }
+        }
+        found
+    }
+
+    /// Asks for a run that resumes `earlier`, with the flow as it was or as `mended`.
+    pub(crate) fn resume(&mut self, earlier: RunId, step: Option<&str>, mended: Option<Definition>) -> Result<RunId, Problem> {
+        let history = self.histories.get(&earlier).cloned();
+        let (run, before) = match self.state.runs.get(&earlier) {
+            Some(run) => (run.clone(), self.state.flow_of(run).unwrap()),
+            None => history.map(|history| (history.run, history.flow)).unwrap(),
+        };
+        let flow = mended.map_or_else(|| (*before).clone(), |definition| Flow::try_from(definition).unwrap());
+        let taken = resumption(&run, &before, &flow, step.map(|step| step.parse().unwrap()).as_ref())?;
+        let (parameters, tags) = (run.start.parameters.clone(), Vec::new());
+        let wish = Resume { earlier: taken, flow, version: None, parameters, tags, host: run.start.host, timeout_seconds: None };
+        match self.request(Request::Resume(Box::new(wish))) {
+            Answer::RunStarted { run, .. } => Ok(run),
+            Answer::Refused(problem) => Err(problem),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -1,41 +1,16 @@
 //! Runs wherever they are: whole in the committed state, or as a history in the artifact store, of which the state keeps an entry in
-//! its index. Callers see no difference. A few histories stay in memory, because clients page through the same one.
+//! its index. Callers see no difference.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use causey_engine::{History, RetiredRun, Run, State};
 use causey_protocol::flow::Flow;
 use causey_protocol::id::{FlowName, RunId};
 use causey_protocol::record::RunState;
-use causey_protocol::upkeep::history_path;
 
 use super::context::{Shared, find_run, not_found, run_and_flow};
 use super::refusal::Refusal;
 use super::run_view::{self, RunView};
-
-/// Histories kept in memory, and their size in bytes; one stays whatever its size.
-const KEPT: usize = 8;
-const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
-
-/// Histories read lately, the newest last.
-#[derive(Debug, Default)]
-pub(super) struct Histories(Mutex<VecDeque<(RunId, usize, Arc<History>)>>);
-
-impl Histories {
-    fn get(&self, run: RunId) -> Option<Arc<History>> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter().find(|(of, _, _)| *of == run).map(|(_, _, history)| history.clone())
-    }
-
-    fn keep(&self, run: RunId, bytes: usize, history: Arc<History>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.push_back((run, bytes, history));
-        while kept.len() > 1 && (kept.len() > KEPT || kept.iter().map(|(_, bytes, _)| bytes).sum::<usize>() > KEPT_BYTES_MAX) {
-            kept.pop_front();
-        }
-    }
-}
 
 impl Shared {
     /// Looks at the run that `text` names or is the id of; `look` also gets the log sequence that the answer reflects.
@@ -57,17 +32,9 @@ impl Shared {
     }
 
     async fn history(&self, run: RunId) -> Result<Arc<History>, Refusal> {
-        if let Some(kept) = self.histories.get(run) {
-            return Ok(kept);
-        }
-        let damaged = |error: &dyn std::error::Error| Refusal::store(&format!("read the history of run {run}"), error);
-        let found = self.api.store.get(&history_path(run)).await.map_err(|error| damaged(&error))?;
-        let Some(bytes) = found else { return Err(not_found(format!("no run `{run}`"), "list the runs: causey runs")) };
-        let size = bytes.len();
-        let read = tokio::task::spawn_blocking(move || History::read(&bytes)).await.map_err(|error| damaged(&error))?;
-        let history = Arc::new(read.map_err(|error| damaged(&error))?);
-        self.histories.keep(run, size, history.clone());
-        Ok(history)
+        let read = self.histories.read(&self.api.store, run).await;
+        let found = read.map_err(|error| Refusal::store(&format!("read the history of run {run}"), &error))?;
+        found.ok_or_else(|| not_found(format!("no run `{run}`"), "list the runs: causey runs"))
     }
 
     /// The view of a listed run, read from its history where the index has too little.

@@ -3,26 +3,49 @@
 
 use std::pin::Pin;
 
-use causey_artifacts::Store;
+use causey_artifacts::{Store, StoreError};
 use causey_engine::Run;
 use causey_protocol::artifact::blob_path;
 use causey_protocol::chunk::{CHUNK_BYTES_MAX, CHUNK_ITEMS, Chunk, StoredTask};
-use causey_protocol::codec;
+use causey_protocol::codec::{self, DecodeError};
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Digest, Path, StepName, TaskId};
 
-use super::refusal::Refusal;
+/// Why a chunk cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{path} is missing or damaged")]
+    Missing { path: String },
+    #[error("{path} is no chunk")]
+    Decode {
+        path: String,
+        #[source]
+        source: DecodeError,
+    },
+}
+
+/// A chunk, verified.
+///
+/// # Errors
+/// [`Error`] when it is not there or not what it should be.
+pub(crate) async fn chunk(store: &Store, digest: Digest) -> Result<Chunk, Error> {
+    let path = blob_path(&digest);
+    let Some(bytes) = store.get(&path).await?.filter(|bytes| Digest::of(bytes) == digest) else { return Err(Error::Missing { path }) };
+    codec::decode(&bytes, CHUNK_BYTES_MAX).map_err(|source| Error::Decode { path, source })
+}
 
 /// A stored chunk and the paths it covers, `start..end` in the order of tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Covered {
-    pub(super) start: Path,
-    pub(super) end: Path,
-    pub(super) digest: Digest,
+pub(crate) struct Covered {
+    pub(crate) start: Path,
+    pub(crate) end: Path,
+    pub(crate) digest: Digest,
 }
 
 /// The stored chunks that hold tasks of a step, in order.
-pub(super) fn chunks_of(run: &Run, flow: &Flow, step: StepIndex) -> Vec<Covered> {
+pub(crate) fn chunks_of(run: &Run, flow: &Flow, step: StepIndex) -> Vec<Covered> {
     let mut found = Vec::new();
     for split in flow.foreach_levels(step) {
         let all = run.foreaches.range((split, Path::default())..).take_while(|((found, _), _)| *found == split);
@@ -41,33 +64,41 @@ pub(super) fn chunks_of(run: &Run, flow: &Flow, step: StepIndex) -> Vec<Covered>
 
 /// What is looked for in chunks.
 #[derive(Clone, Debug)]
-pub(super) struct Search<'a> {
-    pub(super) store: &'a Store,
-    pub(super) step: StepName,
+pub(crate) struct Search<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) step: StepName,
     /// The steps that open the foreaches around `step`.
-    pub(super) levels: Vec<StepName>,
+    pub(crate) levels: Vec<StepName>,
     /// Only tasks of this path, and only those behind that path and visit.
-    pub(super) path: Option<&'a Path>,
-    pub(super) after: Option<(&'a Path, u32)>,
+    pub(crate) path: Option<&'a Path>,
+    pub(crate) after: Option<(&'a Path, u32)>,
+    /// Only tasks from this path on, and before that one; without it of the first path alone.
+    pub(crate) within: Option<(&'a Path, Option<&'a Path>)>,
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn of(store: &'a Store, flow: &Flow, step: StepIndex) -> Self {
+    pub(crate) fn of(store: &'a Store, flow: &Flow, step: StepIndex) -> Self {
         let levels = flow.foreach_levels(step).map(|split| flow.step(split).name.clone()).collect();
-        Self { store, step: flow.step(step).name.clone(), levels, path: None, after: None }
+        Self { store, step: flow.step(step).name.clone(), levels, path: None, after: None, within: None }
     }
 
-    fn wants(&self, chunk: &Covered) -> bool {
-        self.path.is_none_or(|path| chunk.start <= *path && *path < chunk.end) && self.after.is_none_or(|(after, _)| chunk.end > *after)
+    /// Whether a chunk may hold tasks that are looked for.
+    pub(crate) fn wants(&self, chunk: &Covered) -> bool {
+        let within =
+            self.within.is_none_or(|(start, end)| chunk.end > *start && end.map_or(chunk.start <= *start, |end| chunk.start < *end));
+        within
+            && self.path.is_none_or(|path| chunk.start <= *path && *path < chunk.end)
+            && self.after.is_none_or(|(after, _)| chunk.end > *after)
     }
 
     fn wants_task(&self, TaskId { path, visit, .. }: &TaskId) -> bool {
-        self.path.is_none_or(|wanted| path == wanted) && self.after.is_none_or(|after| (path, *visit) > after)
+        let within = self.within.is_none_or(|(start, end)| end.map_or(path == start, |end| start <= path && path < end));
+        within && self.path.is_none_or(|wanted| path == wanted) && self.after.is_none_or(|after| (path, *visit) > after)
     }
 
     /// Adds the tasks wanted of a chunk, in order, until `found` holds `limit`.
-    pub(super) async fn read(&self, digest: Digest, found: &mut Vec<StoredTask>, limit: usize) -> Result<(), Refusal> {
-        let chunk = self.chunk(digest).await?;
+    pub(crate) async fn read(&self, digest: Digest, found: &mut Vec<StoredTask>, limit: usize) -> Result<(), Error> {
+        let chunk = chunk(self.store, digest).await?;
         let mut parts: Vec<(Path, Part)> = chunk
             .tasks(&self.step)
             .filter(|task| self.wants_task(&task.id))
@@ -99,16 +130,8 @@ impl<'a> Search<'a> {
         digest: Digest,
         found: &'f mut Vec<StoredTask>,
         limit: usize,
-    ) -> Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + 'f>> {
+    ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'f>> {
         Box::pin(self.read(digest, found, limit))
-    }
-
-    async fn chunk(&self, digest: Digest) -> Result<Chunk, Refusal> {
-        let action = "read the results of a foreach";
-        let bytes = self.store.get(&blob_path(&digest)).await.map_err(|error| Refusal::store(action, &error))?;
-        let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, format!("{} is missing or damaged", blob_path(&digest)));
-        let bytes = bytes.filter(|bytes| Digest::of(bytes) == digest).ok_or_else(|| Refusal::store(action, &missing()))?;
-        codec::decode(&bytes, CHUNK_BYTES_MAX).map_err(|error| Refusal::store(action, &error))
     }
 }
 
