@@ -22,6 +22,9 @@ def dump(root: str, run: str) -> dict[str, dict[str, Any]]:
     store = Store(root)
     latest: dict[str, tuple[int, ObjectFile]] = {}
     for key in sorted(os.listdir(os.path.join(root, "runs", run))):
+        # The coordinator's, written some time after the end of the run.
+        if key == "history":
+            continue
         found = store.object({"run": run, "key": key, "digest": ""})
         task = found.manifest["task"]
         if found.manifest["error"] is not None:
