@@ -116,18 +116,19 @@ impl History {
     }
 
     async fn read_now(client: &Client) -> Self {
-        let (_, log) = messages(client, subject::LOG_STREAM).await;
-        let entries = log.into_iter().map(|raw| {
-            let turn = codec::decode(&raw.payload, TURN_BYTES_MAX).unwrap_or_else(|error| panic!("turn {}: {error}", raw.sequence));
-            Entry { sequence: raw.sequence, subject: raw.subject, payload: raw.payload, turn }
-        });
-        let entries = entries.collect();
+        // Before the log: what is announced while they are read was decided there.
         let (_, notices) = messages(client, subject::NOTIFY_STREAM).await;
         let notices = notices.into_iter().map(|raw| {
             let event = serde_json::from_slice(&raw.payload).unwrap_or_else(|error| panic!("notification {}: {error}", raw.sequence));
             Notice { subject: raw.subject, position: raw.header, event }
         });
         let notices = notices.collect();
+        let (_, log) = messages(client, subject::LOG_STREAM).await;
+        let entries = log.into_iter().map(|raw| {
+            let turn = codec::decode(&raw.payload, TURN_BYTES_MAX).unwrap_or_else(|error| panic!("turn {}: {error}", raw.sequence));
+            Entry { sequence: raw.sequence, subject: raw.subject, payload: raw.payload, turn }
+        });
+        let entries = entries.collect();
         let inputs = (last_sequence(client, subject::INBOX_STREAM).await, last_sequence(client, subject::EVENT_STREAM).await);
         Self { entries, notices, inputs }
     }
