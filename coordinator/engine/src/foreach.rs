@@ -93,7 +93,8 @@ impl Decider<'_> {
 
     /// Opens further items while there is room for them; what there is none for waits as one.
     pub(crate) fn refill_foreach(&mut self, run: RunId, split: StepIndex, path: &Path) {
-        let Some((found, flow)) = self.run_and_flow(run) else { return };
+        // A late report of many items comes here although none of them counts.
+        let Some((found, flow)) = self.run_and_flow(run).filter(|(found, _)| !found.state.is_terminal()) else { return };
         let Some((step, foreach)) = target(&flow, split).zip(found.foreach(split, path)) else { return };
         let (count, pool) = (foreach.count, pool_of(&flow, step));
         if self.state.held_back.contains(&(run, TaskRef::new(step, path.child(foreach.opened), 0))) {

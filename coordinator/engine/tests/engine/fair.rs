@@ -235,6 +235,19 @@ fn a_cancelled_run_makes_room_and_waits_for_nothing() {
 }
 
 #[test]
+fn a_late_report_of_many_items_opens_nothing_in_a_run_that_has_ended() {
+    let mut world = world_of(2);
+    let run = wide(&mut world, "ann", 1_000, Standing::default());
+    let other = wide(&mut world, "ann", 1_000, Standing::default());
+    let of_run: Vec<_> = world.queue.iter().filter(|dispatch| dispatch.run == run).cloned().collect();
+    let late: Vec<_> = of_run.iter().take(5).map(|dispatch| world.success(dispatch, &dispatch.tasks[0], None, Vec::new())).collect();
+    world.request(Request::Cancel { run, because: String::new() });
+    let records = world.report_message(late);
+    assert!(records.iter().all(|record| matches!(record, Record::Ignored { .. })), "{records:?}");
+    assert_eq!((open(&world, run), open(&world, other)), (0, 64));
+}
+
+#[test]
 fn numbers_out_of_range_are_refused_by_name() {
     let mut world = World::new();
     let mut flow = definition("Demo", &CHAIN);
