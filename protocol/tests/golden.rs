@@ -509,6 +509,7 @@ fn turns_of_a_resumed_run() {
         host: None,
         timeout_seconds: None,
         waits: false,
+        standing: Standing::default(),
     };
     let tasks = TaskSet::Range { path: path.clone(), from: 1_000, to: 2_000 };
     let records = vec![

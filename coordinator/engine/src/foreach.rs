@@ -11,7 +11,7 @@ use crate::chunk;
 use crate::engine::{Decider, pool_of, sets};
 use crate::gate;
 use crate::hold::PIECE_RECORDS;
-use crate::line::WINDOW_MIN;
+use crate::line::{WINDOW_MIN, WINDOW_UNKNOWN};
 use crate::resume::{SOUGHT_MAX, is_sought};
 use crate::run::{Foreach, Run, TaskRef};
 use crate::state::State;
@@ -35,6 +35,15 @@ pub(crate) fn split_before(flow: &Flow, step: StepIndex) -> Option<StepIndex> {
     flow.parents(step).iter().copied().find(|parent| target(flow, *parent) == Some(step))
 }
 
+/// Items of the foreach opened on `path` that may be under way at once, where that many of a foreach outside any other may. Foreaches
+/// inside others share them, as far as each has the least.
+fn items_window(window: u32, run: &Run, flow: &Flow, split: StepIndex, path: &Path) -> u32 {
+    let levels = flow.foreach_levels(split).enumerate();
+    let enclosing = levels.filter_map(|(depth, outer)| run.foreach(outer, &Path(path.0.get(..depth)?.to_vec())));
+    let beside = enclosing.fold(1, |beside: u32, outer| beside.saturating_mul(outer.count.clamp(1, window)));
+    (window / beside).max(WINDOW_MIN)
+}
+
 impl State {
     /// Tasks of a step in one dispatch, for a foreach of `count` items.
     pub(crate) fn list(&self, run: &Run, flow: &Flow, step: StepIndex, count: u32) -> u32 {
@@ -52,16 +61,6 @@ impl State {
         }
     }
 
-    /// Items of the foreach opened on `path` that may be under way at once. Foreaches inside others share what the pool may have open, as
-    /// far as each has the least.
-    fn items_window(&self, run: &Run, flow: &Flow, split: StepIndex, step: StepIndex, path: &Path) -> u32 {
-        let window = self.window(pool_of(flow, step));
-        let levels = flow.foreach_levels(split).enumerate();
-        let enclosing = levels.filter_map(|(depth, outer)| run.foreach(outer, &Path(path.0.get(..depth)?.to_vec())));
-        let beside = enclosing.fold(1, |beside: u32, outer| beside.saturating_mul(outer.count.clamp(1, window)));
-        (window / beside).max(WINDOW_MIN)
-    }
-
     /// The items of a foreach that become its next dispatch, as far as its own window has room for them.
     pub(crate) fn next_items(&self, run: &Run, flow: &Flow, split: StepIndex, step: StepIndex, path: &Path) -> Option<(u32, u32)> {
         let foreach = run.foreach(split, path)?;
@@ -70,7 +69,8 @@ impl State {
             return None;
         }
         let list = self.list(run, flow, step, count);
-        let limit = arrived.saturating_add(self.items_window(run, flow, split, step, path).max(list));
+        let window = items_window(self.window(pool_of(flow, step)), run, flow, split, path);
+        let limit = arrived.saturating_add(window.max(list));
         let has_room = opened.saturating_add(list) <= limit;
         has_room.then(|| (opened, opened.saturating_add(list).min(count)))
     }
@@ -104,10 +104,10 @@ impl Decider<'_> {
         if opened == count || foreach.gathering() > GATHERING_MAX {
             return;
         }
-        let window_items = self.state.items_window(found, &flow, split, step, path);
         if is_sought(found, &flow, &TaskRef::new(step, path.child(opened), 0)) {
             // In pieces as large as chunks, for which one of the earlier run may stand. The next one is sought before the window is
-            // used up, lest workers wait for it.
+            // used up, lest workers wait for it. Seeking needs no worker, so the pool's slots do not count.
+            let window_items = items_window(WINDOW_UNKNOWN, found, &flow, split, path);
             let piece = window_items.min(SOUGHT_MAX);
             while opened < count && opened.saturating_sub(arrived) <= window_items / 2 {
                 let to = (opened / piece + 1).saturating_mul(piece).min(count);

@@ -13,7 +13,7 @@ use causey_protocol::share::Shares;
 use crate::run::{Run, TaskRef};
 
 /// Window of a pool whose slots are not known.
-const WINDOW_UNKNOWN: u32 = 1_024;
+pub(crate) const WINDOW_UNKNOWN: u32 = 1_024;
 
 /// The least and the most of what is open in a pool.
 pub(crate) const WINDOW_MIN: u32 = 64;
