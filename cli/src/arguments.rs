@@ -135,6 +135,14 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub(crate) timeout: Option<f64>,
 
+    /// Tasks of runs with a higher priority are dispatched first: -100 to 100 (default: what the flow says, else 0)
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i8).range(-100..=100))]
+    pub(crate) priority: Option<i8>,
+
+    /// Most tasks of a run that are open at a time (default: what the flow says, else no limit)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_workers: Option<u32>,
+
     /// Who asks (default: your login name)
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
@@ -422,6 +430,15 @@ pub(crate) struct Why {
 pub(crate) struct Deploy {
     /// The flow file
     pub(crate) flow: PathBuf,
+
+    /// Tasks of runs with a higher priority are dispatched first: -100 to 100 (default: what the flow says, else 0)
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i8).range(-100..=100))]
+    pub(crate) priority: Option<i8>,
+
+    /// Most tasks of a run that are open at a time (default: what the flow says, else no limit)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_workers: Option<u32>,
+
     /// JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,

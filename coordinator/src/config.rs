@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use causey_protocol::share::{Shares, WEIGHT_MAX};
+
 use crate::upkeep::Settings;
 
 /// How to run a coordinator.
@@ -58,6 +60,19 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_RUNS_WHOLE_MAX", default_value_t = 200)]
     pub runs_whole_max: u32,
 
+    /// Weight of a tenant (the user of a run): NAME=N, several separated by commas. While several wait for a pool, each gets open tasks in
+    /// proportion; whoever is not named has 1
+    #[arg(long = "tenant-weight", env = "CAUSEY_TENANT_WEIGHTS", value_name = "NAME=N", value_delimiter = ',')]
+    pub tenant_weights: Vec<String>,
+
+    /// Most tasks that all runs of a tenant have open at a time: NAME=N, several separated by commas; `*=N` for everybody who is not named
+    #[arg(long = "tenant-window", env = "CAUSEY_TENANT_WINDOWS", value_name = "NAME=N", value_delimiter = ',')]
+    pub tenant_windows: Vec<String>,
+
+    /// While this many runs have not ended, no further one is accepted (default: 100000)
+    #[arg(long, env = "CAUSEY_RUNS_MAX", value_name = "N")]
+    pub runs_max: Option<u32>,
+
     /// Address of the NATS server's monitoring port, where its sync interval can be read
     #[arg(long, env = "CAUSEY_NATS_MONITORING_URL")]
     pub nats_monitoring_url: Option<String>,
@@ -76,6 +91,26 @@ pub struct Config {
 }
 
 impl Config {
+    /// What tenants get.
+    ///
+    /// # Errors
+    /// When a weight or a window is not written as `NAME=N`, or out of range.
+    pub(crate) fn shares(&self) -> anyhow::Result<Shares> {
+        let mut shares = Shares { runs_max: self.runs_max, ..Shares::default() };
+        for (name, weight) in named(&self.tenant_weights, "--tenant-weight", WEIGHT_MAX)? {
+            shares.tenants.entry(name).or_default().weight = weight;
+        }
+        let windows = named(&self.tenant_windows, "--tenant-window", u32::MAX)?;
+        shares.others.window = windows.iter().find(|(name, _)| name == "*").map(|(_, window)| *window);
+        for share in shares.tenants.values_mut() {
+            share.window = shares.others.window;
+        }
+        for (name, window) in windows.into_iter().filter(|(name, _)| name != "*") {
+            shares.tenants.entry(name).or_default().window = Some(window);
+        }
+        Ok(shares)
+    }
+
     pub(crate) fn upkeep(&self) -> Settings {
         Settings {
             snapshot_interval: Duration::from_secs(self.snapshot_seconds.into()),
@@ -83,6 +118,17 @@ impl Config {
             runs_whole: self.runs_whole_max,
         }
     }
+}
+
+/// Numbers given as `NAME=N`.
+fn named(given: &[String], option: &str, max: u32) -> anyhow::Result<Vec<(String, u32)>> {
+    let read = |text: &String| {
+        let (name, number) = text.split_once('=')?;
+        let number = number.trim().parse().ok().filter(|number| (1..=max).contains(number))?;
+        Some((name.trim().to_owned(), number))
+    };
+    let wrong = |text: &String| anyhow::anyhow!("{option} {text:?} is not a name and a number from 1 to {max}, such as ann=3");
+    given.iter().map(|text| read(text).ok_or_else(|| wrong(text))).collect()
 }
 
 /// Largest pile of unread inputs of each stream in memory, in messages.
@@ -120,3 +166,33 @@ pub(crate) const POOL_SETTLED: Duration = Duration::from_secs(12);
 
 /// Oldest NATS server that this version works with.
 pub(crate) const NATS_VERSION_MIN: (i64, i64, i64) = (2, 15, 1);
+
+#[cfg(test)]
+mod tests {
+    use causey_protocol::share::Share;
+
+    use super::*;
+
+    #[test]
+    fn shares_are_read_from_names_and_numbers() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            config: Config,
+        }
+        let shares = |given: &[&str]| {
+            let needed = ["causey", "--store", "s", "--projection", "p", "--token-file", "t"];
+            let line = <Line as clap::Parser>::try_parse_from(needed.iter().chain(given)).unwrap();
+            line.config.shares()
+        };
+        let found = shares(&["--tenant-weight", "ann=3,bob=2", "--tenant-window", "bob=7", "--tenant-window", "*=50"]).unwrap();
+        assert_eq!(found.of("ann"), Share { weight: 3, window: Some(50) });
+        assert_eq!(found.of("bob"), Share { weight: 2, window: Some(7) });
+        assert_eq!((found.of("eve"), found.runs_max), (Share { weight: 1, window: Some(50) }, None));
+        assert!(shares(&[]).unwrap().is_default());
+        for wrong in ["ann", "ann=0", "ann=x", "ann=-1"] {
+            let told = shares(&["--tenant-weight", wrong]).unwrap_err().to_string();
+            assert!(told.contains("--tenant-weight") && told.contains(wrong), "{told}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use causey_artifacts::Store;
 use causey_protocol::backoff::Delays;
 use causey_protocol::input::Input;
+use causey_protocol::share::Shares;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +82,8 @@ pub struct Coordinator<O> {
     /// What this process has done or noticed beside the loop.
     pub(crate) notice: mpsc::Sender<Input>,
     pub(crate) noticed: mpsc::Receiver<Input>,
+    /// What tenants get while this coordinator leads.
+    pub(crate) shares: Shares,
     pub(crate) shutdown: CancellationToken,
 }
 

@@ -92,6 +92,16 @@ impl Workers {
         of.map(|seen| (seen.since.elapsed() > POOL_SETTLED).then_some(seen.offer.slots)).collect()
     }
 
+    /// The slots of each pool.
+    fn slots(&self) -> BTreeMap<PoolName, u32> {
+        let mut slots = BTreeMap::new();
+        for ((pool, _), seen) in self.lock().iter() {
+            let sum: &mut u32 = slots.entry(pool.clone()).or_default();
+            *sum = sum.saturating_add(seen.offer.slots);
+        }
+        slots
+    }
+
     /// Forgets and returns those silent for too long.
     fn silent(&self) -> Vec<(PoolName, WorkerName)> {
         let mut all = self.lock();
@@ -141,14 +151,18 @@ impl<O: Outside> Desk<O> {
     /// heard in vain costs a timeout.
     async fn lead(&self) -> Result<(), Unanswered> {
         let mut questions = self.outside.listen(subject::LIVE_WORKER_ALL).await?;
-        let mut pools = BTreeSet::new();
+        let (mut pools, mut told) = (BTreeSet::new(), BTreeMap::new());
         let mut sweep = tokio::time::interval(SWEEP);
         let leading = Instant::now();
         loop {
             tokio::select! {
                 biased;
-                Some(message) = questions.next() => self.answer(&message, &mut pools).await,
+                Some(message) = questions.next() => {
+                    self.answer(&message, &mut pools).await;
+                    self.tell_slots(&mut told, false);
+                }
                 _ = sweep.tick() => {
+                    self.tell_slots(&mut told, leading.elapsed() > WORKER_SILENCE_MAX);
                     for (pool, worker) in self.workers.silent() {
                         tracing::warn!(%pool, %worker, "worker silent; its attempts run again elsewhere");
                         self.lost(&pool, &worker).await;
@@ -157,6 +171,20 @@ impl<O: Outside> Desk<O> {
                     if leading.elapsed() > POOL_SETTLED {
                         self.count_pools();
                     }
+                }
+            }
+        }
+    }
+
+    /// Tells the leader of pools that have other slots than it knows: of more at once, of fewer only when every worker must have been heard.
+    /// Of a pool without any worker the last number stays.
+    fn tell_slots(&self, told: &mut BTreeMap<PoolName, u32>, all_heard: bool) {
+        for (pool, slots) in self.workers.slots() {
+            let known = told.get(&pool).copied().or_else(|| self.committed.read().pools.get(&pool).copied());
+            if known.is_none_or(|known| known < slots || (all_heard && known != slots)) {
+                // A full or closed channel: again with the next sweep, or by the next leader.
+                if self.inputs.try_send(Input::PoolResized { pool: pool.clone(), slots }).is_ok() {
+                    told.insert(pool, slots);
                 }
             }
         }

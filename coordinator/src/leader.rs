@@ -12,8 +12,8 @@ use causey_protocol::codec;
 use causey_protocol::id::Digest;
 use causey_protocol::input::Input;
 use causey_protocol::record::{Position, Record, Turn};
+use causey_protocol::share::Shares;
 use causey_protocol::subject;
-use causey_protocol::upkeep::StorageLevel;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -109,6 +109,7 @@ pub(crate) async fn lead<O: Outside>(this: &mut Coordinator<O>, lost: Cancellati
         held: false,
     };
     leader.start(&this.store).await?;
+    leader.begin(this.shares.clone()).await;
     leader.run(&mut this.link, &lost, &mut this.noticed, &this.shutdown).await
 }
 
@@ -141,6 +142,18 @@ impl<O: Outside> Leader<'_, O> {
         Ok(())
     }
 
+    /// What is left of accepted inputs goes on before anything is taken, and this coordinator's configuration counts from here on.
+    async fn begin(&mut self, shares: Shares) {
+        self.take_pending();
+        if self.working.shares != shares {
+            self.pending.push_back(Input::SharesSet(Box::new(shares)));
+            self.pending_sequence = self.filling.inbox;
+            self.take_pending();
+        }
+        self.commit().await;
+        self.take_pending();
+    }
+
     async fn run(
         &mut self,
         link: &mut Link,
@@ -157,6 +170,7 @@ impl<O: Outside> Leader<'_, O> {
         loop {
             let (room, timer, projection_due) = (self.has_room(), self.timer(), self.fold.due);
             let scheduled = self.scheduled();
+            let takes_events = room && self.takes_events();
             tokio::select! {
                 biased;
                 // First, so that no load hides them.
@@ -167,7 +181,7 @@ impl<O: Outside> Leader<'_, O> {
                 () = link.interrupted() => return Err(Error::Disconnected),
                 (token, answer) = self.performer.publisher.answer() => self.answered(token, answer).await?,
                 Some(raw) = inbox.recv(), if room => self.take_inbox(&raw),
-                Some(raw) = events.recv(), if room && self.takes_events() => self.take_event(&raw),
+                Some(raw) = events.recv(), if takes_events => self.take_event(&raw),
                 Some(input) = noticed.recv(), if room => self.take(input),
                 () = sleep_until(timer), if room => self.take(Input::TimersDue),
                 () = sleep_until(scheduled), if room => self.take_scheduled(),
@@ -202,20 +216,24 @@ impl<O: Outside> Leader<'_, O> {
         self.take_pending();
     }
 
-    /// While room is scarce events wait in their stream: they would start runs.
+    /// While no runs are accepted events wait in their stream: they would start some.
     fn takes_events(&self) -> bool {
-        self.working.storage.level == StorageLevel::Ample
+        self.working.refuses_runs().is_none()
     }
 
-    /// Whether the turn takes another message.
-    fn has_room(&self) -> bool {
-        self.pending.is_empty() && self.filling.has_room()
+    /// Whether the turn takes another message: not before all that has been accepted is decided.
+    fn has_room(&mut self) -> bool {
+        self.pending.is_empty() && self.filling.has_room() && !self.working.has_work()
     }
 
-    /// Takes what is left of a message, as far as the turn has room. Should this process die in between, the message is read again,
-    /// and what was decided of it is ignored as late.
+    /// Takes what is left of accepted inputs and of a message, as far as the turn has room. Should this process die in between, work
+    /// lists are in the state; the message is read again, and what was decided of it is ignored as late.
     fn take_pending(&mut self) {
         while self.filling.has_room() {
+            if self.working.has_work() {
+                self.take(Input::Continue);
+                continue;
+            }
             let Some(input) = self.pending.pop_front() else { return };
             self.take(input);
             if self.pending.is_empty() {

@@ -95,6 +95,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         id: inbox.rsplit('.').next().unwrap_or_default().to_owned(),
         ack_wait: Duration::from_secs(config.ack_wait_seconds.max(1).into()),
         upkeep: config.upkeep(),
+        shares: config.shares()?,
         shutdown: stop.clone(),
     });
     let api = api::Api {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use causey_artifacts::Store;
 use causey_engine::State;
+use causey_protocol::share::Shares;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,8 @@ pub struct Setup<O> {
     pub id: String,
     pub ack_wait: Duration,
     pub upkeep: Settings,
+    /// What tenants get while it leads.
+    pub shares: Shares,
     pub shutdown: CancellationToken,
 }
 
@@ -58,7 +61,7 @@ pub struct Parts<O> {
 impl<O: Outside> Parts<O> {
     #[must_use]
     pub fn new(setup: Setup<O>) -> Self {
-        let Setup { hot, front, store, projection, state, tail, holder, id, ack_wait, upkeep, shutdown } = setup;
+        let Setup { hot, front, store, projection, state, tail, holder, id, ack_wait, upkeep, shares, shutdown } = setup;
         let committed = Arc::new(Committed::new(state));
         let workers = Arc::new(Workers::default());
         let (notice, noticed) = tokio::sync::mpsc::channel(config::INPUTS_READ_AHEAD);
@@ -75,6 +78,7 @@ impl<O: Outside> Parts<O> {
             writable: writable.clone(),
             notice,
             noticed,
+            shares,
             shutdown: shutdown.clone(),
         };
         Self { committed, workers, writable, coordinator, announcer, upkeep, desk, sweep, shutdown }

@@ -43,6 +43,8 @@ pub(crate) struct Performer<O: Outside> {
     kinds: BTreeMap<Token, Kind>,
     announcements: VecDeque<(Position, Notification)>,
     announcing: bool,
+    /// Whether the last task was refused: a full queue refuses many, and is told of once.
+    refused: bool,
     /// Sequence of the last message in the notify stream.
     notify_tail: u64,
     announced: Position,
@@ -66,6 +68,7 @@ impl<O: Outside> Performer<O> {
             kinds: BTreeMap::new(),
             announcements: VecDeque::new(),
             announcing: false,
+            refused: false,
             notify_tail: 0,
             announced: Position::default(),
             notice,
@@ -189,6 +192,7 @@ impl<O: Outside> Performer<O> {
             (Kind::Task, Answer::Stored { .. } | Answer::WrongLast) => {
                 failpoint::here("task.queued");
                 self.kinds.remove(&token);
+                self.refused = false;
             }
             (Kind::Announce(position), Answer::Stored { sequence }) => {
                 failpoint::here("notification.stored");
@@ -207,7 +211,13 @@ impl<O: Outside> Performer<O> {
                 self.announce_next().await;
             }
             // Sent again by the tick; the command stays outstanding.
-            (Kind::Task | Kind::Announce(_), Answer::Refused { code, text }) => {
+            (Kind::Task, Answer::Refused { code, text }) => {
+                metrics::counter!("causey_dispatches_refused_total").increment(1);
+                if !std::mem::replace(&mut self.refused, true) {
+                    tracing::warn!(code, text, "the task queue refuses dispatches; they are sent again until there is room");
+                }
+            }
+            (Kind::Announce(_), Answer::Refused { code, text }) => {
                 tracing::warn!(code, text, ?kind, "publish refused; trying again");
             }
         }

@@ -2,14 +2,14 @@
 //! before the older one, and watches how full the streams are. It works beside the leader, from the committed state and over the API's
 //! connection; whatever it has done reaches the state as an input, and all of it may be done twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use causey_artifacts::{Put, Store, StoreError, failpoint};
-use causey_engine::{History, State};
-use causey_protocol::id::{Digest, RunId};
+use causey_engine::{History, State, WaitingCount};
+use causey_protocol::id::{Digest, PoolName, RunId};
 use causey_protocol::input::Input;
 use causey_protocol::subject;
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel, history_path, snapshot_path};
@@ -79,6 +79,8 @@ pub(crate) struct Upkeep<O> {
     /// Histories stored whose record is on its way.
     told: BTreeMap<RunId, Instant>,
     storage: Storage,
+    /// Pools and reasons for which waiting attempts are shown.
+    shown: BTreeSet<(PoolName, &'static str)>,
     taken: Instant,
     cost: Duration,
     /// Sequence of the snapshot up to which everything has been trimmed.
@@ -87,9 +89,9 @@ pub(crate) struct Upkeep<O> {
 
 impl<O: Outside> Upkeep<O> {
     pub(crate) fn new(outside: O, committed: Arc<Committed>, store: Arc<Store>, inputs: mpsc::Sender<Input>, settings: Settings) -> Self {
-        let (told, storage) = (BTreeMap::new(), Storage::default());
+        let (told, storage, shown) = (BTreeMap::new(), Storage::default(), BTreeSet::new());
         let (taken, cost, trimmed) = (Instant::now(), Duration::ZERO, 0);
-        Self { outside, committed, store, inputs, settings, told, storage, taken, cost, trimmed }
+        Self { outside, committed, store, inputs, settings, told, storage, shown, taken, cost, trimmed }
     }
 
     /// Works until `shutdown`, whenever this coordinator leads.
@@ -135,20 +137,34 @@ impl<O: Outside> Upkeep<O> {
     }
 
     async fn fill(&mut self) -> Result<(), Error> {
-        let (level, held) = {
+        let (level, waiting) = {
             let state = self.committed.read();
-            (state.storage.level, !state.held_back.is_empty())
+            (state.storage.level, state.waiting())
         };
+        self.show_waiting(waiting);
         self.storage = fill::measure(&self.outside, level).await?;
         metrics::gauge!("causey_storage_fill_percent").set(f64::from(self.storage.percent));
         if self.storage.level != level {
             let Storage { stream, percent, .. } = &self.storage;
             tracing::warn!(stream, percent, level = ?self.storage.level, "the fill of the streams has changed what is accepted");
         }
-        if self.storage.level != level || (held && self.storage.level < StorageLevel::Critical) {
+        if self.storage.level != level {
             self.tell(Input::Pressure(self.storage.clone())).await;
         }
         Ok(())
+    }
+
+    /// Attempts that wait, by pool and reason; what waited before and no longer does is shown as 0.
+    fn show_waiting(&mut self, counts: Vec<WaitingCount>) {
+        let mut before = std::mem::take(&mut self.shown);
+        for WaitingCount { pool, reason, attempts } in counts {
+            metrics::gauge!("causey_waiting_attempts", "pool" => pool.to_string(), "reason" => reason).set(attempts as f64);
+            before.remove(&(pool.clone(), reason));
+            self.shown.insert((pool, reason));
+        }
+        for (pool, reason) in before {
+            metrics::gauge!("causey_waiting_attempts", "pool" => pool.to_string(), "reason" => reason).set(0.0);
+        }
     }
 
     async fn histories(&mut self) -> Result<(), Error> {

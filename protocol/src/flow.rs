@@ -11,6 +11,7 @@ use crate::parameter::Parameter;
 use crate::policy::{self, CatchPolicy, HostMode, Resources, RetryPolicy};
 use crate::problem::{Code, Problem};
 use crate::schedule::{Concurrency, SCHEDULES_MAX, Schedule};
+use crate::share::Standing;
 
 /// Most steps a flow may have.
 pub const STEPS_MAX: usize = 1_000;
@@ -49,6 +50,9 @@ pub struct Definition {
     /// `None`: any number of runs at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
+    /// How its runs stand among others. A request may say otherwise.
+    #[serde(default, skip_serializing_if = "Standing::is_ordinary")]
+    pub standing: Standing,
 }
 
 /// A named node of a flow.
@@ -372,6 +376,9 @@ fn check_header(definition: &Definition) -> Result<(), Problem> {
     let bytes: usize = defaults.map(|default| default.value.to_string().len()).sum();
     if bytes > SIGNALS_BYTES_MAX {
         return Err(fault(definition, None, format!("has signal defaults of {bytes} bytes; at most {SIGNALS_BYTES_MAX} are accepted")));
+    }
+    if let Some(what) = definition.standing.fault() {
+        return Err(fault(definition, None, format!("is wrong: {what}")));
     }
     let mut seen = BTreeSet::new();
     if let Some(twice) = definition.parameters.iter().find(|parameter| !seen.insert(&parameter.name)) {
@@ -771,6 +778,7 @@ mod tests {
             timeout_seconds: None,
             schedules: Vec::new(),
             concurrency: None,
+            standing: Standing::default(),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::record::{Position, Resumption, TaskSet};
 use crate::schedule::BackfillPlan;
+use crate::share::{Shares, Standing};
 use crate::task::ReportItem;
 use crate::upkeep::{SnapshotTaken, Storage};
 
@@ -38,6 +39,9 @@ pub enum Request {
         /// Longest time the run may take, in seconds. `None`: what the flow says.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_seconds: Option<f64>,
+        /// What is not said here is as the flow says.
+        #[serde(default, skip_serializing_if = "Standing::is_ordinary")]
+        standing: Standing,
     },
     /// A new run that takes results of an earlier one, which has ended.
     Resume(Box<Resume>),
@@ -192,7 +196,7 @@ pub enum Input {
     BackfillOver {
         backfill: RequestId,
     },
-    /// How full the streams are; repeated while attempts are held back.
+    /// How full the streams are.
     Pressure(Storage),
     /// The slots of every worker of a pool, once the pool has been the same for a while.
     PoolCounted {
@@ -206,6 +210,16 @@ pub enum Input {
         tasks: TaskSet,
         found: Found,
     },
+    /// The workers of a pool that are known offer this many slots together.
+    PoolResized {
+        pool: PoolName,
+        slots: u32,
+    },
+    /// What the leader's configuration gives to each tenant.
+    SharesSet(Box<Shares>),
+    /// Nothing new: what has been accepted and not been decided to its end goes on. Given as long as
+    /// the state has such work, before any other input.
+    Continue,
 }
 
 /// What was found of tasks' results.

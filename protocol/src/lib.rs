@@ -18,6 +18,7 @@ pub mod policy;
 pub mod problem;
 pub mod record;
 pub mod schedule;
+pub mod share;
 pub mod status;
 pub mod subject;
 pub mod task;

@@ -113,6 +113,8 @@ codes! {
     NOT_AWAITED = 3023;
     /// The run has ended.
     RUN_ENDED = 3024;
+    /// As many runs as there may be have not ended.
+    CROWDED = 3010;
     /// The artifact store refused, or a stored object is damaged.
     STORE = 4001;
     /// The streams are nearly full.

@@ -11,14 +11,15 @@ use crate::artifact::ObjectRef;
 use crate::flow::{Flow, StepIndex};
 use crate::gate::{Awaited, Parent, SignalSource};
 use crate::id::{
-    Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, SignalName, StepName, Timestamp,
-    WorkerName,
+    Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, SignalName, SourceName, StepName,
+    Timestamp, WorkerName,
 };
 use crate::letter::{DeadLetter, LetterEnd};
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::problem::Problem;
 use crate::schedule::BackfillPlan;
+use crate::share::{Shares, Standing};
 use crate::status;
 use crate::task::{Address, ErrorInfo, Publication, Success};
 use crate::upkeep::{SnapshotTaken, Storage};
@@ -334,7 +335,8 @@ pub enum Record {
         run: RunId,
     },
     StorageChanged(Storage),
-    /// Attempts that would have been opened, had storage not been critical.
+    /// Attempts that would have been opened, had the streams, the pool, the run or its tenant room for them: they wait for it. Of a
+    /// foreach these are all the items that it has not opened.
     AttemptsHeld {
         run: RunId,
         step: StepIndex,
@@ -448,6 +450,29 @@ pub enum Record {
         end: LetterEnd,
         user: String,
     },
+    /// The slots of a pool are others than before.
+    PoolResized {
+        pool: PoolName,
+        slots: u32,
+    },
+    /// What the tenants get is other than before.
+    SharesChanged(Box<Shares>),
+    /// An input with larger effects than fit a turn: the rest of it is decided by and by, before any other input.
+    WorkAccepted(Box<Work>),
+    /// A further piece of what an event starts; the last piece is [`Record::EventTaken`].
+    EventSpread {
+        sequence: u64,
+        /// The first trigger that has not been looked at: flow, trigger, event in it.
+        next: (FlowName, u16, u16),
+        started: Vec<RunId>,
+        because: Vec<String>,
+        /// Triggers that had run for this event before.
+        duplicates: u32,
+    },
+    /// The accepted loss of a worker has been decided to its end.
+    WorkDone {
+        work: u64,
+    },
 }
 
 impl Record {
@@ -485,6 +510,11 @@ impl Record {
             | Self::LossAccepted { .. }
             | Self::DeadLettered(_)
             | Self::DeadLetterClosed { .. }
+            | Self::PoolResized { .. }
+            | Self::SharesChanged(_)
+            | Self::WorkAccepted(_)
+            | Self::EventSpread { .. }
+            | Self::WorkDone { .. }
             | Self::AttemptsSucceeded { .. }
             | Self::ChunkGathered { .. }
             | Self::ChunkStored { .. }
@@ -548,6 +578,8 @@ pub struct RunStarted {
     /// It waits for a place among the runs of its flow until a [`Record::RunAdmitted`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
+    #[serde(default, skip_serializing_if = "Standing::is_ordinary")]
+    pub standing: Standing,
 }
 
 /// A backfill and what its runs are pinned to.
@@ -559,6 +591,16 @@ pub struct BackfillStarted {
     pub definition: Digest,
     pub version: u32,
     pub user: String,
+}
+
+/// What is left of an accepted input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// An event matches further triggers.
+    Event { sequence: u64, source: SourceName, cloud_event: Value },
+    /// A lost worker held further attempts.
+    WorkerLost { pool: PoolName, worker: WorkerName },
 }
 
 /// Why a run exists.
@@ -660,6 +702,18 @@ impl TaskSet {
             Self::Range { path, from, to } => (None, Some((*from..*to).map(|index| (path.child(index), 0)))),
         };
         one.into_iter().chain(range.into_iter().flatten())
+    }
+
+    /// Whether a task is one of them.
+    #[must_use]
+    pub fn holds(&self, task: &Path, of_visit: u32) -> bool {
+        match self {
+            Self::One { path, visit } => path == task && *visit == of_visit,
+            Self::Range { path, from, to } => {
+                let place = task.split_last();
+                of_visit == 0 && place.is_some_and(|(outer, index)| outer == *path && (*from..*to).contains(&index))
+            }
+        }
     }
 
     #[must_use]

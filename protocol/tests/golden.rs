@@ -17,9 +17,10 @@ use causey_protocol::policy::HostMode;
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{
     Answer, BackfillStarted, Cause, FailureCause, ItemReused, ItemSucceeded, ModelPublished, Position, Record, Resumption, RunStarted,
-    RunState, TaskSet, Topic, Turn,
+    RunState, TaskSet, Topic, Turn, Work,
 };
 use causey_protocol::schedule::{BackfillPlan, Concurrency, Strategy};
+use causey_protocol::share::{Share, Shares, Standing};
 use causey_protocol::task::{
     Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem,
     SplitLevel, Success,
@@ -101,6 +102,7 @@ fn requests() {
         tags: vec!["t".into()],
         host: Some(HostMode::Spawn),
         timeout_seconds: None,
+        standing: Standing::default(),
     };
     check("request-submit", &message(submit));
     check("request-deploy", &message(Request::Deploy { flow: Box::new(flow()) }));
@@ -308,6 +310,7 @@ fn timeouts_and_filters() {
         tags: Vec::new(),
         host: None,
         timeout_seconds: Some(60.0),
+        standing: Standing::default(),
     };
     check("request-submit-timeout", &RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request: submit });
     let (run, step, path, started, ended) = (run(), StepIndex(1), Path(vec![2]), Timestamp(10), Timestamp(20));
@@ -336,6 +339,7 @@ fn timeouts_and_filters() {
         host: None,
         timeout_seconds: Some(60.0),
         waits: false,
+        standing: Standing::default(),
     };
     let records = vec![
         Record::RunStarted(Box::new(start)),
@@ -367,6 +371,7 @@ fn turns() {
         host: Some(HostMode::Fork),
         timeout_seconds: None,
         waits: false,
+        standing: Standing::default(),
     };
     let published =
         ModelPublished { version: 4, run, step, path: path.clone(), visit: 0, attempt: 1, digest, bytes: 321, publication: publication() };
@@ -504,6 +509,7 @@ fn turns_of_a_resumed_run() {
         host: None,
         timeout_seconds: None,
         waits: false,
+        standing: Standing::default(),
     };
     let tasks = TaskSet::Range { path: path.clone(), from: 1_000, to: 2_000 };
     let records = vec![
@@ -619,6 +625,7 @@ fn schedules_backfills_and_concurrency() {
         host: None,
         timeout_seconds: None,
         waits: true,
+        standing: Standing::default(),
     };
     let records = vec![
         Record::RunStarted(Box::new(start.clone())),
@@ -695,6 +702,7 @@ fn gates() {
         host: None,
         timeout_seconds: None,
         waits: false,
+        standing: Standing::default(),
     };
     let success = Success {
         digest: Digest::of(b"object"),
@@ -741,4 +749,58 @@ fn gates() {
     check("turn-status", &told);
     let previous = Digest::of(b"before");
     check("turn-gates", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
+}
+
+#[test]
+fn standings_shares_and_work() {
+    let standing = Standing { priority: Some(-7), max_parallel: Some(4) };
+    let mut definition = Definition::from(flow());
+    definition.standing = standing;
+    let flow = Flow::try_from(definition).unwrap();
+    let submit = Request::Submit {
+        flow: FlowChoice::Given(Box::new(flow.clone())),
+        parameters: BTreeMap::new(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        standing: Standing { priority: Some(100), max_parallel: None },
+    };
+    check("request-submit-standing", &RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request: submit });
+    let (run, pool) = (run(), || "gpu".parse().unwrap());
+    let start = RunStarted {
+        run,
+        name: "brisk-otter-41".parse().unwrap(),
+        origin: Origin([7; 16]),
+        joined: Vec::new(),
+        definition: flow.digest(),
+        version: None,
+        parameters: BTreeMap::new(),
+        cause: Cause::Request { id: "r-1".parse().unwrap() },
+        user: "ann".into(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        waits: false,
+        standing,
+    };
+    let ann = Share { weight: 3, window: Some(20) };
+    let shares = Shares { tenants: [("ann".to_owned(), ann)].into(), others: Share::default(), runs_max: Some(9) };
+    let cloud_event = json!({"specversion": "1.0", "id": "e1", "source": "/s", "type": "t"});
+    let records = vec![
+        Record::RunStarted(Box::new(start)),
+        Record::PoolResized { pool: pool(), slots: 12 },
+        Record::SharesChanged(Box::new(shares)),
+        Record::WorkAccepted(Box::new(Work::Event { sequence: 3, source: "api".parse().unwrap(), cloud_event })),
+        Record::WorkAccepted(Box::new(Work::WorkerLost { pool: pool(), worker: "w1".parse().unwrap() })),
+        Record::EventSpread {
+            sequence: 3,
+            next: ("Hello".parse().unwrap(), 1, 0),
+            started: vec![run],
+            because: vec!["why".into()],
+            duplicates: 1,
+        },
+        Record::WorkDone { work: 77 },
+    ];
+    let (at, previous) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
+    check("turn-shares", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
 }

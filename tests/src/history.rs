@@ -619,6 +619,11 @@ impl Judge {
             | Record::FlowRegistered { .. }
             | Record::FlowDeployed { .. }
             | Record::EventTaken { .. }
+            | Record::PoolResized { .. }
+            | Record::SharesChanged(_)
+            | Record::WorkAccepted(_)
+            | Record::EventSpread { .. }
+            | Record::WorkDone { .. }
             | Record::EventHeld { .. }
             | Record::RetryScheduled { .. }
             | Record::InputsGathered { .. }

@@ -201,6 +201,7 @@ async fn keep_coordinator(world: Arc<World>, number: usize, refusals: Arc<Mutex<
             holder: Holder::unseen(&name, u32::try_from(process.id % 1_000_000).unwrap_or_default()),
             id: format!("c{}", process.id),
             ack_wait: ACK_WAIT,
+            shares: Default::default(),
             upkeep: Settings { snapshot_interval: Duration::from_secs(7), snapshot_records: 60, runs_whole: 2 },
             shutdown: process.stop.clone(),
         });

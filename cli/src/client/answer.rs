@@ -153,6 +153,8 @@ pub(crate) struct RunView {
     #[serde(default)]
     pub(crate) tags: Vec<String>,
     #[serde(default)]
+    pub(crate) priority: i8,
+    #[serde(default)]
     pub(crate) created: Option<u64>,
     #[serde(default)]
     pub(crate) started: Option<u64>,

@@ -1,5 +1,6 @@
 //! `causey deploy FLOW.py`: stores the code and hands the definition to the server, whose triggers start it from now on.
 
+use causey_protocol::share::Standing;
 use serde_json::{Value, json};
 
 use crate::arguments::Deploy;
@@ -16,7 +17,10 @@ use crate::state::random_hex;
 /// # Errors
 /// When the flow is not valid, or the server cannot be reached or refuses.
 pub(crate) async fn run(arguments: &Deploy) -> Result<Exit, Fault> {
-    let packaged = packaged(&arguments.flow, &arguments.place.local).await?;
+    let mut packaged = packaged(&arguments.flow, &arguments.place.local).await?;
+    // They become part of the version: runs that its triggers start have them.
+    let asked = Standing { priority: arguments.priority, max_parallel: arguments.max_workers };
+    packaged.definition.standing = asked.or(packaged.definition.standing);
     with_server(&arguments.place, async |session| {
         let client = &session.client;
         client.put_package(&packaged.digest.to_string(), packaged.tar.clone()).await?;

@@ -172,6 +172,12 @@ async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Su
     if let Some(seconds) = arguments.timeout {
         body["timeout_seconds"] = json!(seconds);
     }
+    if let Some(priority) = arguments.priority {
+        body["priority"] = json!(priority);
+    }
+    if let Some(most) = arguments.max_workers {
+        body["max_parallel"] = json!(most);
+    }
     match request {
         Request::File(packaged, parameters) => {
             body["definition"] = json!(packaged.definition);

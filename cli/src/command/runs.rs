@@ -52,7 +52,13 @@ fn rows(runs: &[RunView], now: u64) -> Vec<Vec<String>> {
         let took = until.zip(run.started).map(|(end, start)| duration(end.saturating_sub(start))).unwrap_or_default();
         vec![run.name.clone(), run.flow.clone(), run.state.word().to_owned(), tasks, run.created.map(moment).unwrap_or_default(), took]
     };
-    std::iter::once(heading).chain(runs.iter().map(row)).collect()
+    let mut rows: Vec<Vec<String>> = std::iter::once(heading).chain(runs.iter().map(row)).collect();
+    // Mostly all are alike.
+    if runs.iter().any(|run| run.priority != 0) {
+        let column = std::iter::once("PRIORITY".to_owned()).chain(runs.iter().map(|run| run.priority.to_string()));
+        rows.iter_mut().zip(column).for_each(|(row, cell)| row.insert(3, cell));
+    }
+    rows
 }
 
 #[cfg(test)]
@@ -70,6 +76,8 @@ mod tests {
             tasks: Counts { succeeded: 2, running: 1, ..Counts::default() },
             ..RunView::default()
         };
-        assert_eq!(rows(&[run], 1_900_000)[1], ["brisk-otter-41", "Hello", "running", "2/3", "", "0.9 s"]);
+        assert_eq!(rows(std::slice::from_ref(&run), 1_900_000)[1], ["brisk-otter-41", "Hello", "running", "2/3", "", "0.9 s"]);
+        let urgent = RunView { priority: 50, ..run };
+        assert_eq!(rows(&[urgent], 1_900_000)[1][3], "50");
     }
 }

@@ -12,6 +12,7 @@ use causey_protocol::id::{FlowName, Origin, RunId, hash_fields};
 use causey_protocol::parameter;
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{Cause, Record, RunStarted, RunState};
+use causey_protocol::share::Standing;
 use causey_protocol::task::{ErrorInfo, Success};
 
 use crate::concurrency::Begun;
@@ -158,6 +159,7 @@ impl Decider<'_> {
             let ChildStart { wait, allow_failure, .. } = child;
             let parent = Parent { run, name, step: id.step.clone(), path, visit, ordinal, wait, allow_failure, depth };
             let definition = started.digest();
+            let priority = self.state.run(run).and_then(|parent| parent.start.standing.priority);
             let begun = self.begin(NewRun {
                 origin,
                 joined: Vec::new(),
@@ -170,6 +172,8 @@ impl Decider<'_> {
                 tags: Vec::new(),
                 host: None,
                 timeout_seconds: None,
+                // Whoever waits for it would else wait behind others.
+                standing: Standing { priority: priority.filter(|_| wait), max_parallel: None },
                 waits: false,
             });
             if let Begun::Skipped(problem) = begun

@@ -50,7 +50,7 @@ pub fn commands(state: &State, position: Position, record: &Record) -> Option<Co
         | Record::AttemptFailed { run, step, path, visit, attempt, worker: None, cause: FailureCause::TimedOut { .. }, .. } => {
             let run = state.run(*run)?;
             let flow = state.flow_of(run)?;
-            let pool = pool_of(&flow, *step);
+            let pool = pool_of(&flow, *step).clone();
             let task = TaskRef::new(*step, path.clone(), *visit);
             // A message that the rest of its list still needs stays.
             let over = run.dispatch(&task, *attempt).is_none();

@@ -11,11 +11,11 @@ use causey_protocol::parameter::{self, Values};
 use causey_protocol::policy::{self, HostMode};
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{Answer, Cause, FailureCause, ItemSucceeded, ModelPublished, Record, RunStarted, RunState, TaskSet, Topic};
+use causey_protocol::share::{Shares, Standing};
 use causey_protocol::task::{ErrorInfo, Failure, FailureKind, GANG_MEMBERS_MAX, Outcome, Publication, ReportItem, Success};
 use serde_json::json;
 
 use crate::concurrency::Begun;
-use crate::foreach::tasks_per_dispatch;
 use crate::gate;
 use crate::name::run_name;
 use crate::resume::{SOUGHT_MAX, is_sought, origin_of};
@@ -27,7 +27,7 @@ use crate::switch;
 /// ([`State::open_turn`]), whose time is the input's.
 pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
     let mut decider = Decider { state, records: Vec::new() };
-    let is_timer = matches!(input, Input::TimersDue);
+    let (is_timer, goes_on) = (matches!(input, Input::TimersDue), matches!(input, Input::Continue));
     match input {
         Input::Request(message) => decider.request(message),
         Input::Report { pool, worker, items } => decider.report(&pool, &worker, items),
@@ -44,10 +44,17 @@ pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
         Input::BackfillOver { backfill } => decider.backfill_over(backfill),
         Input::PoolCounted { pool, slots } => decider.pool_counted(&pool, &slots),
         Input::ResultsFound { run, step, tasks, found } => decider.results_found(run, step, &tasks, found),
+        Input::PoolResized { pool, slots } => decider.pool_resized(&pool, slots),
+        Input::SharesSet(shares) => decider.shares_set(shares),
+        Input::Continue => decider.next_piece(),
     }
     // What was decided may have made way for a gang. What was ignored has not, and changes nothing.
     if is_timer || decider.records.iter().any(|record| !matches!(record, Record::Ignored { .. })) {
         decider.call_gangs();
+    }
+    decider.let_through();
+    if goes_on && decider.records.is_empty() {
+        decider.ignore("nothing is left to go on with");
     }
     decider.records
 }
@@ -74,12 +81,18 @@ pub(crate) struct NewRun {
     pub(crate) timeout_seconds: Option<f64>,
     /// Whether it waits for a place among the runs of its flow.
     pub(crate) waits: bool,
+    /// What is not said here is as the flow says.
+    pub(crate) standing: Standing,
 }
 
 impl Decider<'_> {
     pub(crate) fn emit(&mut self, record: Record) {
         self.state.apply(&record);
         self.records.push(record);
+    }
+
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.records
     }
 
     pub(crate) fn ignore(&mut self, because: impl Into<String>) {
@@ -101,14 +114,18 @@ impl Decider<'_> {
         }
         let RequestMessage { id, user, request } = message;
         let answer = match request {
-            Request::Submit { flow, parameters, tags, host, timeout_seconds } => {
+            Request::Submit { flow, parameters, tags, host, timeout_seconds, standing } => {
                 let cause = Cause::Request { id: id.clone() };
-                self.submit(flow, origin_of(&id), parameters, cause, user, tags, host, timeout_seconds).unwrap_or_else(Answer::Refused)
+                self.submit(flow, origin_of(&id), parameters, cause, user, tags, host, timeout_seconds, standing)
+                    .unwrap_or_else(Answer::Refused)
             }
             Request::Resume(wish) => self.resume(&id, user, *wish).unwrap_or_else(Answer::Refused),
             Request::Deploy { flow } => self.deploy(&Arc::new(*flow), user),
             Request::Cancel { run, because } => self.cancel(run, &because),
-            Request::WorkerLost { pool, worker } => self.worker_lost(&pool, &worker),
+            Request::WorkerLost { pool, worker } => {
+                self.worker_lost(&pool, &worker);
+                Answer::Done
+            }
             Request::PauseSchedules { flow } => self.pause_schedules(flow, user, true),
             Request::ResumeSchedules { flow } => self.pause_schedules(flow, user, false),
             Request::Backfill(plan) => self.backfill(&id, *plan, user).unwrap_or_else(Answer::Refused),
@@ -131,7 +148,11 @@ impl Decider<'_> {
         tags: Vec<String>,
         host: Option<HostMode>,
         timeout_seconds: Option<f64>,
+        standing: Standing,
     ) -> Result<Answer, Problem> {
+        if let Some(what) = standing.fault() {
+            return Err(Problem::new(Code::MALFORMED, what));
+        }
         if let Some(answer) = self.asked_before(&origin, timeout_seconds)? {
             return Ok(answer);
         }
@@ -155,6 +176,7 @@ impl Decider<'_> {
             host,
             timeout_seconds,
             waits: false,
+            standing,
         })
     }
 
@@ -168,7 +190,7 @@ impl Decider<'_> {
         {
             return Ok(Some(Answer::RunStarted { run: *run, name: name.clone() }));
         }
-        self.state.skipped_before(origin).or_else(|| self.state.storage_problem()).map_or(Ok(None), Err)
+        self.state.skipped_before(origin).or_else(|| self.state.refuses_runs()).map_or(Ok(None), Err)
     }
 
     /// Starts the run that a request asks for.
@@ -208,6 +230,7 @@ impl Decider<'_> {
             host: new.host,
             timeout_seconds: new.timeout_seconds.or(new.flow.definition().timeout_seconds),
             waits: new.waits,
+            standing: new.standing.or(new.flow.definition().standing),
         };
         self.emit(Record::RunStarted(Box::new(start)));
         if new.waits {
@@ -236,6 +259,24 @@ impl Decider<'_> {
         Answer::Deployed { flow: name, version }
     }
 
+    fn pool_resized(&mut self, pool: &PoolName, slots: u32) {
+        if self.state.pools.get(pool) == Some(&slots) {
+            return self.ignore(format!("pool {pool} is known to have {slots} slots"));
+        }
+        let before = self.state.window(pool);
+        self.emit(Record::PoolResized { pool: pool.clone(), slots });
+        if self.state.window(pool) > before {
+            self.queue_foreaches(pool);
+        }
+    }
+
+    fn shares_set(&mut self, shares: Box<Shares>) {
+        if self.state.shares == *shares {
+            return self.ignore("the shares of the tenants are known");
+        }
+        self.emit(Record::SharesChanged(shares));
+    }
+
     fn cancel(&mut self, run: RunId, because: &str) -> Answer {
         match self.state.run(run).map(|run| run.state) {
             None if self.state.retired.contains(&run) => Answer::Cancelling { run },
@@ -247,23 +288,6 @@ impl Decider<'_> {
                 Answer::Cancelling { run }
             }
         }
-    }
-
-    fn worker_lost(&mut self, pool: &PoolName, worker: &WorkerName) -> Answer {
-        let is_of_pool = |run: &Run, task: &TaskRef| {
-            let dispatch = run.task(task).and_then(|found| run.dispatch_of(task, found));
-            dispatch.is_some_and(|open| open.pool == *pool)
-        };
-        let held = self.state.held_by(worker).into_iter();
-        let held: Vec<_> = held.filter(|(run, task)| self.state.run(*run).is_some_and(|run| is_of_pool(run, task))).collect();
-        for (run, task) in held {
-            let Some(found) = self.state.run(run).and_then(|run| run.task(&task)).filter(|task| task.state.is_open()) else {
-                continue;
-            };
-            let (attempt, started, cause) = (found.attempt, found.started.unwrap_or(found.opened), self.loss(run, &task));
-            self.close(run, &task, attempt, Some(worker.clone()), &cause, (started, self.now()));
-        }
-        Answer::Done
     }
 
     /// Records a failed attempt and decides what follows.
@@ -296,15 +320,6 @@ impl Decider<'_> {
         }
     }
 
-    /// Opens attempts of one step as one dispatch.
-    pub(crate) fn offer(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
-        let Some((_, flow)) = self.run_and_flow(run) else { return };
-        if self.held(run, step, &tasks, attempt, retry) {
-            return;
-        }
-        self.emit(Record::AttemptsOpened { run, step, pool: pool_of(&flow, step), tasks, attempt, retry });
-    }
-
     /// Opens first attempts at items of one foreach, `items` in order, unless an earlier run may have their results.
     pub(crate) fn open_items(&mut self, run: RunId, step: StepIndex, outer: &Path, items: &[u32]) {
         let Some((found, flow)) = self.run_and_flow(run) else { return };
@@ -314,15 +329,6 @@ impl Decider<'_> {
         }
         for tasks in sets(outer, items, SOUGHT_MAX as usize) {
             self.emit(Record::ResultsSought { run, step, tasks });
-        }
-    }
-
-    /// Opens first attempts at items of one foreach: as lists where the step takes lists, else one by one.
-    pub(crate) fn offer_items(&mut self, run: RunId, step: StepIndex, outer: &Path, items: &[u32]) {
-        let Some((found, flow)) = self.run_and_flow(run) else { return };
-        let list = tasks_per_dispatch(found, &flow, step, u32::MAX) as usize;
-        for tasks in sets(outer, items, list) {
-            self.offer(run, step, tasks, 0, 0);
         }
     }
 
@@ -574,7 +580,7 @@ impl Decider<'_> {
 }
 
 /// Items of one foreach, in order, as sets of at most `most` neighbours.
-fn sets(outer: &Path, items: &[u32], most: usize) -> impl Iterator<Item = TaskSet> {
+pub(crate) fn sets(outer: &Path, items: &[u32], most: usize) -> impl Iterator<Item = TaskSet> {
     items.chunk_by(|one, next| one + 1 == *next).flat_map(move |neighbours| neighbours.chunks(most)).filter_map(|neighbours| {
         match neighbours {
             [item] => Some(TaskSet::One { path: outer.child(*item), visit: 0 }),
@@ -585,10 +591,10 @@ fn sets(outer: &Path, items: &[u32], most: usize) -> impl Iterator<Item = TaskSe
 }
 
 /// The pool whose workers run a step.
-pub(crate) fn pool_of(flow: &Flow, step: StepIndex) -> PoolName {
+pub(crate) fn pool_of(flow: &Flow, step: StepIndex) -> &PoolName {
     static DEFAULT: LazyLock<PoolName> = LazyLock::new(|| PoolName::new("default").expect("a name"));
-    let wanted = flow.step(step).resources.as_ref().and_then(|resources| resources.pool.clone());
-    wanted.unwrap_or_else(|| DEFAULT.clone())
+    let wanted = flow.step(step).resources.as_ref().and_then(|resources| resources.pool.as_ref());
+    wanted.unwrap_or(&DEFAULT)
 }
 
 /// Whether the steps a task named are those of its transition, in any order; of a switch one of them.

@@ -261,7 +261,7 @@ impl Decider<'_> {
 
     /// Puts a gang in its pool's line.
     pub(crate) fn line_up(&mut self, run: RunId, flow: &Flow, step: StepIndex, path: &Path, size: u32) {
-        self.emit(Record::GangOpened { run, step, path: path.clone(), size, pool: pool_of(flow, step) });
+        self.emit(Record::GangOpened { run, step, path: path.clone(), size, pool: pool_of(flow, step).clone() });
     }
 
     /// Lets the first gang of each line gather whose pool is free. Called whenever something has been decided, so nobody else has to think

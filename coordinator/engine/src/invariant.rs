@@ -10,6 +10,7 @@ use causey_protocol::record::RunState;
 
 use crate::gang;
 use crate::join;
+use crate::line::Line;
 use crate::run::{Foreach, Run, Task, TaskRef, TaskState, steps_below};
 use crate::state::State;
 
@@ -59,12 +60,26 @@ pub fn violations(state: &State) -> Vec<String> {
         }
     }
     state.lane_violations(&mut found);
+    lines(state, &mut found);
     for (origin, (_, run)) in state.origins.iter() {
         if state.run(*run).is_some_and(|run| run.start.origin != *origin && !run.start.joined.contains(origin)) {
             found.push(format!("origin {origin} names run {run}, which stems from another"));
         }
     }
     found
+}
+
+/// What the lines say is open and waits is what the runs have.
+fn lines(state: &State, found: &mut Vec<String>) {
+    let mut counted = state.clone();
+    counted.rebuild_lines();
+    for (pool, line) in &counted.index_by.room.pools {
+        let told = state.index_by.room.pools.get(pool);
+        let waiting = |line: &Line| line.waiting().collect::<Vec<_>>();
+        if told.is_none_or(|told| told.open != line.open || told.window != line.window || waiting(told) != waiting(line)) {
+            found.push(format!("the line before pool {pool} is {told:?}, but the runs make it {line:?}"));
+        }
+    }
 }
 
 /// Every task that is not in a stored chunk.

@@ -5,6 +5,8 @@ use causey_protocol::id::{FlowName, PoolName, SignalName, StepName, Timestamp, W
 use causey_protocol::problem::Problem;
 use serde::Serialize;
 
+use crate::hold::HoldReason;
+
 /// What something waits for. The engine tells what follows from the state; variants that say so come from the coordinator.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "because", rename_all = "snake_case")]
@@ -55,6 +57,8 @@ pub enum Reason {
     Results { run: String },
     /// For results or inputs to be in the artifact store.
     Store { blobs: u32 },
+    /// For a place among what is open in its pool, its run or for its user.
+    Room { room: HoldReason },
     /// Items of a foreach for earlier ones: only so many are open at once.
     Window { opened: u32, count: u32 },
     /// For steps before it.
@@ -113,6 +117,7 @@ impl Reason {
             }
             (Self::Retry { at, .. }, Self::Retry { at: other, .. }) => earlier(at, other),
             (Self::Storage { .. }, Self::Storage { .. }) => {}
+            (Self::Room { room }, Self::Room { room: other }) if room == other => {}
             (
                 Self::Gate { since, signals, approval, children, .. },
                 Self::Gate { since: other, signals: named, approval: by, children: runs, .. },
@@ -227,6 +232,7 @@ impl Reason {
             }
             Self::Results { run } => format!("waits for a look at what run {run} has of its results"),
             Self::Store { blobs } => format!("waits for {} to be stored in the artifact store", many(*blobs, "list of results")),
+            Self::Room { room } => room.to_string(),
             Self::Window { opened, count } => {
                 format!("{} of {count} items have been opened; the others wait for those", opened)
             }

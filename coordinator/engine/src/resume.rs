@@ -154,6 +154,7 @@ impl Decider<'_> {
             host,
             timeout_seconds,
             waits: false,
+            standing: Default::default(),
         })
     }
 

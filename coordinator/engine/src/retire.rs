@@ -8,10 +8,12 @@ use causey_protocol::id::{Digest, FlowName, RunId, RunName, Timestamp};
 use causey_protocol::parameter::Values;
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{Cause, Record, Resumption, RunState};
+use causey_protocol::share::Standing;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::engine::Decider;
+use crate::hold::PIECE_RECORDS;
 use crate::run::Run;
 use crate::state::{ModelVersion, State};
 use crate::tasks::{Group, GroupKey};
@@ -37,6 +39,8 @@ pub struct RetiredRun {
     pub state: RunState,
     pub user: String,
     pub tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "Standing::is_ordinary")]
+    pub standing: Standing,
     pub created: Timestamp,
     pub started: Option<Timestamp>,
     pub finished: Option<Timestamp>,
@@ -67,6 +71,7 @@ impl RetiredRun {
             state: run.state,
             user: run.start.user.clone(),
             tags: run.start.tags.clone(),
+            standing: run.start.standing,
             created: run.created,
             started: run.first_started,
             finished: run.finished,
@@ -247,7 +252,10 @@ impl Decider<'_> {
             return self.ignore(format!("no history of run {run} is waited for"));
         }
         self.emit(Record::HistoryStored { run, digest, bytes });
-        while let Some(run) = self.state.to_retire(keep) {
+        // The rest, where there is much, with the histories that follow.
+        while self.records().len() < PIECE_RECORDS
+            && let Some(run) = self.state.to_retire(keep)
+        {
             self.emit(Record::RunRetired { run });
         }
     }

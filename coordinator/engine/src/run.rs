@@ -309,6 +309,24 @@ impl Run {
         timeout::run_deadline(&self.start, self.admitted.unwrap_or(self.created)).filter(|_| self.waits.is_none())
     }
 
+    /// Whose run it is: runs of one user share what that tenant gets.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        &self.start.user
+    }
+
+    /// Open attempts at one step.
+    #[must_use]
+    pub fn open_at(&self, step: StepIndex) -> u32 {
+        open_of(&self.step(step))
+    }
+
+    /// Open attempts.
+    #[must_use]
+    pub fn open(&self) -> u32 {
+        self.steps.iter().map(open_of).sum()
+    }
+
     /// A task; `None` also for one that lies in a stored chunk.
     #[must_use]
     pub fn task(&self, task: &TaskRef) -> Option<&Task> {
@@ -385,7 +403,7 @@ impl Run {
         Some(changed)
     }
 
-    pub(crate) fn open(&mut self, flow: &Flow, step: StepIndex, dispatch: OpenDispatch, at: Timestamp) {
+    pub(crate) fn offer(&mut self, flow: &Flow, step: StepIndex, dispatch: OpenDispatch, at: Timestamp) {
         if self.state == RunState::Pending {
             self.state = RunState::Running;
         }
@@ -653,6 +671,10 @@ impl Run {
             found.not_before = Some(not_before);
         });
     }
+}
+
+fn open_of(step: &StepSummary) -> u32 {
+    TaskState::ALL.iter().filter(|state| state.is_open()).map(|state| step.counts[*state as usize]).sum()
 }
 
 /// The join that `step` leads to, and the split it closes.

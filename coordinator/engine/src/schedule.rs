@@ -129,6 +129,7 @@ impl Decider<'_> {
         let parameters = parameter::resolve(&flow.definition().parameters, given)?;
         let definition = flow.digest();
         Ok(NewRun {
+            standing: Default::default(),
             origin,
             joined: Vec::new(),
             flow,

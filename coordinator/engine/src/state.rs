@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use causey_protocol::artifact::ObjectRef;
-use causey_protocol::flow::Flow;
-use causey_protocol::id::{Digest, FlowName, ModelName, NotificationId, Origin, Path, RequestId, RunId, RunName, Timestamp, WorkerName};
+use causey_protocol::flow::{Flow, StepIndex};
+use causey_protocol::id::{
+    Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, Timestamp, WorkerName,
+};
 use causey_protocol::record::{Answer, Cause, FailureCause, ItemSucceeded, Position, Record, RunStarted, RunState, Topic, Turn};
+use causey_protocol::share::Shares;
 use causey_protocol::subject;
 use causey_protocol::task::Publication;
 use causey_protocol::upkeep::{SnapshotTaken, Storage};
@@ -18,21 +21,27 @@ use uuid::Uuid;
 use crate::backfill::Backfill;
 use crate::chunk::BlobUse;
 use crate::concurrency::Lanes;
+use crate::engine::pool_of;
 use crate::gang::{self, Gang, GangKey, GangPhase, Lines, Member};
+use crate::hold::HeldBack;
 use crate::letter::Letter;
+use crate::line;
 use crate::retire::{self, RetiredRun};
-use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState};
+use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState, join_after};
 use crate::schedule::{Fired, Schedules};
-use crate::storage::HeldBack;
 use crate::table::{Change, Table, TableId, encode};
 use crate::tasks::{Group, GroupKey};
 use crate::timeout;
+use crate::work::Accepted;
 
 /// How long answers to requests and outcomes of events are kept, in microseconds.
 const ANSWERS_KEPT_MICROS: u64 = 10 * 60 * 1_000_000;
 
 /// How long an origin is remembered, in microseconds (90 days).
 const ORIGINS_KEPT_MICROS: u64 = 90 * 24 * 3_600 * 1_000_000;
+
+/// Most reasons kept of why an event started nothing.
+const REASONS_MAX: usize = 1_000;
 
 /// Most origins remembered.
 const ORIGINS_MAX: usize = 5_000_000;
@@ -50,7 +59,7 @@ pub struct Deployment {
 }
 
 /// What came of an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventOutcome {
     pub at: Timestamp,
     pub source: String,
@@ -106,6 +115,9 @@ pub struct State {
     pub storage: Storage,
     /// Streams by the time they were created, in microseconds since the Unix epoch.
     pub streams: BTreeMap<String, u64>,
+    /// Slots of the pools whose workers are known.
+    pub pools: BTreeMap<PoolName, u32>,
+    pub shares: Shares,
     pub requests: Table<RequestId, (Timestamp, Answer)>,
     pub definitions: Table<Digest, Arc<Flow>>,
     pub deployments: Table<FlowName, Deployment>,
@@ -129,6 +141,8 @@ pub struct State {
     pub backfills: Table<RequestId, Backfill>,
     /// By the place of their records in the log.
     pub dead_letters: Table<Position, Letter>,
+    /// Inputs accepted and not decided to their end, by the number of their first record.
+    pub work: Table<u64, Accepted>,
     /// Groups of tasks of retired runs, which a copy has to remove.
     pub(crate) removed: Vec<(RunId, GroupKey)>,
     pub(crate) index_by: Indices,
@@ -157,6 +171,8 @@ pub(crate) struct Indices {
     pub(crate) lanes: Lanes,
     /// Backfills that have not ended.
     pub(crate) backfills: BTreeSet<RequestId>,
+    /// What is open in each pool, and who waits.
+    pub(crate) room: line::Lines,
     requests: BTreeSet<(Timestamp, RequestId)>,
     origins: BTreeSet<(Timestamp, Origin)>,
 }
@@ -191,6 +207,17 @@ impl Indices {
         self.lines.leave(id, key, gang);
         if let GangPhase::Gathering { until } = gang.phase {
             self.timers.remove(&(until, id, Some(gang::timer(key))));
+        }
+    }
+
+    /// Attempts of a run at one step, of which `before` were open, have been closed.
+    fn closed(&mut self, shares: &Shares, run: &Run, flow: &Flow, step: StepIndex, before: u32) {
+        let after = run.open_at(step);
+        if let Some(line) = self.room.pools.get_mut(pool_of(flow, step)) {
+            line.count(shares, run.id(), run.tenant(), before, after);
+        }
+        if after < before {
+            self.room.wake(shares, run.id(), run.tenant());
         }
     }
 
@@ -260,6 +287,10 @@ pub(crate) struct Header {
     records: u64,
     storage: Storage,
     streams: BTreeMap<String, u64>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pools: BTreeMap<PoolName, u32>,
+    #[serde(default, skip_serializing_if = "Shares::is_default")]
+    shares: Shares,
 }
 
 /// Calls a macro with every table and its id: the one list of tables.
@@ -282,10 +313,17 @@ macro_rules! each_table {
         $do!(skipped, Skipped);
         $do!(backfills, Backfills);
         $do!(dead_letters, DeadLetters);
+        $do!(work, Work);
     };
 }
 
 impl State {
+    /// How many runs have not ended.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.index_by.live.len()
+    }
+
     /// Runs that have not ended, oldest first.
     pub fn live_runs(&self) -> impl Iterator<Item = &Run> {
         self.index_by.live.iter().filter_map(|run| self.run(*run))
@@ -314,13 +352,19 @@ impl State {
         timer.into_iter().chain(self.next_gang()).min()
     }
 
-    pub(crate) fn due_timers(&self, now: Timestamp) -> Vec<(RunId, Option<TaskRef>)> {
-        self.index_by.timers.iter().take_while(|(due, _, _)| *due <= now).map(|(_, run, task)| (*run, task.clone())).collect()
+    /// The timers that are due, as many as `most`.
+    pub(crate) fn due_timers(&self, now: Timestamp, most: usize) -> Vec<(RunId, Option<TaskRef>)> {
+        self.index_by.timers.iter().take_while(|(due, _, _)| *due <= now).take(most).map(|(_, run, task)| (*run, task.clone())).collect()
     }
 
-    /// Attempts that a worker is known to run.
-    pub(crate) fn held_by(&self, worker: &WorkerName) -> Vec<(RunId, TaskRef)> {
-        self.index_by.held.get(worker).into_iter().flatten().cloned().collect()
+    /// Attempts that a worker of a pool is known to run, as many as `most`.
+    pub(crate) fn held_by(&self, pool: &PoolName, worker: &WorkerName, most: usize) -> Vec<(RunId, TaskRef)> {
+        let is_of_pool = |(run, task): &&(RunId, TaskRef)| {
+            let run = self.run(*run);
+            let dispatch = run.and_then(|run| run.dispatch_of(task, run.task(task)?));
+            dispatch.is_some_and(|open| open.pool == *pool)
+        };
+        self.index_by.held.get(worker).into_iter().flatten().filter(is_of_pool).take(most).cloned().collect()
     }
 
     /// What waits for a blob.
@@ -405,15 +449,32 @@ impl State {
                 }
             }
             Record::EventTaken { sequence, source, id, started, because, duplicate } => {
-                let outcome = EventOutcome {
-                    at: self.at,
-                    source: source.clone(),
-                    id: id.clone(),
-                    started: started.clone(),
-                    because: because.clone(),
-                    duplicate: *duplicate,
-                };
-                self.events_taken.insert(*sequence, outcome);
+                self.note_event(*sequence, started, because);
+                if let Some(outcome) = self.events_taken.get_mut(sequence) {
+                    (outcome.source, outcome.id, outcome.duplicate) = (source.clone(), id.clone(), *duplicate);
+                }
+                if let Some(work) = self.work.first().and_then(|_| self.work_of_event(*sequence)) {
+                    self.work.remove(&work);
+                }
+            }
+            Record::EventSpread { sequence, next, started, because, duplicates } => {
+                self.note_event(*sequence, started, because);
+                let matches = u32::try_from(started.len() + because.len()).unwrap_or(u32::MAX);
+                if let Some(accepted) = self.work_of_event(*sequence).and_then(|work| self.work.get_mut(&work)) {
+                    accepted.next = Some(next.clone());
+                    accepted.matches = accepted.matches.saturating_add(matches);
+                    accepted.duplicates = accepted.duplicates.saturating_add(*duplicates);
+                }
+            }
+            Record::WorkAccepted(work) => self.accept_work(work),
+            Record::WorkDone { work } => drop(self.work.remove(work)),
+            Record::PoolResized { pool, slots } => {
+                self.pools.insert(pool.clone(), *slots);
+                self.rebuild_lines();
+            }
+            Record::SharesChanged(shares) => {
+                self.shares.clone_from(shares);
+                self.rebuild_lines();
             }
             Record::EventHeld { flow, trigger, event, origin, cloud_event } => {
                 let key = (flow.clone(), *trigger);
@@ -514,6 +575,16 @@ impl State {
         }
     }
 
+    /// Adds to what came of an event.
+    fn note_event(&mut self, sequence: u64, started: &[RunId], because: &[String]) {
+        let mut outcome = self.events_taken.get(&sequence).cloned().unwrap_or_default();
+        outcome.at = self.at;
+        outcome.started.extend(started);
+        let room = REASONS_MAX.saturating_sub(outcome.because.len());
+        outcome.because.extend(because.iter().take(room).cloned());
+        self.events_taken.insert(sequence, outcome);
+    }
+
     /// An input stream is read on as another one: what was known of the old one no longer says what may be removed.
     fn forget_stream(&mut self, stream: &str) {
         self.streams.remove(stream);
@@ -575,12 +646,14 @@ impl State {
                 let first = tasks.iter().next().map(|(path, visit)| TaskRef::new(*step, path, visit));
                 let dispatch =
                     OpenDispatch { pool: pool.clone(), tasks: tasks.clone(), attempt: *attempt, retry: *retry, open: tasks.len() };
-                run.open(&flow, *step, dispatch, at);
+                let before = run.open_at(*step);
+                run.offer(&flow, *step, dispatch, at);
+                index.room.of(&self.pools, pool).count(&self.shares, id, run.tenant(), before, run.open_at(*step));
                 if let Some(first) = first.as_ref().filter(|_| run.gates.is_some()) {
                     index.let_through(run, first);
                 }
                 if let Some(first) = first.filter(|_| !self.held_back.is_empty()) {
-                    self.let_go(id, Some(&first));
+                    self.let_go(id, &first, tasks.len());
                 }
             }
             Record::AttemptStarted { step, path, visit, worker, at, .. } => {
@@ -595,21 +668,32 @@ impl State {
             }
             Record::AttemptSucceeded { step, path, visit, worker, digest, bytes, started, ended, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
+                let before = run.open_at(*step);
                 index.release(run, id, &task);
                 run.succeed(&task, worker, (*digest, *bytes), (*started, *ended));
                 let (outer, item) = task.path.split_last().map_or((Path::default(), None), |(outer, item)| (outer, Some(item)));
                 run.arrive(&flow, *step, &outer, std::iter::once(item));
+                index.closed(&self.shares, run, &flow, *step, before);
+                if !self.held_back.is_empty() {
+                    self.wake_arrived(id, &flow, *step, &outer);
+                }
             }
             Record::AttemptsSucceeded { step, outer, visit, worker, since, items, .. } => {
+                let before = run.open_at(*step);
                 for ItemSucceeded(item, digest, bytes, started, ended) in items {
                     let task = TaskRef::new(*step, outer.child(*item), *visit);
                     index.release(run, id, &task);
                     run.succeed(&task, worker, (*digest, *bytes), (since.plus_micros(*started), since.plus_micros(*ended)));
                 }
                 run.arrive(&flow, *step, outer, items.iter().map(|ItemSucceeded(item, ..)| Some(*item)));
+                index.closed(&self.shares, run, &flow, *step, before);
+                if !self.held_back.is_empty() {
+                    self.wake_arrived(id, &flow, *step, outer);
+                }
             }
             Record::AttemptFailed { step, path, visit, worker, cause, started, ended, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
+                let before = run.open_at(*step);
                 index.release(run, id, &task);
                 run.close(&task, *started, *ended, |found| {
                     found.state = TaskState::Failed;
@@ -633,6 +717,7 @@ impl State {
                     gang.lost += u32::from(matches!(cause, FailureCause::Lost));
                     gang.infrastructure += u32::from(matches!(cause, FailureCause::Infrastructure { .. }));
                 }
+                index.closed(&self.shares, run, &flow, *step, before);
             }
             Record::RetryScheduled { step, path, visit, retry, not_before, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
@@ -657,11 +742,23 @@ impl State {
                     index.blobs.remove(&(digest, id, BlobUse::Chunk { split: *step, path: path.clone(), chunk: *chunk }));
                 }
                 run.forget_chunk(&flow, *step, path, *chunk);
+                if !self.held_back.is_empty() {
+                    self.wake_foreach(id, *step, path);
+                }
             }
             Record::ResultsSought { step, tasks, .. } => run.seek(&flow, *step, tasks),
-            Record::ResultsReused { step, tasks, owners, items, .. } => run.found(&flow, *step, tasks, owners, items, at),
+            Record::ResultsReused { step, tasks, owners, items, .. } => {
+                run.found(&flow, *step, tasks, owners, items, at);
+                let outer = tasks.iter().next().and_then(|(path, _)| path.split_last()).map(|(outer, _)| outer);
+                if let Some(outer) = outer.filter(|_| !self.held_back.is_empty()) {
+                    self.wake_arrived(id, &flow, *step, &outer);
+                }
+            }
             Record::ChunkReused { step, path, chunk, digest, tasks, .. } => {
                 run.reuse_chunk(&flow, *step, path, (*chunk, *digest), tasks, at);
+                if !self.held_back.is_empty() {
+                    self.wake_foreach(id, *step, path);
+                }
             }
             Record::InputsGathered { step, path, digest, count, .. } => {
                 run.joins.entry((*step, path.clone())).or_insert_with(Join::default).manifest = Some((*digest, *count));
@@ -679,10 +776,16 @@ impl State {
                 let others = if *state == RunState::Cancelled { TaskState::Cancelled } else { TaskState::Aborted };
                 index.forget(run);
                 index.lanes.leave(&flow.definition().name, run);
+                let open: Vec<_> = flow.indices().map(|step| (step, run.open_at(step))).filter(|(_, open)| *open > 0).collect();
                 run.finish(*state, problem.clone(), others, at);
+                for (step, before) in open {
+                    index.closed(&self.shares, run, &flow, step, before);
+                }
+                index.unstored.insert(id);
                 let cause = run.start.cause.clone();
-                self.index_by.unstored.insert(id);
-                self.let_go(id, None);
+                if !self.held_back.is_empty() {
+                    self.let_go_all(id);
+                }
                 if let Cause::Backfill { backfill, .. } = &cause {
                     self.count_in_backfill(backfill, id, Some(*state));
                 }
@@ -729,18 +832,29 @@ impl State {
             }
             Record::MemberSucceeded { step, path, worker, success, .. } => {
                 let task = TaskRef::new(*step, path.clone(), 0);
+                let before = run.open_at(*step);
                 self.index_by.release(run, id, &task);
                 run.member_succeeded(&task, worker, success);
+                self.index_by.closed(&self.shares, run, &flow, *step, before);
             }
             Record::GangDissolved { step, path, retry, not_before, because, .. } => {
+                let before = run.open_at(*step);
                 let size = run.gangs.get(&(*step, path.clone())).map_or(0, |gang| gang.size);
                 for task in gang::members(*step, path, size) {
                     self.index_by.release(run, id, &task);
                     run.recall(&task, *retry, at);
                 }
+                self.index_by.closed(&self.shares, run, &flow, *step, before);
                 self.change_gang(id, &(*step, path.clone()), |gang| gang.dissolve(*retry, *not_before, because));
             }
             _ => {}
+        }
+    }
+
+    /// Items of a foreach have reached its join.
+    fn wake_arrived(&mut self, run: RunId, flow: &Flow, step: StepIndex, outer: &Path) {
+        if let Some((_, split)) = join_after(flow, step).filter(|(_, split)| split.foreach) {
+            self.wake_foreach(run, split.step, outer);
         }
     }
 
@@ -810,6 +924,8 @@ impl State {
             records: self.records,
             storage: self.storage.clone(),
             streams: self.streams.clone(),
+            pools: self.pools.clone(),
+            shares: self.shares.clone(),
         };
         rmp_serde::to_vec_named(&header).expect("the header serializes")
     }
@@ -831,6 +947,8 @@ impl State {
             records: header.records,
             storage: header.storage,
             streams: header.streams,
+            pools: header.pools,
+            shares: header.shares,
             ..Self::default()
         };
         let mut groups = Vec::new();
@@ -885,6 +1003,7 @@ impl State {
         let under_way = self.backfills.iter().filter(|(_, backfill)| backfill.finished.is_none());
         indices.backfills = under_way.map(|(id, _)| id.clone()).collect();
         self.index_by = indices;
+        self.rebuild_lines();
     }
 
     /// Gives every entry of every table to `each`, in order: what [`State::restore`] takes.

@@ -28,6 +28,7 @@ pub enum TableId {
     Schedules = 120,
     Skipped = 121,
     Backfills = 122,
+    Work = 110,
 }
 
 /// One changed key; `value` is `None` when it was removed. Keys and values are MessagePack.

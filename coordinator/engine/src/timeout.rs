@@ -9,7 +9,9 @@ use causey_protocol::task::ErrorInfo;
 
 use crate::engine::Decider;
 use crate::gate::SETTLED_MAX;
+use crate::hold::PIECE_RECORDS;
 use crate::run::TaskRef;
+use crate::work::Measure;
 
 /// How long after the limit and the grace a worker may take to report, in microseconds.
 const SILENCE_MICROS: u64 = 60_000_000;
@@ -43,8 +45,12 @@ fn silent(flow: &Flow, step: StepIndex) -> ErrorInfo {
 impl Decider<'_> {
     /// Opens the attempts whose delay is over; ends what has run into its time limit.
     pub(crate) fn timers_due(&mut self) {
-        let mut settled = 0;
-        for (run, task) in self.state.due_timers(self.now()) {
+        let (mut settled, mut measure) = (0, Measure::default());
+        for (run, task) in self.state.due_timers(self.now(), PIECE_RECORDS) {
+            // What is left is still due.
+            if measure.is_full(self.records()) {
+                return;
+            }
             let Some((found, flow)) = self.run_and_flow(run).filter(|(found, _)| !found.state.is_terminal()) else { continue };
             let gates = found.gates.as_ref();
             let (orphaned, gated) = match (gates, &task) {

@@ -4,12 +4,17 @@ use causey_protocol::event::{CloudEvent, STARTING_EVENTS_BYTES_MAX};
 use causey_protocol::flow::{Flow, TriggerEvent};
 use causey_protocol::id::{FlowName, Origin, RunId, SourceName, hash_fields};
 use causey_protocol::parameter::Values;
-use causey_protocol::record::{Cause, Record};
+use causey_protocol::record::{Cause, Record, Work};
+use causey_protocol::share::Standing;
 use serde_json::Value;
 
 use crate::concurrency::Begun;
 use crate::engine::{Decider, NewRun};
-use crate::state::Deployment;
+use crate::state::State;
+use crate::work::{Measure, TriggerPlace};
+
+/// Triggers pulled in one piece.
+const TRIGGERS_MAX: usize = 100;
 
 /// What one trigger made of an event.
 enum Outcome {
@@ -20,24 +25,39 @@ enum Outcome {
     Waits(String),
 }
 
+impl State {
+    /// Places in triggers that this type of event fills, from one on: one more than fit a piece, so that the next is known.
+    fn matching(&self, kind: &str, from: Option<&TriggerPlace>) -> Vec<TriggerPlace> {
+        let flows = match from {
+            Some((flow, ..)) => self.deployments.range(flow.clone()..),
+            None => self.deployments.range(..),
+        };
+        let flows = flows.filter_map(|(name, deployment)| Some((name, self.definitions.get(&deployment.definition)?)));
+        let all = flows.flat_map(|(name, flow)| places(flow, kind).map(move |(trigger, place)| (name.clone(), trigger, place)));
+        all.skip_while(|place| from.is_some_and(|from| place < from)).take(TRIGGERS_MAX + 1).collect()
+    }
+}
+
 impl Decider<'_> {
     pub(crate) fn event(&mut self, sequence: u64, source: &SourceName, event: &CloudEvent) {
-        let matching: Vec<(FlowName, Deployment, u16, u16)> = self
-            .state
-            .deployments
-            .iter()
-            .filter_map(|(name, deployment)| Some((name, deployment, self.state.definitions.get(&deployment.definition)?)))
-            .flat_map(|(name, deployment, flow)| {
-                places(flow, &event.kind).map(move |(trigger, place)| (name.clone(), deployment.clone(), trigger, place))
-            })
-            .collect();
-        let (mut started, mut because, mut duplicates) = (Vec::new(), Vec::new(), 0);
-        if matching.is_empty() {
+        self.pull_triggers(sequence, source, event, None);
+    }
+
+    /// Pulls the triggers that an event matches, from one on and as many as fit a piece.
+    pub(crate) fn pull_triggers(&mut self, sequence: u64, source: &SourceName, event: &CloudEvent, from: Option<&TriggerPlace>) {
+        let (begins, mut measure) = (from.is_none(), Measure::default());
+        let matching = self.state.matching(&event.kind, from);
+        let (mut started, mut because, mut duplicates, mut next) = (Vec::new(), Vec::new(), 0, None);
+        if begins && matching.is_empty() {
             because.push(format!("no deployed flow has a trigger on `{}`", event.kind));
         }
         let matches = matching.len();
-        for (name, deployment, trigger, place) in matching {
-            match self.pull_trigger(&name, &deployment, trigger, place, source, event) {
+        for (pulled, (name, trigger, place)) in matching.into_iter().enumerate() {
+            if pulled == TRIGGERS_MAX || (pulled > 0 && measure.is_full(self.records())) {
+                next = Some((name, trigger, place));
+                break;
+            }
+            match self.pull_trigger(&name, trigger, place, source, event) {
                 Outcome::Started(run) => {
                     started.push(run);
                     if self.state.waits_of(run).is_some() {
@@ -51,20 +71,24 @@ impl Decider<'_> {
                 Outcome::Waits(why) => because.push(format!("flow {name}: {why}")),
             }
         }
-        let duplicate = matches > 0 && duplicates == matches;
+        if let Some(next) = next {
+            if begins {
+                let cloud_event = event.to_structured();
+                self.emit(Record::WorkAccepted(Box::new(Work::Event { sequence, source: source.clone(), cloud_event })));
+            }
+            return self.emit(Record::EventSpread { sequence, next, started, because, duplicates });
+        }
+        let before = self.state.work_of_event(sequence).and_then(|id| self.state.work.get(&id));
+        let (matched, repeated) = before.map_or((0, 0), |before| (before.matches as usize, before.duplicates));
+        let matches = matched + matches;
+        let duplicate = matches > 0 && (repeated + duplicates) as usize == matches;
         self.emit(Record::EventTaken { sequence, source: event.source.clone(), id: event.id.clone(), started, because, duplicate });
     }
 
-    fn pull_trigger(
-        &mut self,
-        name: &FlowName,
-        deployment: &Deployment,
-        trigger: u16,
-        place: u16,
-        source: &SourceName,
-        event: &CloudEvent,
-    ) -> Outcome {
-        let Some(flow) = self.state.definitions.get(&deployment.definition).cloned() else {
+    fn pull_trigger(&mut self, name: &FlowName, trigger: u16, place: u16, source: &SourceName, event: &CloudEvent) -> Outcome {
+        let deployment = self.state.deployments.get(name).cloned();
+        let flow = deployment.as_ref().and_then(|deployment| self.state.definitions.get(&deployment.definition).cloned());
+        let Some((deployment, flow)) = deployment.zip(flow) else {
             return Outcome::Waits("its definition is missing".into());
         };
         let wanted = &flow.definition().triggers[usize::from(trigger)].events;
@@ -110,11 +134,12 @@ impl Decider<'_> {
             version: Some(deployment.version),
             parameters,
             cause: Cause::Event { trigger, events: held.events.into_values().map(|(_, event)| event).collect() },
-            user: deployment.user.clone(),
+            user: deployment.user,
             tags: Vec::new(),
             host: None,
             timeout_seconds: None,
             waits: false,
+            standing: Standing::default(),
         };
         match self.begin(new) {
             Begun::Started(run) => Outcome::Started(run),

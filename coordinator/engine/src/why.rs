@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::gang::{Gang, GangPhase};
 use crate::gate::Gated;
+use crate::hold::{HeldBack, HoldReason};
 use crate::join;
 use crate::reason::{HeldEvent, NAMES_MAX, Reason};
 use crate::run::{Foreach, Run, Task, TaskRef, TaskState, steps_below};
@@ -106,8 +107,8 @@ fn of_run(state: &State, id: RunId, wanted: &dyn Fn(StepIndex) -> bool) -> Vec<W
     }
     // Retries that are held back have been among the tasks.
     for (first, held) in state.held_back_of(id).filter(|(first, held)| held.attempt == 0 && wanted(first.step)) {
-        if let Some(problem) = state.storage_problem() {
-            waits.add(&flow, first.step, Some(first.clone()), held.tasks.len(), Reason::Storage { problem });
+        if let Some(reason) = held_reason(state, id, first) {
+            waits.add(&flow, first.step, Some(first.clone()), held.tasks.len(), reason);
         }
     }
     for ((split, _), foreach) in &run.foreaches {
@@ -213,9 +214,11 @@ fn of_task(state: &State, id: RunId, task: &TaskRef) -> Vec<Wait> {
     if run.state.is_terminal() {
         return ended(run.state, run.finished, run.problem.clone());
     }
-    let held = state.held_back_of(id).any(|(first, held)| first.step == task.step && held.tasks.iter().any(|(path, _)| path == task.path));
-    if let Some(problem) = state.storage_problem().filter(|_| held) {
-        return wait(Reason::Storage { problem });
+    let is_held = |(first, held): &(&TaskRef, &HeldBack)| first.step == task.step && held.tasks.holds(&task.path, task.visit);
+    if let Some((first, _)) = state.held_back_of(id).find(is_held)
+        && let Some(reason) = held_reason(state, id, first)
+    {
+        return wait(reason);
     }
     let is_here = |(first, gated): &(&TaskRef, &Gated)| {
         first.step == task.step && gated.tasks.iter().any(|(path, visit)| path == task.path && visit == task.visit)
@@ -270,10 +273,19 @@ fn open_reason(state: &State, run: &Run, task: &TaskRef, found: &Task) -> Reason
         },
         (_, _, _, Some(pool)) => Reason::Queued { pool, since: found.opened, attempt: found.attempt },
         (_, Some(at), ..) => Reason::Retry { at, attempt: found.attempt + 1, error: error_words(found) },
-        (_, None, _, None) => match state.storage_problem() {
-            Some(problem) => Reason::Storage { problem },
+        (_, None, _, None) => match held_reason(state, run.id(), task) {
+            Some(reason) => reason,
             None => Reason::Retry { at: state.at, attempt: found.attempt + 1, error: error_words(found) },
         },
+    }
+}
+
+/// What attempts that are held back wait for, where it is not the other items of their foreach.
+fn held_reason(state: &State, run: RunId, first: &TaskRef) -> Option<Reason> {
+    match state.why_held(run, first)? {
+        HoldReason::Storage => state.storage_problem().map(|problem| Reason::Storage { problem }),
+        HoldReason::Foreach => None,
+        room => Some(Reason::Room { room }),
     }
 }
 

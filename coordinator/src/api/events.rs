@@ -53,14 +53,17 @@ struct Started {
 
 pub(super) async fn post(State(context): State<Context>, headers: HeaderMap, Content(body): Content) -> Result<Response, Refusal> {
     let (events, batch) = read(&headers, &body)?;
-    if let Some(problem) = context.read().storage_problem() {
+    if let Some(problem) = context.read().refuses_runs() {
         return Err(problem.into());
     }
     let messages = events.iter().map(message).collect::<Result<Vec<_>, _>>()?;
     let sequences = publish(&context, messages).await?;
     let last = sequences.last().copied().unwrap_or_default();
     // Accepted is accepted: patience running out only means that the outcome is not known yet.
-    let _ = wait::until(&context.api.committed, |progress| progress.events >= last).await;
+    let decided = |progress: &crate::committed::Progress| {
+        progress.events >= last && !sequences.iter().any(|sequence| context.read().is_spreading(*sequence))
+    };
+    let _ = wait::until(&context.api.committed, decided).await;
     let state = context.read();
     let mut outcomes: Vec<Outcome> = sequences.iter().zip(&events).map(|(sequence, event)| outcome(&state, *sequence, event)).collect();
     let known = !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.duplicate == Some(true));

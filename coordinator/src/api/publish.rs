@@ -39,7 +39,7 @@ pub(super) async fn request(shared: &Shared, id: Option<RequestId>, user: &str, 
             return refused_or(answered);
         }
         if matches!(request, Request::Submit { .. } | Request::Resume(_))
-            && let Some(problem) = state.storage_problem()
+            && let Some(problem) = state.refuses_runs()
         {
             return Err(problem.into());
         }

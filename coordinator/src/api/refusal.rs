@@ -69,6 +69,7 @@ fn status_of(code: Code) -> StatusCode {
         Code::NOT_FOUND => StatusCode::NOT_FOUND,
         Code::NOT_RESUMABLE => StatusCode::CONFLICT,
         Code::STORAGE_FULL => StatusCode::INSUFFICIENT_STORAGE,
+        Code::CROWDED => StatusCode::TOO_MANY_REQUESTS,
         Code::TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
         Code(1000..=2999) => StatusCode::UNPROCESSABLE_ENTITY,
         Code(3000..=3999) => StatusCode::CONFLICT,
@@ -92,6 +93,8 @@ impl IntoResponse for Refusal {
         match self.status {
             StatusCode::UNAUTHORIZED => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"))),
+            // Runs take a while to end.
+            StatusCode::TOO_MANY_REQUESTS => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"))),
             _ => {}
         }
         response
@@ -134,6 +137,7 @@ mod tests {
         assert_eq!([Code::MALFORMED, Code::UNAUTHORIZED, Code::FOREIGN_ORIGIN, Code::NOT_FOUND].map(status), [400, 401, 403, 404]);
         assert_eq!([Code::PARAMETER_TYPE, Code::GRAPH, Code::PACKAGE_UNKNOWN, Code::TOO_LARGE].map(status), [422, 422, 422, 413]);
         assert_eq!([Code::STORE, Code::BROKER, Code::NOT_LEADER, Code::STORAGE_FULL].map(status), [503, 503, 503, 507]);
+        assert_eq!(status(Code::CROWDED), 429);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use causey_protocol::parameter::Values;
 use causey_protocol::policy::HostMode;
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{Answer, RunState};
+use causey_protocol::share::Standing;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -47,6 +48,8 @@ pub(super) struct Submission {
     tags: Vec<String>,
     host: Option<HostMode>,
     timeout_seconds: Option<f64>,
+    priority: Option<i8>,
+    max_parallel: Option<u32>,
 }
 
 pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Submission>) -> Result<Reply<Value>, Refusal> {
@@ -59,7 +62,9 @@ pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Sub
         }
     };
     let parameters = given.parameters.unwrap_or_default();
-    let request = Request::Submit { flow, parameters, tags: given.tags, host: given.host, timeout_seconds: given.timeout_seconds };
+    let standing = Standing { priority: given.priority, max_parallel: given.max_parallel };
+    let (tags, host, timeout_seconds) = (given.tags, given.host, given.timeout_seconds);
+    let request = Request::Submit { flow, parameters, tags, host, timeout_seconds, standing };
     started(&context, given.request_id, &given.user.unwrap_or_default(), request).await
 }
 

@@ -186,6 +186,8 @@ if TYPE_CHECKING:
 
     def concurrency(flow: Any = None, *, strategy: str = "queue", max: int = 1) -> Any: ...
 
+    def priority(flow: Any = None, *, level: int = 0) -> Any: ...
+
     def trigger(
         flow: Any = None,
         *,
@@ -222,6 +224,7 @@ else:
     # `gather_seconds`: how long its members may take to come together.
     parallel = _decorator("parallel", {"gather_seconds": None}, mark_step)
     recursion = _decorator("recursion", {"visits_max": 1000}, mark_step)
+    priority = _decorator("priority", {"level": 0}, mark_flow)
     trigger = _decorator("trigger", {"event": None, "events": None, "options": None}, mark_flow)
 
     def _lined(name: str, defaults: dict[str, Any], mark: Any) -> Callable[..., Any]:

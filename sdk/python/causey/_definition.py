@@ -21,6 +21,7 @@ RETRIES_MAX = 100
 VISITS_MAX = 100_000
 TIMEOUT_SECONDS_MAX = 365 * 86_400
 GRACE_SECONDS_MAX = 3600
+PRIORITY_MAX = 100
 _HOST_MODES = ("fork", "reuse", "spawn")
 
 
@@ -41,6 +42,8 @@ def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
     problems += parameters_problems(flow, path)
     run_timeout, timeout_problems = _run_timeout(flow, path)
     problems += timeout_problems
+    priority, priority_problems = _priority(flow, path)
+    problems += priority_problems
     found_triggers, trigger_problems = triggers(flow, path)
     problems += trigger_problems
     found_schedules, schedule_problems = schedules(flow, path)
@@ -69,6 +72,7 @@ def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
         **({"schedules": found_schedules} if found_schedules else {}),
         **({"concurrency": found_concurrency} if found_concurrency else {}),
         **({"timeout_seconds": run_timeout} if run_timeout is not None else {}),
+        **({"standing": {"priority": priority}} if priority is not None else {}),
     }
 
 
@@ -139,6 +143,19 @@ def _timeout_problem(timeout: dict[str, Any]) -> str | None:
     if problem is None and not 0 < _seconds(timeout) <= TIMEOUT_SECONDS_MAX:
         return f"{_seconds(timeout):g} seconds are not between 0 (excluded) and {TIMEOUT_SECONDS_MAX}"
     return problem
+
+
+def _priority(flow: type[FlowSpec], path: str) -> tuple[int | None, list[Problem]]:
+    """The nearest @priority above the class or one of its bases."""
+    for base in flow.__mro__:
+        marks = base.__dict__.get("_causey_flow_marks")
+        if marks is not None and "priority" in marks.decorators:
+            level = marks.decorators["priority"]["level"]
+            if isinstance(level, int) and not isinstance(level, bool) and -PRIORITY_MAX <= level <= PRIORITY_MAX:
+                return level, []
+            message = f"@priority of flow '{flow.__name__}': level={level!r} is no whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}"
+            return None, [Problem(DECORATOR, message, path, hint="the higher, the earlier; 0 is ordinary")]
+    return None, []
 
 
 def _run_timeout(flow: type[FlowSpec], path: str) -> tuple[float | None, list[Problem]]:

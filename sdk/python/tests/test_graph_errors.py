@@ -947,6 +947,23 @@ CASES = {
             f"6 start: step 'start' has a wrong self.next(…): num_parallel needs exactly one step | {WRITE}",
         ],
     ),
+    "priority_out_of_range": (
+        """
+        @priority(level=101)
+        class Flow(FlowSpec):
+            @step
+            def start(self):
+                self.next(self.end)
+
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "None None: @priority of flow 'Flow': level=101 is no whole number from -100 to 100 | "
+            "the higher, the earlier; 0 is ordinary",
+        ],
+    ),
     "decorator_below_step": (
         """
         class Flow(FlowSpec):

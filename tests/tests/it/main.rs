@@ -7,6 +7,7 @@ mod cluster;
 mod durability;
 mod events;
 mod failpoints;
+mod fair;
 mod faults;
 mod flows;
 mod gang;

@@ -96,6 +96,8 @@ async fn json_of_runs_show_and_logs_keeps_its_shape() {
         "cause",
         "user",
         "tags",
+        "priority",
+        "max_parallel",
         "created",
         "started",
         "finished",

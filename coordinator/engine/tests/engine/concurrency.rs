@@ -20,7 +20,14 @@ pub(crate) fn limited(strategy: Strategy, max: u32) -> Definition {
 impl World {
     pub(crate) fn submit_deployed(&mut self) -> Answer {
         let flow = FlowChoice::Deployed("Nightly".parse().unwrap());
-        self.request(Request::Submit { flow, parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None })
+        self.request(Request::Submit {
+            flow,
+            parameters: Values::new(),
+            tags: Vec::new(),
+            host: None,
+            timeout_seconds: None,
+            standing: Default::default(),
+        })
     }
 
     fn begun(&mut self) -> RunId {
@@ -107,7 +114,14 @@ fn a_line_has_an_end() {
     // In one turn: looking at the whole state after each would take long.
     let submit = |number| {
         let flow = FlowChoice::Deployed("Nightly".parse().unwrap());
-        let request = Request::Submit { flow, parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None };
+        let request = Request::Submit {
+            flow,
+            parameters: Values::new(),
+            tags: Vec::new(),
+            host: None,
+            timeout_seconds: None,
+            standing: Default::default(),
+        };
         Input::Request(RequestMessage { id: format!("wait-{number}").parse().unwrap(), user: "ann".into(), request })
     };
     world.turn((0..=WAITING_RUNS_MAX).map(submit).collect());

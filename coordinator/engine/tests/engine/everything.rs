@@ -6,6 +6,7 @@ use crate::schedules::scheduled;
 use causey_engine::Sought;
 
 use crate::world::{World, definition, item, pool};
+use causey_protocol::event::CloudEvent;
 use causey_protocol::flow::StepIndex;
 use causey_protocol::gate::{ChildStart, StepGate};
 use causey_protocol::id::{Digest, RunId, Timestamp};
@@ -15,6 +16,7 @@ use causey_protocol::parameter::{Parameter, ParameterType, Values};
 use causey_protocol::policy::{CatchPolicy, HostMode, RetryPolicy};
 use causey_protocol::record::{Answer, Record, RunState};
 use causey_protocol::schedule::Strategy;
+use causey_protocol::share::{Share, Shares, Standing};
 use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome};
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 use serde_json::json;
@@ -39,6 +41,8 @@ pub(crate) fn everything() -> World {
     failures(&mut world);
     limits(&mut world);
     by_the_clock(&mut world);
+    shares(&mut world);
+    work(&mut world);
     world.take_over(vec![leader("beta")], (world.state.inbox, world.state.events));
     world.restart();
     resumes(&mut world);
@@ -128,6 +132,10 @@ fn foreaches(world: &mut World) {
 /// Two hundred tasks of what is queued succeed and are reported in one message.
 fn pack(world: &mut World) {
     let names: Vec<String> = world.queued().into_iter().take(200).collect();
+    pack_of(world, &names);
+}
+
+fn pack_of(world: &mut World, names: &[String]) {
     let items = names.iter().map(|name| {
         let (dispatch, task) = world.take(name);
         world.success(&dispatch, &task, None, Vec::new())
@@ -350,12 +358,51 @@ fn resumes(world: &mut World) {
     assert_eq!(world.run_state(broken), RunState::Failed);
 }
 
+/// A small pool, two tenants, a run of high priority, one that wants few tasks at a time, and a window of its own.
+fn shares(world: &mut World) {
+    world.input(Input::PoolResized { pool: pool("default"), slots: 2 });
+    let ann = Share { weight: 3, window: Some(66) };
+    let shares = Shares { tenants: [("ann".into(), ann)].into(), runs_max: Some(1_000), ..Shares::default() };
+    world.input(Input::SharesSet(Box::new(shares)));
+    let lines = ["start each work", "work > more", "more > gather", "gather* > end", "end"];
+    let mut flow = definition("Shared", &lines);
+    flow.steps[1].host = Some(HostMode::Reuse);
+    let wide = world.submit(flow.clone(), Values::new());
+    world.succeed("start/0", Some(70));
+    flow.standing = Standing { priority: Some(50), max_parallel: Some(2) };
+    let urgent = world.submit(flow, Values::new());
+    let runs = [urgent, wide].map(|answer| if let Answer::RunStarted { run, .. } = answer { run } else { panic!("{answer:?}") });
+    while !runs.iter().all(|run| world.run_state(*run).is_terminal()) {
+        world.store_blobs();
+        let queued = world.queued();
+        let name = queued.iter().find(|name| !name.starts_with("start")).unwrap_or(&queued[0]).clone();
+        world.succeed(&name, (name == "start/0").then_some(5));
+    }
+    world.input(Input::SharesSet(Box::new(Shares {
+        tenants: [("ann".into(), Share { weight: 3, window: None })].into(),
+        ..Shares::default()
+    })));
+    world.input(Input::PoolResized { pool: pool("default"), slots: 512 });
+}
+
+/// A lost worker with more attempts than a piece takes.
+fn work(world: &mut World) {
+    let run = world.run(&["start each work", "work > gather", "gather* > end", "end"]);
+    world.succeed("start/0", Some(102));
+    for item in 0..101 {
+        world.started(&format!("work/{item}"), "w9");
+    }
+    world.request(Request::WorkerLost { pool: pool("default"), worker: "w9".parse().unwrap() });
+    world.request(Request::Cancel { run, because: String::new() });
+}
+
 /// Requests and messages that come to nothing.
 fn refusals(world: &mut World) {
     assert!(matches!(world.submit(definition("Demo", &["only"]), Values::from([("speed".into(), json!(1))])), Answer::Refused(_)));
     let flow = FlowChoice::Deployed("Nobody".parse().unwrap());
     let host = Some(HostMode::Spawn);
-    let request = Request::Submit { flow, parameters: Values::new(), tags: vec!["night".into()], host, timeout_seconds: Some(60.0) };
+    let (tags, standing) = (vec!["night".into()], Standing { priority: Some(-5), max_parallel: Some(3) });
+    let request = Request::Submit { flow, parameters: Values::new(), tags, host, timeout_seconds: Some(60.0), standing };
     assert!(matches!(world.request(request), Answer::Refused(_)));
     let unreadable = |subject: &str, sequence: u64| {
         let original = Original::new(&[("ce-id".to_owned(), "1".to_owned())].into(), b"{");
@@ -442,8 +489,18 @@ fn under_way(world: &mut World) {
     world.resume(failed, None, None).unwrap();
     world.run(&["start > end", "end"]);
     press(world, StorageLevel::Critical, 93);
-    finish(world, &["start/0", "work/0", "only/0"]);
+    finish(world, &["start/0", "work/0"]);
     assert_eq!(world.state.held_back.len(), 1);
+    let mut flow = definition("Many", &["only"]);
+    flow.triggers = (0..101).map(|_| serde_json::from_value(json!({"events": [{"name": "many"}]})).unwrap()).collect();
+    world.deploy(flow);
+    // Cut in the middle of its work list.
+    let many = json!({"specversion": "1.0", "id": "m2", "source": "/s", "type": "many"});
+    let event = CloudEvent::from_structured(many).unwrap();
+    world.begin(Input::Event { sequence: 11, source: "api".parse().unwrap(), event });
+    let (dispatch, task) = world.take("only/0");
+    let items = vec![world.success(&dispatch, &task, None, Vec::new())];
+    world.begin(Input::Report { pool: pool("default"), worker: "w".parse().unwrap(), items });
 }
 
 fn press(world: &mut World, level: StorageLevel, percent: u8) {

@@ -460,7 +460,14 @@ fn a_flow_that_starts_itself_comes_to_an_end() {
     let mut world = World::new();
     world.deploy(definition("Self", &["start > end", "end"]));
     let flow = causey_protocol::input::FlowChoice::Deployed("Self".parse().unwrap());
-    let request = Request::Submit { flow, parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None };
+    let request = Request::Submit {
+        flow,
+        parameters: Values::new(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        standing: Default::default(),
+    };
     let Answer::RunStarted { run, .. } = world.request(request) else { panic!() };
     for _ in 0..=10 {
         world.start_children("start/0", vec![child("Self")]);
@@ -478,7 +485,14 @@ fn a_flow_whose_runs_are_bounded_cannot_wait_for_itself() {
         flow.concurrency = Some(Concurrency { strategy, max: 1 });
         world.deploy(flow);
         let flow = causey_protocol::input::FlowChoice::Deployed("Self".parse().unwrap());
-        let request = Request::Submit { flow, parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None };
+        let request = Request::Submit {
+            flow,
+            parameters: Values::new(),
+            tags: Vec::new(),
+            host: None,
+            timeout_seconds: None,
+            standing: Default::default(),
+        };
         let Answer::RunStarted { run, .. } = world.request(request) else { panic!() };
         (world, run)
     };

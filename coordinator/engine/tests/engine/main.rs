@@ -3,6 +3,7 @@
 mod backfills;
 mod concurrency;
 mod everything;
+mod fair;
 mod gangs;
 mod gates;
 mod golden;
@@ -16,4 +17,5 @@ mod schedules;
 mod switches;
 mod upkeep;
 mod why;
+mod work;
 mod world;

@@ -390,7 +390,14 @@ fn cancel_closes_everything_and_is_answered_again_the_same() {
 fn a_repeated_request_starts_no_second_run() {
     let mut world = World::new();
     let flow = || causey_protocol::input::FlowChoice::Given(Box::new(definition("Demo", &["only"]).try_into().unwrap()));
-    let submit = || Request::Submit { flow: flow(), parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None };
+    let submit = || Request::Submit {
+        flow: flow(),
+        parameters: Values::new(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        standing: Default::default(),
+    };
     let message = || causey_protocol::input::RequestMessage { id: "same".parse().unwrap(), user: "ann".into(), request: submit() };
     world.input(Input::Request(message()));
     assert!(ignored(&world.input(Input::Request(message()))).contains("has been answered"));

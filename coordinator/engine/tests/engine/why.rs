@@ -135,7 +135,14 @@ fn a_run_that_may_not_begin_says_which_runs_are_before_it() {
     world.deploy(flow);
     let mut submit = || {
         let flow = FlowChoice::Deployed("Demo".parse().unwrap());
-        let request = Request::Submit { flow, parameters: Default::default(), tags: Vec::new(), host: None, timeout_seconds: None };
+        let request = Request::Submit {
+            flow,
+            parameters: Default::default(),
+            tags: Vec::new(),
+            host: None,
+            timeout_seconds: None,
+            standing: Default::default(),
+        };
         let Answer::RunStarted { run, name } = world.request(request) else { panic!() };
         (run, name)
     };

@@ -17,6 +17,7 @@ use causey_protocol::input::{FlowChoice, Found, FoundResult, Input, Request, Req
 use causey_protocol::parameter::{Parameter, Values};
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{Answer, Position, Record, RunState, TaskSet, Turn};
+use causey_protocol::share::Standing;
 use causey_protocol::task::{
     Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, Inputs, Outcome, Publication, Report, ReportItem, Success,
 };
@@ -70,6 +71,7 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
         timeout_seconds: None,
         schedules: Vec::new(),
         concurrency: None,
+        standing: Standing::default(),
     }
 }
 
@@ -100,6 +102,9 @@ pub(crate) struct World {
 
 pub(crate) const POOL: &str = "default";
 
+/// A turn takes nothing more once it has so many records.
+const TURN_RECORDS_MAX: usize = 800;
+
 impl World {
     pub(crate) fn new() -> Self {
         Self { now: 1_700_000_000_000_000, ..Self::default() }
@@ -117,8 +122,35 @@ impl World {
         self.state.open_turn(Timestamp(self.now));
         let events = inputs.iter().filter_map(|input| if let Input::Event { sequence, .. } = input { Some(*sequence) } else { None });
         let covered = (self.state.inbox + 1, self.state.events.max(events.max().unwrap_or_default()));
-        let records: Vec<Record> = inputs.into_iter().flat_map(|input| decide(&mut self.state, input)).collect();
+        let (mut committed, mut records) = (Vec::new(), Vec::new());
+        for input in inputs {
+            records.extend(decide(&mut self.state, input));
+            while self.state.has_work() {
+                if records.len() >= TURN_RECORDS_MAX {
+                    committed.extend(self.commit(std::mem::take(&mut records), covered));
+                    self.state.open_turn(Timestamp(self.now));
+                }
+                records.extend(decide(&mut self.state, Input::Continue));
+            }
+        }
+        committed.extend(self.commit(records, covered));
+        committed
+    }
+
+    /// One input whose turn is committed before what is left of it goes on.
+    pub(crate) fn begin(&mut self, input: Input) -> Vec<Record> {
+        self.now += 1_000;
+        self.state.open_turn(Timestamp(self.now));
+        let covered = (self.state.inbox + 1, self.state.events);
+        let records = decide(&mut self.state, input);
         self.commit(records, covered)
+    }
+
+    /// Goes on with what is left of accepted inputs.
+    pub(crate) fn go_on(&mut self) {
+        while self.state.has_work() {
+            self.begin(Input::Continue);
+        }
     }
 
     /// The first turn of another leader: what it writes without an input, and the watermarks from which it reads on.
@@ -215,15 +247,26 @@ impl World {
     }
 
     pub(crate) fn request(&mut self, request: Request) -> Answer {
+        self.request_of("ann", request)
+    }
+
+    pub(crate) fn request_of(&mut self, user: &str, request: Request) -> Answer {
         self.requests += 1;
         let id = RequestId::new(format!("r{}", self.requests)).unwrap();
-        self.input(Input::Request(RequestMessage { id: id.clone(), user: "ann".into(), request }));
+        self.input(Input::Request(RequestMessage { id: id.clone(), user: user.into(), request }));
         self.state.requests.get(&id).unwrap().1.clone()
     }
 
     pub(crate) fn submit(&mut self, definition: Definition, parameters: Values) -> Answer {
         let flow = FlowChoice::Given(Box::new(Flow::try_from(definition).unwrap()));
-        self.request(Request::Submit { flow, parameters, tags: Vec::new(), host: None, timeout_seconds: None })
+        self.request(Request::Submit {
+            flow,
+            parameters,
+            tags: Vec::new(),
+            host: None,
+            timeout_seconds: None,
+            standing: Standing::default(),
+        })
     }
 
     pub(crate) fn run(&mut self, lines: &[&str]) -> RunId {

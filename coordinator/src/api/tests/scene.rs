@@ -79,6 +79,7 @@ fn flow(retries: u32) -> Flow {
         timeout_seconds: None,
         schedules: Vec::new(),
         concurrency: None,
+        standing: Default::default(),
     };
     Flow::try_from(definition).unwrap()
 }
@@ -88,7 +89,14 @@ fn start(retries: u32) -> Scene {
     state.open_turn(Timestamp(1_700_000_000_000_000));
     let id = RequestId::new("request-1").unwrap();
     let flow = FlowChoice::Given(Box::new(flow(retries)));
-    let request = Request::Submit { flow, parameters: Values::new(), tags: vec!["nightly".into()], host: None, timeout_seconds: None };
+    let request = Request::Submit {
+        flow,
+        parameters: Values::new(),
+        tags: vec!["nightly".into()],
+        host: None,
+        timeout_seconds: None,
+        standing: Default::default(),
+    };
     decide(&mut state, Input::Request(RequestMessage { id, user: "ann".into(), request }));
     let run = state.runs.values().next().unwrap().id();
     Scene { state, run, object: b"object".to_vec(), now: 1_700_000_000_000_000 }

@@ -43,7 +43,10 @@ impl World {
         self.now += 1_000;
         let begun = Instant::now();
         self.state.open_turn(Timestamp(self.now));
-        let records: Vec<Record> = inputs.into_iter().flat_map(|input| decide(&mut self.state, input)).collect();
+        let mut records: Vec<Record> = inputs.into_iter().flat_map(|input| decide(&mut self.state, input)).collect();
+        while self.state.has_work() {
+            records.extend(decide(&mut self.state, Input::Continue));
+        }
         let everything = Position { sequence: self.state.sequence, index: u32::MAX };
         self.state.cover(0, 0, everything);
         self.state.forget_changes();
@@ -69,6 +72,7 @@ impl World {
             tags: Vec::new(),
             host: Some(HostMode::Reuse),
             timeout_seconds: None,
+            standing: Default::default(),
         };
         let id = RequestId::new(format!("r{number}"))?;
         self.turn(vec![Input::Request(RequestMessage { id, user: "bench".into(), request })]);
