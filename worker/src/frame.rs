@@ -131,8 +131,8 @@ pub(crate) enum ToHost<'a> {
     /// Two descriptors travel with it.
     Fork {
         host: &'a str,
-        /// An attempt waits for it: it need not make ready for being quick later.
-        awaited: bool,
+        /// An attempt waits for it, or all slots are busy: it shall not spend time on being quick later.
+        hurry: bool,
     },
     Run(Box<Run<'a>>),
     Fetched {

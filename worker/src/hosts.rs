@@ -99,8 +99,8 @@ pub(crate) struct Shared {
     pub(crate) interpreter: Interpreter,
     pub(crate) folders: Folders,
     pub(crate) expected: Expected,
-    /// Children kept ready for each template in use.
-    pub(crate) stock: usize,
+    /// Attempts that run at once.
+    pub(crate) slots: usize,
 }
 
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl Hosts {
         let expected = Expected::default();
         tokio::spawn(accept(listener, expected.clone()));
         let folders = Folders { hosts: hosts.into(), tasks: tasks.into(), spare: Spare::default(), socket: socket.into() };
-        let shared = Arc::new(Shared { interpreter, folders, expected, stock: slots as usize + 2 });
+        let shared = Arc::new(Shared { interpreter, folders, expected, slots: slots as usize });
         Ok(Self { shared, templates: Mutex::default(), socket_folder })
     }
 

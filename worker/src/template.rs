@@ -29,6 +29,9 @@ const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 /// Forks under way at once: more would only delay the first.
 const FORKS_MAX: usize = 2;
 
+/// Fresh children kept ready beside one for each slot.
+const STOCK_BEYOND_SLOTS: usize = 2;
+
 /// Time without a lease after which the stock is filled up and finished runners end. In between either would take milliseconds of a
 /// core that the running attempts need.
 const CALM: Duration = Duration::from_millis(5);
@@ -270,6 +273,7 @@ impl Keeper {
                 }
             }
             Ask::Done(runner) => {
+                self.leased.remove(runner.id());
                 self.done.push_back(*runner);
                 if self.done.len() > DONE_MAX {
                     self.done.pop_front();
@@ -416,7 +420,12 @@ impl Keeper {
 
     /// Fresh children to keep.
     fn stock(&self) -> usize {
-        if self.stocking && !self.retiring { self.shared.stock } else { 0 }
+        if self.stocking && !self.retiring { self.shared.slots + STOCK_BEYOND_SLOTS } else { 0 }
+    }
+
+    /// Whether every slot has an attempt, and the last one came a moment ago: what a fork does before it is ready delays others then.
+    fn is_busy(&self) -> bool {
+        self.leased.len() + self.waiting.len() >= self.shared.slots && self.leased_at.elapsed() < CALM
     }
 
     /// Fresh children that are there or soon will be.
@@ -446,15 +455,15 @@ impl Keeper {
     }
 
     async fn fork(&mut self, place: Place) {
+        let hurry = self.forking.len() < self.waiting.len() || self.is_busy();
         let Life::Running(process) = &mut self.life else { return };
         let (pipes, theirs) = match output_pipes() {
             Ok(pipes) => pipes,
             Err(error) => return self.count_failure(&error),
         };
         let arrival = self.shared.expected.host(&place.id);
-        let awaited = self.forking.len() < self.waiting.len();
         // A template that is gone is noticed by its closed connection.
-        let _ = process.connection.send_with(&ToHost::Fork { host: &place.id, awaited }, theirs.each_ref().map(AsFd::as_fd)).await;
+        let _ = process.connection.send_with(&ToHost::Fork { host: &place.id, hurry }, theirs.each_ref().map(AsFd::as_fd)).await;
         let (handle, told) = (self.handle.clone(), place.id.clone());
         tokio::spawn(async move {
             let arrived = Runner::receive(arrival).await;

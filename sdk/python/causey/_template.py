@@ -86,7 +86,7 @@ class Template:
                 raise OSError("its two descriptors for output are missing")
             pid = os.fork()
             if pid == 0:
-                self._become_runner(message["host"], message["awaited"], *output)
+                self._become_runner(message["host"], message["hurry"], *output)
             self._hosts[pid] = message["host"]
         except OSError as problem:
             self._channel.send({"type": "fork_failed", "host": message["host"], "message": str(problem)})
@@ -103,7 +103,7 @@ class Template:
                 del self._hosts[pid]
                 self._channel.send({"type": "exited", "host": host, "pid": pid, **_how_it_ended(status)})
 
-    def _become_runner(self, host: str, awaited: bool, stdout: int, stderr: int) -> None:
+    def _become_runner(self, host: str, hurry: bool, stdout: int, stderr: int) -> None:
         """In the child; never returns."""
         template = os.getppid()
         try:
@@ -121,7 +121,7 @@ class Template:
             stream_lines()
             reseed()
             after_first = None
-            if awaited:
+            if hurry:
                 self._hurry()
             else:
                 after_first = self._make_ready()

@@ -51,9 +51,9 @@ def test_a_later_runner_meets_few_page_faults_in_its_step(flow_file, start_worke
     assert faults < 15
 
 
-def test_a_runner_that_is_awaited_runs_its_step_like_any_other(flow_file, start_worker):
+def test_a_runner_in_a_hurry_runs_its_step_like_any_other(flow_file, start_worker):
     worker = start_worker(flow_file(flow("self.number = 7")))
-    runner = worker.fork(awaited=True)
+    runner = worker.fork(hurry=True)
     assert value(runner.run(peer.message(worker.store, "start")), "number") == 7
 
 

@@ -81,12 +81,12 @@ class Worker:
         stream, _ = self.listener.accept()
         return Connection(stream)
 
-    def fork(self, awaited=False):
+    def fork(self, hurry=False):
         """A new runner, ready."""
         self.forks += 1
         host = f"h{self.forks}"
         runner = Runner(self, host)
-        socket.send_fds(self.connection.stream, [json.dumps({"type": "fork", "host": host, "awaited": awaited}).encode() + b"\n"], runner.ends)
+        socket.send_fds(self.connection.stream, [json.dumps({"type": "fork", "host": host, "hurry": hurry}).encode() + b"\n"], runner.ends)
         for end in runner.ends:
             os.close(end)
         runner.connection = self.accept()
