@@ -155,8 +155,8 @@ pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the projection may lag behind the committed state.
 pub(crate) const PROJECTION_LAG: Duration = Duration::from_millis(500);
 
-/// Changed keys that make the projection follow at once.
-pub(crate) const PROJECTION_CHANGES_MAX: usize = 5_000;
+/// Changed keys that make the projection follow at once: they take memory, and what changes often is then written once.
+pub(crate) const PROJECTION_CHANGES_MAX: usize = 50_000;
 
 /// A worker that said hello and then nothing for this long is lost.
 pub(crate) const WORKER_SILENCE_MAX: Duration = Duration::from_secs(25);

@@ -47,15 +47,24 @@ impl Fold {
             (Progress { sequence: state.sequence, inbox: state.inbox, events: state.events }, state.changes_len())
         };
         self.committed.announce(progress);
-        if changes >= PROJECTION_CHANGES_MAX {
+        if changes >= PROJECTION_CHANGES_MAX && !self.projection.is_behind() {
             self.checkpoint();
         } else {
             self.due.get_or_insert_with(|| Instant::now() + PROJECTION_LAG);
         }
     }
 
+    /// The projection's time to follow has come; it is put off while what it was told before is not written.
+    pub(crate) fn follow(&mut self) {
+        if self.projection.is_behind() {
+            self.due = Some(Instant::now() + PROJECTION_LAG);
+        } else {
+            self.checkpoint();
+        }
+    }
+
     /// Hands the projection what changed since it was last told.
-    pub(crate) fn checkpoint(&mut self) {
+    fn checkpoint(&mut self) {
         self.due = None;
         let (header, changes) = {
             let mut state = self.committed.write();

@@ -185,7 +185,7 @@ impl<O: Outside> Leader<'_, O> {
                 Some(input) = noticed.recv(), if room => self.take(input),
                 () = sleep_until(timer), if room => self.take(Input::TimersDue),
                 () = sleep_until(scheduled), if room => self.take_scheduled(),
-                () = sleep_until(projection_due) => self.fold.checkpoint(),
+                () = sleep_until(projection_due) => self.fold.follow(),
                 () = self.writable.changed() => {}
                 _ = tick.tick() => self.performer.publisher.send_again().await,
             }

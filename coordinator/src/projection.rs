@@ -5,7 +5,8 @@
 use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use causey_artifacts::failpoint;
@@ -32,6 +33,9 @@ const HEAD_KEY: &[u8] = &[0];
 
 /// sled's page cache, in bytes: the projection is written often and read once.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Of the writer's thread; 0 is that of the others.
+const NICE: i32 = 10;
 
 /// Why a projection cannot be used. Not fatal: the log has everything.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +82,13 @@ impl Checkpoint {
     }
 }
 
-/// Writes checkpoints on a thread of its own; nothing waits for it.
+/// Writes checkpoints on a thread of its own; nothing waits for it, and everything else goes first.
 #[derive(Debug)]
 pub struct Projection {
     sender: Option<mpsc::Sender<Checkpoint>>,
     writer: Option<JoinHandle<()>>,
+    /// Checkpoints handed over and not written yet.
+    unwritten: Arc<AtomicUsize>,
 }
 
 /// The open copy. The lock is the last to go.
@@ -110,14 +116,20 @@ impl Projection {
             }
         };
         let (sender, receiver) = mpsc::channel();
-        let writer = std::thread::Builder::new().name("projection".into()).spawn(move || write_all(&copy, &receiver))?;
-        Ok((Self { sender: Some(sender), writer: Some(writer) }, state, tail))
+        let unwritten = Arc::new(AtomicUsize::new(0));
+        let left = unwritten.clone();
+        let write = move || {
+            stand_back();
+            write_all(&copy, &receiver, &left);
+        };
+        let writer = std::thread::Builder::new().name("projection".into()).spawn(write)?;
+        Ok((Self { sender: Some(sender), writer: Some(writer), unwritten }, state, tail))
     }
 
     /// Hands checkpoints to somebody else who keeps them.
     #[must_use]
     pub fn handed_to(keeper: mpsc::Sender<Checkpoint>) -> Self {
-        Self { sender: Some(keeper), writer: None }
+        Self { sender: Some(keeper), writer: None, unwritten: Arc::default() }
     }
 
     /// Looks at the copy in `folder` without changing what it says: `None` when there is none.
@@ -153,9 +165,16 @@ impl Projection {
         tail.sequence > 0
     }
 
+    /// Whether an earlier checkpoint is still to be written: what changes meanwhile is better written once, with the next.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| !writer.is_finished()) && self.unwritten.load(Ordering::Relaxed) > 0
+    }
+
     /// Hands over a checkpoint; a writer that has failed is silently gone, because a stale copy is as good as none.
     pub fn store(&self, checkpoint: Checkpoint) {
         if let Some(sender) = &self.sender {
+            self.unwritten.fetch_add(1, Ordering::Relaxed);
             let _ = sender.send(checkpoint);
         }
     }
@@ -225,12 +244,21 @@ fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     Ok(aside)
 }
 
-fn write_all(copy: &Copy, receiver: &mpsc::Receiver<Checkpoint>) {
+/// Takes this thread out of the way of those that the leader waits for, where threads have priorities of their own.
+fn stand_back() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+        tracing::debug!(%error, "the projection's thread keeps its priority");
+    }
+}
+
+fn write_all(copy: &Copy, receiver: &mpsc::Receiver<Checkpoint>, unwritten: &AtomicUsize) {
     while let Ok(checkpoint) = receiver.recv() {
         if let Err(error) = write(&copy.db, checkpoint) {
             tracing::warn!(%error, "the projection cannot be written; the next start replays the log instead");
             return;
         }
+        unwritten.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

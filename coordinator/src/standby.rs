@@ -77,7 +77,7 @@ async fn until_elected<O: Outside>(this: &mut Coordinator<O>) -> Result<Keeper<O
                 log::message_at(&this.outside, this.fold.tail.sequence + 1).await?;
                 patience = Instant::now() + log::NEXT_TIMEOUT;
             }
-            () = sleep_until(this.fold.due) => this.fold.checkpoint(),
+            () = sleep_until(this.fold.due) => this.fold.follow(),
             seen = seat.changed(), if current => {
                 seen?;
                 this.fold.committed.set_role(Role::Standby { leader: seat.leader() });
