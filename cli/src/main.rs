@@ -29,6 +29,10 @@ use crate::fault::Fault;
 use crate::flow_arguments::Known;
 use crate::screen::paint::Paint;
 
+/// Most of what the leader's loop does is making and forgetting small things.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match dispatch() {
         Ok(exit) => exit.into(),

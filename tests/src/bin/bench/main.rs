@@ -37,6 +37,10 @@ use crate::session::Session;
 use crate::stack::{Stack, Sync};
 use crate::table::Row;
 
+/// The coordinator's, so that the bare engine is measured as it runs there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "usage: bench [NAME]... [--json FILE] [--trace]
   NAME     engine, memory, native, floor, chain, foreach, event, cold, import, crowd, always, takeover; all of them without a name
   --json   write machine and rows to FILE as well

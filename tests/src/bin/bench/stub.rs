@@ -1,6 +1,5 @@
 //! A worker that reports success at once, without hosts and objects: what is measured with it is the engine room alone.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -12,7 +11,6 @@ use causey_protocol::live::{Ask, Offer, Told};
 use causey_protocol::subject;
 use causey_protocol::task::{Dispatch, Outcome, Report, ReportItem, Success};
 use futures_util::{FutureExt as _, StreamExt as _};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::flows;
@@ -23,12 +21,11 @@ pub(crate) const POOL: &str = "native";
 
 const WORKER: &str = "stub";
 
-/// Dispatches asked for ahead, and those whose items go into one report.
+/// Dispatches asked for ahead.
 const CREDIT: usize = 64;
-const DISPATCHES_PER_REPORT: usize = 4;
 
-/// Reports under way.
-const REPORTS_AT_ONCE: usize = 8;
+/// Tasks in one report.
+const REPORT_TASKS_MAX: usize = 512;
 
 /// The flow it knows the steps of.
 #[derive(Clone, Copy, Debug)]
@@ -93,11 +90,11 @@ async fn hello(client: &Client) -> anyhow::Result<()> {
     }
 }
 
+/// Like a worker it has one report under way, and whatever comes meanwhile goes into the next one.
 async fn serve(client: Client, shape: Shape) -> anyhow::Result<()> {
     let inbox = client.new_inbox();
     let mut tasks = client.subscribe(inbox.clone()).await?;
     let jetstream = async_nats::jetstream::new(client.clone());
-    let reports = Arc::new(Semaphore::new(REPORTS_AT_ONCE));
     let mut credit = 0;
     loop {
         if credit < CREDIT / 2 {
@@ -108,43 +105,42 @@ async fn serve(client: Client, shape: Shape) -> anyhow::Result<()> {
             credit = CREDIT;
         }
         let taken = take(&mut tasks, &mut credit).await?;
-        if taken.is_empty() {
-            continue;
+        if !taken.is_empty() {
+            report(&client, &jetstream, taken, shape).await?;
         }
-        let place = reports.clone().acquire_owned().await?;
-        let (client, jetstream) = (client.clone(), jetstream.clone());
-        tokio::spawn(async move {
-            let sent = report(&client, &jetstream, &taken, shape).await;
-            drop(place);
-            sent
-        });
     }
 }
 
 /// What has arrived, up to what goes into a report.
-async fn take(tasks: &mut Subscriber, credit: &mut usize) -> anyhow::Result<Vec<Message>> {
-    let mut taken = Vec::new();
+async fn take(tasks: &mut Subscriber, credit: &mut usize) -> anyhow::Result<Vec<(Message, Dispatch)>> {
+    let (mut taken, mut count) = (Vec::new(), 0);
     let mut next = Some(tasks.next().await.context("the subscription ended")?);
     while let Some(message) = next {
         match message.status {
             None => {
                 *credit -= 1;
-                taken.push(message);
+                let dispatch: Dispatch = codec::decode(&message.payload, MESSAGE_BYTES_MAX)?;
+                count += dispatch.tasks.len();
+                taken.push((message, dispatch));
             }
             // A request ended: what it had left has to be asked for anew.
             Some(_) => *credit = 0,
         }
-        next = if taken.len() < DISPATCHES_PER_REPORT { tasks.next().now_or_never().flatten() } else { None };
+        next = if *credit > 0 && count < REPORT_TASKS_MAX { tasks.next().now_or_never().flatten() } else { None };
     }
     Ok(taken)
 }
 
 /// Reports everything as done, then acknowledges: the order in which a worker does it.
-async fn report(client: &Client, jetstream: &async_nats::jetstream::Context, taken: &[Message], shape: Shape) -> anyhow::Result<()> {
+async fn report(
+    client: &Client,
+    jetstream: &async_nats::jetstream::Context,
+    taken: Vec<(Message, Dispatch)>,
+    shape: Shape,
+) -> anyhow::Result<()> {
     let (pool, worker) = (PoolName::new(POOL)?, WorkerName::new(WORKER)?);
     let mut done = Vec::new();
-    for message in taken {
-        let dispatch: Dispatch = codec::decode(&message.payload, MESSAGE_BYTES_MAX)?;
+    for (_, dispatch) in &taken {
         let (next, foreach) = shape.next(dispatch.step.as_str())?;
         let at = Timestamp(1_700_000_000_000_000);
         done.extend(dispatch.tasks.iter().map(|task| {
@@ -159,8 +155,8 @@ async fn report(client: &Client, jetstream: &async_nats::jetstream::Context, tak
     let payload = codec::encode(&Report { pool, worker, items: done });
     ensure!(payload.len() <= MESSAGE_BYTES_MAX, "a report of {} bytes", payload.len());
     jetstream.publish(subject, payload.into()).await?.await?;
-    for message in taken {
-        if let Some(reply) = message.reply.clone() {
+    for (message, _) in taken {
+        if let Some(reply) = message.reply {
             client.publish(reply, Bytes::from_static(b"+ACK")).await?;
         }
     }
