@@ -51,6 +51,9 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 /// Everything must be over so long after the last fault.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// Longest time for finding a smaller plan.
+const SHRINKING_MAX: Duration = Duration::from_secs(60);
+
 /// What came of a world.
 #[derive(Clone, Debug)]
 pub struct Verdict {
@@ -64,6 +67,8 @@ pub struct Verdict {
     pub turns: usize,
     /// Simulated time.
     pub lasted: Duration,
+    /// The faults that came, each with its time and whom it befell, in words.
+    pub came: Vec<String>,
     /// Why coordinators refused to go on.
     pub refusals: Vec<String>,
     /// Faults that had not come when everything was over.
@@ -113,6 +118,7 @@ async fn through(plan: Plan) -> Verdict {
         steps: world.steps(),
         turns: judge.turns(),
         lasted,
+        came: world.came(),
         refusals,
         faults_left: world.faults_left(),
     }
@@ -295,7 +301,7 @@ async fn run_worker(
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub seed: u64,
-    /// Its smallest plan, what is broken, and what happened last.
+    /// See [`report`].
     pub report: String,
 }
 
@@ -333,33 +339,46 @@ pub fn quiet() -> impl Outside + causey_worker::outside::Outside {
     Node { world, process }
 }
 
-/// A plan with as few faults as still break an invariant.
+/// A plan of which no single fault can be left out, unless that takes too long to find: halves of its faults are left out as long as it
+/// still breaks an invariant, then smaller pieces, then one at a time.
 #[must_use]
 pub fn shrink(plan: &Plan) -> (Plan, Verdict) {
+    let begun = std::time::Instant::now();
     let mut best = (plan.clone(), live(plan));
-    let mut place = 0;
-    while place < best.0.faults.len() {
-        let mut smaller = best.0.clone();
-        smaller.faults.remove(place);
-        let verdict = live(&smaller);
-        if verdict.violations.is_empty() {
-            place += 1;
-        } else {
-            best = (smaller, verdict);
+    let mut piece = best.0.faults.len();
+    while piece > 0 {
+        let (mut place, before) = (0, best.0.faults.len());
+        while place < best.0.faults.len() && begun.elapsed() < SHRINKING_MAX {
+            let mut smaller = best.0.clone();
+            smaller.faults.drain(place..(place + piece).min(smaller.faults.len()));
+            let verdict = live(&smaller);
+            if verdict.violations.is_empty() {
+                place += piece;
+            } else {
+                best = (smaller, verdict);
+            }
         }
+        // What was needed may no longer be, now that others are gone.
+        let again = piece == 1 && best.0.faults.len() < before && begun.elapsed() < SHRINKING_MAX;
+        piece = if again { 1 } else { piece / 2 };
     }
     best
 }
 
-/// What a failing seed is shown as: its smallest plan, what is broken, and what happened last.
+/// What a failing seed is shown as: its smallest plan, what is broken, what happened last, and how to see it again.
 #[must_use]
 pub fn report(plan: &Plan) -> String {
     let (plan, verdict) = shrink(plan);
-    let mut text = format!("seed {} fails; the faults that are needed:\n", plan.seed);
-    plan.faults.iter().for_each(|fault| writeln!(text, "  {fault}").expect("text takes text"));
-    text.push_str("broken:\n");
-    verdict.violations.iter().for_each(|what| writeln!(text, "  {what}").expect("text takes text"));
-    text.push_str("what happened:\n");
-    verdict.notes.iter().for_each(|what| writeln!(text, "  {what}").expect("text takes text"));
+    let mut text = String::new();
+    let mut part = |title: String, lines: &mut dyn Iterator<Item = &String>| {
+        writeln!(text, "{title}").expect("text takes text");
+        lines.for_each(|line| writeln!(text, "  {line}").expect("text takes text"));
+    };
+    let (broken, faults) = (&verdict.violations, &plan.faults);
+    part("what happened:".into(), &mut verdict.notes.iter());
+    part(format!("seed {} breaks an invariant:", plan.seed), &mut broken.iter());
+    part(format!("the faults that are needed ({}):", faults.len()), &mut faults.iter().map(Fault::to_string).collect::<Vec<_>>().iter());
+    part("of them came:".into(), &mut verdict.came.iter());
+    part(format!("replay: {}", plan.command()), &mut std::iter::empty());
     text
 }

@@ -13,6 +13,20 @@ fn many_worlds_keep_every_invariant() {
     assert_eq!(lived, SEEDS);
 }
 
+/// Seeds that are lived through twice.
+const REPLAYED: u64 = 24;
+
+#[test]
+fn a_seed_is_the_same_world_each_time() {
+    for seed in 0..REPLAYED {
+        let plan = Plan::of(seed);
+        let first = live(&plan);
+        // Nothing may come from the thread or from what has run on it before.
+        let again = std::thread::scope(|scope| scope.spawn(|| live(&plan)).join()).expect("the world does not panic");
+        assert_eq!((first.trace, first.steps, first.notes), (again.trace, again.steps, again.notes), "seed {seed}");
+    }
+}
+
 /// The first world with this mistake in which it shows.
 fn caught(mistake: Mistake) -> Verdict {
     let plans = (0..200).map(|seed| Plan::of(seed).with(mistake));
