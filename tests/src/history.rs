@@ -1,5 +1,5 @@
-//! The history checker: reads log, notify stream and store from outside and judges the invariants of the design (I1–I4, I6–I8, I11,
-//! and the engine's own). It folds records one by one, so that every record is judged in the state it was decided in.
+//! The history checker: reads log, inbox, notify stream and store from outside and judges the invariants of the design (I1–I4, I6–I8,
+//! I11; with `bounds` I10, with `reports` I14; and the engine's own). It folds records one by one, so that every record is judged in the state it was decided in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FilePath;
@@ -18,6 +18,8 @@ use causey_protocol::record::{Cause, ItemReused, ItemSucceeded, Position, Record
 use causey_protocol::subject;
 use serde_json::Value;
 
+use crate::bounds::Bounds;
+use crate::reports::Reports;
 use crate::wait::until;
 
 /// A task of any run.
@@ -48,6 +50,8 @@ pub struct History {
     pub notices: Vec<Notice>,
     /// Last sequences of the inbox and the events stream.
     inputs: (u64, u64),
+    /// Messages of the inbox, subject and payload; `None` when it does not begin with its first one.
+    inbox: Option<Vec<(String, Bytes)>>,
 }
 
 struct Raw {
@@ -129,8 +133,12 @@ impl History {
             Entry { sequence: raw.sequence, subject: raw.subject, payload: raw.payload, turn }
         });
         let entries = entries.collect();
-        let inputs = (last_sequence(client, subject::INBOX_STREAM).await, last_sequence(client, subject::EVENT_STREAM).await);
-        Self { entries, notices, inputs }
+        // After the log: what follows from a message came after it.
+        let (last, messages) = messages(client, subject::INBOX_STREAM).await;
+        let inputs = (last, last_sequence(client, subject::EVENT_STREAM).await);
+        let whole = messages.len() as u64 == last;
+        let inbox = whole.then(|| messages.into_iter().map(|raw| (raw.subject, raw.payload)).collect());
+        Self { entries, notices, inputs, inbox }
     }
 
     /// Every record with its place, in order.
@@ -178,7 +186,9 @@ impl History {
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let mut checker = Checker::default();
+        let mut checker = Checker::within(Bounds::default());
+        checker.reports.is_trimmed = self.inbox.is_none();
+        self.inbox.iter().flatten().for_each(|(subject, payload)| checker.reports.stored(subject, payload));
         for entry in &self.entries {
             checker.turn(entry, &mut found);
         }
@@ -251,16 +261,20 @@ pub struct Checker {
     watermarks: (u64, u64, Position),
     /// Notifications by their id.
     decided: BTreeMap<String, Position>,
-}
-
-impl Default for Checker {
-    fn default() -> Self {
-        let (state, judge, previous) = (State::default(), Judge::default(), Digest([0; 32]));
-        Self { state, judge, previous, watermarks: (0, 0, Position::default()), decided: BTreeMap::new() }
-    }
+    bounds: Bounds,
+    /// To be told of every message of the inbox before a turn is judged that may follow from it.
+    pub reports: Reports,
 }
 
 impl Checker {
+    /// One that knows how the coordinators are configured.
+    #[must_use]
+    pub fn within(bounds: Bounds) -> Self {
+        let (state, judge, previous) = (State::default(), Judge::default(), Digest([0; 32]));
+        let (watermarks, decided) = ((0, 0, Position::default()), BTreeMap::new());
+        Self { state, judge, previous, watermarks, decided, bounds, reports: Reports::default() }
+    }
+
     /// Judges the next turn.
     pub fn turn(&mut self, entry: &Entry, found: &mut Vec<String>) {
         self.chain(entry, found);
@@ -272,6 +286,8 @@ impl Checker {
         self.state.epoch = turn.epoch;
         for (index, record) in (0..).zip(&turn.records) {
             self.judge.record(&self.state, record, found);
+            self.bounds.record(&self.state, record, found);
+            self.reports.record(&self.state, record, found);
             if let Record::Notified { id, .. } = record {
                 let position = Position { sequence: *sequence, index };
                 if let Some(before) = self.decided.insert(id.to_string(), position) {
@@ -281,6 +297,7 @@ impl Checker {
             self.state.apply(record);
         }
         self.state.cover(turn.inbox, turn.events, turn.announced);
+        self.bounds.turn(&self.state, (entry.payload.len(), turn.records.len()), found);
         found.extend(causey_engine::violations(&self.state).into_iter().map(|text| format!("after turn {sequence}: {text}")));
     }
 

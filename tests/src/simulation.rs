@@ -208,7 +208,7 @@ async fn keep_coordinator(world: Arc<World>, number: usize, refusals: Arc<Mutex<
             id: format!("c{}", process.id),
             ack_wait: ACK_WAIT,
             shares: Default::default(),
-            upkeep: Settings { snapshot_interval: Duration::from_secs(7), snapshot_records: 60, runs_whole: 2 },
+            upkeep: Settings { snapshot_interval: Duration::from_secs(7), snapshot_records: 60, runs_whole: judge::RUNS_WHOLE },
             shutdown: process.stop.clone(),
         });
         let committed = parts.committed.clone();

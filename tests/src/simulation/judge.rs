@@ -12,7 +12,11 @@ use causey_protocol::input::RequestMessage;
 use causey_protocol::record::{Position, Record};
 use causey_protocol::subject::SEQUENCE_HEADER;
 
+use crate::bounds::Bounds;
 use crate::history::{self, Checker, Entry, Notice};
+
+/// Finished runs that coordinators keep whole.
+pub(crate) const RUNS_WHOLE: u32 = 2;
 
 /// The violations shown: one leads to many.
 const SHOWN_MAX: usize = 5;
@@ -35,7 +39,7 @@ pub(crate) struct Judge {
 impl Judge {
     pub(crate) fn new(store: Memory) -> Self {
         Self {
-            checker: Checker::default(),
+            checker: Checker::within(Bounds { runs_whole: RUNS_WHOLE as usize }),
             notices: Vec::new(),
             accepted: Vec::new(),
             answered: BTreeSet::new(),
@@ -83,7 +87,10 @@ impl Judge {
     }
 
     /// A message stands in a stream.
-    pub(crate) fn stored(&mut self, _sequence: u64, message: &Message) {
+    pub(crate) fn stored(&mut self, message: &Message) {
+        if message.subject.starts_with("causey.in.") {
+            self.checker.reports.stored(&message.subject, &message.payload);
+        }
         if message.subject.starts_with("causey.notify.") {
             let position = message.headers.iter().find(|(name, _)| *name == SEQUENCE_HEADER).map(|(_, value)| value.clone());
             let event = serde_json::from_slice(&message.payload).unwrap_or_default();

@@ -348,7 +348,7 @@ impl World {
                 lock(&self.judge).turn(sequence, &message.subject, &message.payload, ends);
                 self.judged.notify_one();
             }
-            lock(&self.judge).stored(sequence, &message);
+            lock(&self.judge).stored(&message);
         }
         answer
     }
