@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FilePath;
+use std::sync::Arc;
 
 use async_nats::Client;
 use bytes::Bytes;
@@ -680,6 +681,9 @@ impl Judge {
         }
         self.attempts.insert(task.clone(), attempt);
         self.ready(state, task, found);
+        if let Some(flow) = flow_of(state, task) {
+            self.passed_gates(&flow, task, found);
+        }
     }
 
     /// A result of an earlier run becomes that of a task.
@@ -692,15 +696,14 @@ impl Judge {
         }
     }
 
-    /// I4: everything a task takes has an accepted result.
+    /// I4: everything a task takes has an accepted result. What it waits for beside that comes after an earlier result was sought for it.
     fn ready(&self, state: &State, task: &Task, found: &mut Vec<String>) {
-        let Some(flow) = state.runs.get(&task.0).and_then(|run| state.flow_of(run)) else {
+        let Some(flow) = flow_of(state, task) else {
             found.push(format!("I4: {task:?} was opened in a run that is not known"));
             return;
         };
         let missing = self.needs(&flow, task).into_iter().filter(|needed| !needed.iter().any(|one| self.accepted.contains(one)));
         found.extend(missing.map(|needed| format!("I4: {task:?} was dispatched before one of {needed:?} was accepted")));
-        self.passed_gates(&flow, task, found);
     }
 
     /// A run that a task started: its result was accepted, and nobody else's place was taken.
@@ -790,6 +793,10 @@ impl Judge {
             found.push(format!("I3: attempt {attempt} of {task:?} got a result while it was not open"));
         }
     }
+}
+
+fn flow_of(state: &State, task: &Task) -> Option<Arc<Flow>> {
+    state.flow_of(state.run(task.0)?)
 }
 
 /// A foreach's items, and a gang's members, lie one level below the task that opened it.
