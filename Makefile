@@ -96,7 +96,7 @@ bench: venv ## measure, with release builds
 .PHONY: soak
 soak: ## simulate coordinators and workers until stopped, or for SECONDS=60
 	cargo build --locked -p causey-tests --bin soak
-	$(TARGET)/debug/soak $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
+	$(TARGET)/debug/soak $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(FROM),--from $(FROM)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
 
 # Made anew when Python, the checkout's place or a requirement changes; otherwise this takes a moment.
 .PHONY: venv

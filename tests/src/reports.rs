@@ -131,10 +131,11 @@ impl Reports {
             Record::AttemptFailed { run, step, path, visit, attempt, cause: FailureCause::Lost, .. } => {
                 self.lost(state, &place(run, step, path, *visit, attempt, None), found);
             }
-            // A result that the engine cannot take makes a failure of a success.
+            // A result that the engine cannot take makes a failure of a success, and so does a member that joins a gang once more which has
+            // formed with it.
             Record::AttemptFailed { run, step, path, visit, attempt, worker: Some(worker), .. } => {
                 let place = place(run, step, path, *visit, attempt, Some(worker));
-                check(place, "is over", &|said| matches!(said, Said::Over | Said::Succeeded(_)));
+                check(place, "is over", &|said| matches!(said, Said::Over | Said::Succeeded(_) | Said::Joined));
             }
             _ => {}
         }

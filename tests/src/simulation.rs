@@ -2,11 +2,13 @@
 //! befall whom; after every turn the invariants of the design are judged.
 //!
 //! `plan` is what befalls a world; `world` runs processes in it; `server` is NATS as it is at its worst; `node` is a process's way to
-//! all this; `bench` and `client` are the people: user code and those who want something.
+//! all this; `bench` is user code, `client`, `clerk` and `forger` are the people: those who want something, answer and cheat.
 
 mod bench;
+mod clerk;
 mod client;
 mod flows;
+mod forger;
 mod judge;
 mod mailbox;
 mod node;
@@ -34,10 +36,12 @@ use causey_engine::State;
 use causey_protocol::artifact::blob_path;
 use causey_protocol::id::{Digest, Timestamp};
 use causey_protocol::live::Offer;
+use causey_protocol::share::{Share, Shares};
+use causey_worker::{Gangs, Leader};
 use tokio::time::Instant;
 
 use bench::Simulated;
-use client::Client;
+use client::{Client, USERS};
 use node::{Node, StoreWay};
 pub use plan::{Fault, Mistake, Plan, What, Whom};
 use world::{Process, Role, World, lock};
@@ -102,8 +106,12 @@ async fn through(plan: Plan) -> Verdict {
     for (number, (pool, slots)) in WORKERS.into_iter().enumerate() {
         tokio::spawn(keep_worker(world.clone(), number, pool, slots));
     }
-    let process = world.boot("client", Role::Client);
-    let client = tokio::spawn(Client::new(Node { world: world.clone(), process }).live());
+    let person = |name| {
+        let process = world.boot(name, Role::Client);
+        Client::new(Node { world: world.clone(), process }, name)
+    };
+    let client = tokio::spawn(person("client").live());
+    tokio::spawn(clerk::answer(person("clerk")));
     let lasted = until_over(&world, client).await;
     let mut judge = lock(&world.judge);
     judge.close();
@@ -207,7 +215,7 @@ async fn keep_coordinator(world: Arc<World>, number: usize, refusals: Arc<Mutex<
             holder: Holder::unseen(&name, u32::try_from(process.id % 1_000_000).unwrap_or_default()),
             id: format!("c{}", process.id),
             ack_wait: ACK_WAIT,
-            shares: Default::default(),
+            shares: shares(&world),
             upkeep: Settings { snapshot_interval: Duration::from_secs(7), snapshot_records: 60, runs_whole: judge::RUNS_WHOLE },
             shutdown: process.stop.clone(),
         });
@@ -241,6 +249,15 @@ async fn keep_coordinator(world: Arc<World>, number: usize, refusals: Arc<Mutex<
     }
 }
 
+/// What tenants get: in half of the worlds nobody has said anything about that.
+fn shares(world: &World) -> Shares {
+    if world.plan.seed.is_multiple_of(2) {
+        return Shares::default();
+    }
+    let tenants = [(USERS[0].to_owned(), Share { weight: 3, window: Some(4) }), (USERS[1].to_owned(), Share { weight: 1, window: None })];
+    Shares { tenants: tenants.into(), others: Share { weight: 1, window: Some(3) }, runs_max: None }
+}
+
 fn in_words(error: &Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
@@ -248,10 +265,9 @@ fn in_words(error: &Error) -> String {
 /// Runs a worker, again and again.
 async fn keep_worker(world: Arc<World>, number: usize, pool: &'static str, slots: u32) {
     let name = format!("worker-{number}");
-    let flows = Arc::new(flows::submitted().into_iter().chain(flows::deployed()).collect::<Vec<_>>());
     loop {
         let process = world.boot(&name, Role::Worker);
-        let ended = run_worker(&world, &process, &flows, (&name, pool, slots));
+        let ended = run_worker(&world, &process, (&name, pool, slots));
         tokio::select! {
             biased;
             () = process.dead.cancelled() => {}
@@ -263,12 +279,7 @@ async fn keep_worker(world: Arc<World>, number: usize, pool: &'static str, slots
     }
 }
 
-async fn run_worker(
-    world: &Arc<World>,
-    process: &Arc<Process>,
-    flows: &Arc<Vec<Arc<causey_protocol::flow::Flow>>>,
-    who: (&str, &str, u32),
-) {
+async fn run_worker(world: &Arc<World>, process: &Arc<Process>, who: (&str, &str, u32)) {
     let node = Node { world: world.clone(), process: process.clone() };
     let (event_sender, events) = tokio::sync::mpsc::unbounded_channel();
     *lock(&process.connects) = Some(event_sender.clone());
@@ -284,7 +295,12 @@ async fn run_worker(
         started: Timestamp(world.clock(process) + process.id % 1_000),
     };
     let setup = causey_worker::life::Setup {
-        bench: Arc::new(Simulated { node: node.clone(), store, flows: flows.clone() }),
+        bench: Arc::new(Simulated {
+            leader: Leader::new(node.clone(), &offer.pool, &offer.worker),
+            node: node.clone(),
+            store,
+            gangs: Gangs::default(),
+        }),
         outside: node,
         offer,
         ack_wait: ACK_WAIT,

@@ -21,7 +21,7 @@ use super::plan::{Fault, Mistake, Plan, What, Whom};
 use super::server::Server;
 
 /// When every world begins, in microseconds since the Unix epoch.
-const BEGINNING: u64 = 1_767_000_000_000_000;
+pub(crate) const BEGINNING: u64 = 1_767_000_000_000_000;
 
 /// How often the server looks what has come due.
 const TICK: Duration = Duration::from_millis(100);

@@ -1,6 +1,7 @@
 //! `make soak SECONDS=60`: lives through simulated worlds, each of another seed, for so many seconds or until it is stopped, and says
 //! how many an hour there were. A seed that fails is printed with its smallest replay, and makes the end a failure.
-//! `soak --seed N` lives through one world and says what happened in it; `--faults 3,7` leaves out all its faults but these.
+//! With `--from N` they are the worlds of the seeds from there on. `soak --seed N` lives through one world and says what happened in it;
+//! `--faults 3,7` leaves out all its faults but these.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,26 +10,27 @@ use anyhow::Context as _;
 use causey_tests::simulation::{Plan, live, many, report};
 
 /// Worlds between two words about them.
-const ROUND: u64 = 500;
+const ROUND: u64 = 100;
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut arguments = std::env::args().skip(1);
-    let (mut seconds, mut seed, mut faults) = (None, None, None);
+    let (mut seconds, mut from, mut seed, mut faults) = (None, None, None, None);
     while let Some(name) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
         let number = || value.parse::<u64>().with_context(|| format!("{name} takes a number, not {value:?}"));
         match name.as_str() {
             "--seconds" => seconds = Some(Duration::from_secs(number()?)),
+            "--from" => from = Some(number()?),
             "--seed" => seed = Some(number()?),
             "--faults" => faults = Some(numbers(&value)?),
-            _ => anyhow::bail!("{name} is no option; there are --seconds, --seed and --faults"),
+            _ => anyhow::bail!("{name} is no option; there are --seconds, --from, --seed and --faults"),
         }
     }
     Ok(match (seed, faults) {
         (Some(seed), None) => one(&Plan::of(seed)),
         (Some(seed), Some(faults)) => one(&Plan::of(seed).only(&faults)),
         (None, Some(_)) => anyhow::bail!("--faults needs the --seed whose faults they are"),
-        (None, None) => soak(seconds),
+        (None, None) => soak(seconds, from),
     })
 }
 
@@ -54,11 +56,11 @@ fn one(plan: &Plan) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn soak(limit: Option<Duration>) -> ExitCode {
+fn soak(limit: Option<Duration>, from: Option<u64>) -> ExitCode {
     let begun = Instant::now();
     // Other worlds each time; the seconds are enough, because a soak has far fewer than a million seeds a second.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut next = since * 1_000_000;
+    let mut next = from.unwrap_or(since * 1_000_000);
     let (mut worlds, mut failed) = (0, 0);
     while limit.is_none_or(|limit| begun.elapsed() < limit) {
         let (end, within) = (next + ROUND, || limit.is_none_or(|limit| begun.elapsed() < limit));
