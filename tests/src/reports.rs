@@ -144,11 +144,13 @@ impl Reports {
     /// Whether somebody said this who may.
     fn holds(&self, state: &State, place: &Place<'_>, is_it: &dyn Fn(Said) -> bool) -> bool {
         let Some((run, task, name)) = task(state, place) else { return false };
-        // The members of a gang have no dispatch any more when their results are accepted together; each was judged when it came.
+        // The members of a gang have no dispatch any more when their results are accepted together; each was judged when it came, perhaps
+        // from another worker than the one that ran it, whom the record names.
         let pool = run.task(&task).and_then(|found| run.dispatch_of(&task, found)).map(|dispatch| &dispatch.pool);
+        let worker = place.worker.filter(|_| pool.is_some());
         let claims = self.claims.get(&(place.run, name, place.path.clone(), place.visit, place.attempt));
         let counts = |claim: &&Claim| {
-            pool.is_none_or(|pool| claim.pool == *pool) && place.worker.is_none_or(|worker| claim.worker == *worker) && is_it(claim.said)
+            pool.is_none_or(|pool| claim.pool == *pool) && worker.is_none_or(|worker| claim.worker == *worker) && is_it(claim.said)
         };
         claims.into_iter().flatten().any(|claim| counts(&claim))
     }
