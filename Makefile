@@ -92,11 +92,11 @@ bench: venv ## measure, with release builds
 	cargo build --release --locked -p causey-cli -p causey-tests --bin causey --bin bench
 	$(TARGET)/release/bench
 
-# SECONDS is bash's own; the command line's counts.
+# SECONDS is bash's own; the command line's counts. SEED=17 FAULTS=3,7 lives through one world again, with these faults only.
 .PHONY: soak
 soak: ## simulate coordinators and workers until stopped, or for SECONDS=60
 	cargo build --locked -p causey-tests --bin soak
-	$(TARGET)/debug/soak $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+	$(TARGET)/debug/soak $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(FROM),--from $(FROM)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
 
 # Made anew when Python, the checkout's place or a requirement changes; otherwise this takes a moment.
 .PHONY: venv

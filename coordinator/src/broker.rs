@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use async_nats::{ConnectOptions, Event, ServerAddr};
 use causey_protocol::backoff::Delays;
-use tokio::sync::watch;
 
 use crate::config::NATS_VERSION_MIN;
 use crate::jetstream::JetStream;
 use crate::outside::Link;
+use crate::signal;
 
 /// Why there is no usable broker.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +32,8 @@ pub enum Error {
 /// # Errors
 /// When the address is unusable, or the server is too old or has no JetStream.
 pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<JetStream, Error> {
-    let (sender, mut connected) = watch::channel(0);
-    let (up_sender, up) = watch::channel(false);
+    let (sender, up_sender) = (signal::Sender::new(0), signal::Sender::new(false));
+    let (mut connected, up) = (sender.subscribe(), up_sender.subscribe());
     let address = |source| Error::Address { url: without_password(url), source };
     let servers = url.split(',').map(|server| server.trim().parse()).collect::<Result<Vec<ServerAddr>, std::io::Error>>();
     let servers = servers.map_err(|error| address(error.into()))?;
@@ -53,7 +53,10 @@ pub async fn connect(url: &str, name: &str, accept_old: bool) -> Result<JetStrea
         .event_callback(move |event| {
             match &event {
                 Event::Connected => {
-                    sender.send_modify(|count| *count += 1);
+                    sender.send_if_modified(|count| {
+                        *count += 1;
+                        true
+                    });
                     up_sender.send_replace(true);
                 }
                 Event::Disconnected => {

@@ -4,7 +4,8 @@
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use causey_engine::State;
-use tokio::sync::watch;
+
+use crate::signal;
 
 /// How far the committed state has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,14 +44,14 @@ impl Role {
 #[derive(Debug)]
 pub struct Committed {
     state: RwLock<State>,
-    progress: watch::Sender<Progress>,
-    role: watch::Sender<Role>,
+    progress: signal::Sender<Progress>,
+    role: signal::Sender<Role>,
 }
 
 impl Committed {
     #[must_use]
     pub fn new(state: State) -> Self {
-        Self { state: RwLock::new(state), progress: watch::Sender::default(), role: watch::Sender::default() }
+        Self { state: RwLock::new(state), progress: signal::Sender::default(), role: signal::Sender::default() }
     }
 
     /// The state as it is now; drop the guard before awaiting anything.
@@ -67,7 +68,7 @@ impl Committed {
 
     /// Signals every change of progress; the newest value counts.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Progress> {
+    pub fn watch(&self) -> signal::Receiver<Progress> {
         self.progress.subscribe()
     }
 
@@ -77,7 +78,7 @@ impl Committed {
 
     /// Signals every change of role.
     #[must_use]
-    pub fn role(&self) -> watch::Receiver<Role> {
+    pub fn role(&self) -> signal::Receiver<Role> {
         self.role.subscribe()
     }
 

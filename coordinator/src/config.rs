@@ -73,7 +73,7 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_RUNS_MAX", value_name = "N")]
     pub runs_max: Option<u32>,
 
-    /// Address of the NATS server's monitoring port, where its sync interval can be read
+    /// Address of the NATS server's monitoring port, where its sync interval can be read; of a cluster, all servers' with commas between
     #[arg(long, env = "CAUSEY_NATS_MONITORING_URL")]
     pub nats_monitoring_url: Option<String>,
 

@@ -134,7 +134,7 @@ impl<O: Outside> Desk<O> {
     pub(crate) async fn serve(self, shutdown: CancellationToken) -> Result<(), Unanswered> {
         let mut role = self.committed.role();
         loop {
-            let now = role.borrow_and_update().clone();
+            let now = role.take();
             let changed = role.changed();
             let served = tokio::select! {
                 biased;

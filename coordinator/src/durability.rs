@@ -1,4 +1,4 @@
-//! Whether the NATS server syncs every write before it acknowledges. With its default it syncs every two minutes: an
+//! Whether every NATS server syncs each write before it acknowledges. With its default it syncs every two minutes: an
 //! acknowledgement then survives kill -9 of the server, but no power loss.
 
 use serde_json::Value;
@@ -13,21 +13,35 @@ pub enum Error {
     #[error("failed to read {url}: {reason}\nhint: check --nats-monitoring-url, or give --unsafe-durability")]
     Unreadable { url: String, reason: String },
     #[error(
-        "the NATS server does not sync every write (sync_interval is not `always`)\nhint: set `sync_interval: always` in its jetstream block (see deploy/nats), or give --unsafe-durability"
+        "the NATS server of {url} does not sync every write (sync_interval is not `always`)\nhint: set `sync_interval: always` in its jetstream block (see deploy/nats), or give --unsafe-durability"
     )]
-    NotAlways,
+    NotAlways { url: String },
 }
 
-/// Reads the server's monitoring data and checks that `sync_interval` is `always`.
+/// Reads the monitoring data of each server that `urls` names, separated by commas, and checks that `sync_interval` is `always`.
 ///
 /// # Errors
 /// [`Error`] when it is not, or cannot be read.
-pub(crate) async fn check(monitoring_url: Option<&str>) -> Result<(), Error> {
-    let base = monitoring_url.ok_or(Error::Unknown)?;
-    let url = format!("{}/varz", base.trim_end_matches('/'));
-    let read = async { reqwest::get(&url).await?.error_for_status()?.json::<Value>().await };
-    let varz = read.await.map_err(|error: reqwest::Error| Error::Unreadable { url, reason: error.to_string() })?;
-    if syncs_always(&varz) { Ok(()) } else { Err(Error::NotAlways) }
+pub(crate) async fn check(urls: Option<&str>) -> Result<(), Error> {
+    let urls = addresses(urls.unwrap_or_default());
+    if urls.is_empty() {
+        return Err(Error::Unknown);
+    }
+    for url in urls {
+        let read = async { reqwest::get(&url).await?.error_for_status()?.json::<Value>().await };
+        match read.await {
+            Ok(varz) if syncs_always(&varz) => {}
+            Ok(_) => return Err(Error::NotAlways { url }),
+            Err(error) => return Err(Error::Unreadable { url, reason: error.to_string() }),
+        }
+    }
+    Ok(())
+}
+
+/// Where the data of each server lies.
+fn addresses(urls: &str) -> Vec<String> {
+    let named = urls.split(',').map(|url| url.trim().trim_end_matches('/')).filter(|url| !url.is_empty());
+    named.map(|url| format!("{url}/varz")).collect()
 }
 
 fn syncs_always(varz: &Value) -> bool {
@@ -38,6 +52,12 @@ fn syncs_always(varz: &Value) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn every_server_of_a_cluster_is_read() {
+        assert_eq!(addresses("http://a:8222/, http://b:8222"), ["http://a:8222/varz", "http://b:8222/varz"]);
+        assert!(addresses(" ,").is_empty());
+    }
 
     /// Row 12 of the fault model.
     #[test]

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::committed::Committed;
 use crate::histories::{self, Histories};
+use crate::outside::Aside;
 use crate::stored::{self, Search};
 
 /// Questions answered at the same time.
@@ -78,10 +79,11 @@ struct Candidate {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Finder(Arc<Inner>);
+pub(crate) struct Finder<T>(Arc<Inner<T>>);
 
 #[derive(Debug)]
-struct Inner {
+struct Inner<T> {
+    thread: T,
     committed: Arc<Committed>,
     store: Arc<Store>,
     histories: Histories,
@@ -89,10 +91,10 @@ struct Inner {
     looking: Semaphore,
 }
 
-impl Finder {
-    pub(crate) fn new(committed: Arc<Committed>, store: Arc<Store>, notice: mpsc::Sender<Input>) -> Self {
+impl<T: Aside + Send + Sync + 'static> Finder<T> {
+    pub(crate) fn new(thread: T, committed: Arc<Committed>, store: Arc<Store>, notice: mpsc::Sender<Input>) -> Self {
         let (histories, looking) = (Histories::default(), Semaphore::new(LOOKING_MAX));
-        Self(Arc::new(Inner { committed, store, histories, notice, looking }))
+        Self(Arc::new(Inner { thread, committed, store, histories, notice, looking }))
     }
 
     /// Looks, and says what it found. What keeps the store from answering is waited out; what will never be there is told.
@@ -118,7 +120,7 @@ impl Finder {
     }
 }
 
-impl Inner {
+impl<T: Aside + Sync> Inner<T> {
     async fn look(&self, sought: &Sought) -> Result<Found, Error> {
         let (run, flow) = self.earlier(sought.earlier).await?;
         if let Some(digest) = whole_chunk(&run, &flow, sought) {
@@ -138,7 +140,7 @@ impl Inner {
         if let Some(whole) = whole {
             return Ok(whole);
         }
-        let history = self.histories.read(&self.store, id).await.map_err(|source| Error::History { run: id, source })?;
+        let history = self.histories.read(&self.thread, &self.store, id).await.map_err(|source| Error::History { run: id, source })?;
         let history = history.ok_or(Error::NoRun(id))?;
         Ok((history.run.clone(), history.flow.clone()))
     }

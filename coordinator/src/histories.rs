@@ -8,6 +8,8 @@ use causey_engine::{History, HistoryError};
 use causey_protocol::id::RunId;
 use causey_protocol::upkeep::history_path;
 
+use crate::outside::Aside;
+
 /// Histories kept in memory, and their size in bytes; one stays whatever its size.
 const KEPT: usize = 8;
 const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -19,8 +21,6 @@ pub(crate) enum Error {
     Store(#[from] StoreError),
     #[error(transparent)]
     History(#[from] HistoryError),
-    #[error("the thread that decoded the history failed")]
-    Thread(#[from] tokio::task::JoinError),
 }
 
 /// Histories read lately, the newest last.
@@ -28,17 +28,17 @@ pub(crate) enum Error {
 pub(crate) struct Histories(Mutex<VecDeque<(RunId, usize, Arc<History>)>>);
 
 impl Histories {
-    /// The history of a run; `None` if none is stored.
+    /// The history of a run, decoded on another thread; `None` if none is stored.
     ///
     /// # Errors
     /// [`Error`] when there is one that cannot be read.
-    pub(crate) async fn read(&self, store: &Store, run: RunId) -> Result<Option<Arc<History>>, Error> {
+    pub(crate) async fn read(&self, thread: &impl Aside, store: &Store, run: RunId) -> Result<Option<Arc<History>>, Error> {
         if let Some(kept) = self.get(run) {
             return Ok(Some(kept));
         }
         let Some(bytes) = store.get(&history_path(run)).await? else { return Ok(None) };
         let size = bytes.len();
-        let history = Arc::new(tokio::task::spawn_blocking(move || History::read(&bytes)).await??);
+        let history = Arc::new(thread.aside(move || History::read(&bytes)).await?);
         self.keep(run, size, history.clone());
         Ok(Some(history))
     }

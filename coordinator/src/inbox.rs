@@ -19,7 +19,7 @@ pub(crate) async fn read(outside: impl Outside, stream: &'static str, mut after:
     let mut delays = Delays::new(Duration::from_millis(5), Duration::from_secs(1));
     let mut connected = outside.link().made();
     loop {
-        connected.mark_unchanged();
+        connected.mark_seen();
         let mut messages = match outside.read(stream, after).await {
             Ok(messages) => messages,
             Err(error) => {

@@ -316,8 +316,18 @@ impl Machine for JetStream {
     }
 }
 
-impl Aside for JetStream {
+/// The threads of the runtime for work that blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Threads;
+
+impl Aside for Threads {
     async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         tokio::task::spawn_blocking(work).await.expect("work aside does not panic")
+    }
+}
+
+impl Aside for JetStream {
+    async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        Threads.aside(work).await
     }
 }

@@ -28,6 +28,7 @@ pub mod publisher;
 pub mod readers;
 pub mod recover;
 pub mod sealed;
+pub mod signal;
 pub mod snapshot;
 mod standby;
 mod stored;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causey_protocol::id::{PoolName, Timestamp};
-use tokio::sync::watch;
 
 use crate::publisher::{Answer, Token};
+use crate::signal;
 
 /// Everything together.
 pub trait Outside: Streams + Queues + Keys + Words + Machine + Aside {}
@@ -241,19 +241,19 @@ pub trait Aside {
 #[derive(Clone, Debug)]
 pub struct Link {
     /// Counts up with every (re)connect; what was in flight before may be lost.
-    made: watch::Receiver<u64>,
-    up: watch::Receiver<bool>,
+    made: signal::Receiver<u64>,
+    up: signal::Receiver<bool>,
 }
 
 impl Link {
     #[must_use]
-    pub fn new(made: watch::Receiver<u64>, up: watch::Receiver<bool>) -> Self {
+    pub fn new(made: signal::Receiver<u64>, up: signal::Receiver<bool>) -> Self {
         Self { made, up }
     }
 
     /// A signal of every (re)connect.
     #[must_use]
-    pub fn made(&self) -> watch::Receiver<u64> {
+    pub fn made(&self) -> signal::Receiver<u64> {
         self.made.clone()
     }
 
@@ -263,7 +263,7 @@ impl Link {
     /// When the client has ended.
     pub(crate) async fn is_up(&mut self) -> Result<(), Unanswered> {
         self.up.wait_for(|up| *up).await.map_err(Unanswered::new)?;
-        self.made.mark_unchanged();
+        self.made.mark_seen();
         Ok(())
     }
 

@@ -49,7 +49,7 @@ pub(crate) struct Performer<O: Outside> {
     notify_tail: u64,
     announced: Position,
     notice: mpsc::Sender<Input>,
-    finder: Finder,
+    finder: Finder<O>,
 }
 
 impl<O: Outside> Performer<O> {
@@ -60,7 +60,7 @@ impl<O: Outside> Performer<O> {
         committed: Arc<Committed>,
         notice: mpsc::Sender<Input>,
     ) -> Self {
-        let finder = Finder::new(committed, store.clone(), notice.clone());
+        let finder = Finder::new(outside.clone(), committed, store.clone(), notice.clone());
         Self {
             publisher,
             outside,

@@ -9,12 +9,12 @@ use causey_protocol::backoff::Delays;
 use causey_protocol::record::GENERATION;
 use causey_protocol::subject;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{LEADERSHIP_RENEWAL, LEADERSHIP_TTL};
 use crate::outside::{Bucket as _, Entry, Outside, Unanswered, Watch as _};
+use crate::signal;
 
 /// What every version reads: written as long as nothing is known of the others.
 const FIRST_GENERATION: u32 = 1;
@@ -66,12 +66,12 @@ impl Readers {
 
 /// What may be written now, and a signal of its changes.
 #[derive(Clone, Debug)]
-pub struct Writable(watch::Receiver<Writes>);
+pub struct Writable(signal::Receiver<Writes>);
 
 impl Writable {
     #[must_use]
     pub fn now(&self) -> Writes {
-        self.0.borrow().clone()
+        self.0.get()
     }
 
     /// Returns at the next change. Safe to drop at its await.
@@ -90,7 +90,7 @@ pub(crate) struct Announcer<O> {
     key: String,
     value: Bytes,
     readers: Readers,
-    writes: watch::Sender<Writes>,
+    writes: signal::Sender<Writes>,
 }
 
 impl<O> Announcer<O> {
@@ -99,8 +99,9 @@ impl<O> Announcer<O> {
         let key = subject::coordinator_key(id);
         let value = serde_json::to_vec(&Reader { name: name.into(), reads: GENERATION }).expect("a reader serializes");
         let readers = Readers::default();
-        let (writes, writable) = watch::channel(readers.writes(&key));
-        (Self { outside, key, value: value.into(), readers, writes }, Writable(writable))
+        let writes = signal::Sender::new(readers.writes(&key));
+        let writable = Writable(writes.subscribe());
+        (Self { outside, key, value: value.into(), readers, writes }, writable)
     }
 }
 

@@ -111,7 +111,7 @@ async fn check(this: &mut Coordinator<impl Outside>) -> Result<u64, Error> {
 fn serve(this: &mut Coordinator<impl Outside>) -> Result<(), Error> {
     this.check_store()?;
     this.fold.announce();
-    let starting = *this.fold.committed.role().borrow() == Role::Starting;
+    let starting = this.fold.committed.role().get() == Role::Starting;
     if starting {
         this.fold.committed.set_role(Role::Standby { leader: None });
     }

@@ -77,7 +77,7 @@ impl<O: Outside> Sweep<O> {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(self.ack_wait) => {}
             }
-            if *role.borrow() != Role::Leader {
+            if role.get() != Role::Leader {
                 self.suspects.clear();
                 self.missing.clear();
                 continue;

@@ -105,7 +105,7 @@ impl<O: Outside> Upkeep<O> {
                 () = shutdown.cancelled() => return,
                 _ = round.tick() => {}
             }
-            let leading = *role.borrow() == Role::Leader;
+            let leading = role.get() == Role::Leader;
             if !leading {
                 continue;
             }

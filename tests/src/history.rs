@@ -1,8 +1,9 @@
-//! The history checker: reads log, notify stream and store from outside and judges the invariants of the design (I1–I4, I6–I8, I11,
-//! and the engine's own). It folds records one by one, so that every record is judged in the state it was decided in.
+//! The history checker: reads log, inbox, notify stream and store from outside and judges the invariants of the design (I1–I4, I6–I8,
+//! I11; with `bounds` I10, with `reports` I14; and the engine's own). It folds records one by one, so that every record is judged in the state it was decided in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FilePath;
+use std::sync::Arc;
 
 use async_nats::Client;
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use causey_protocol::record::{Cause, ItemReused, ItemSucceeded, Position, Record
 use causey_protocol::subject;
 use serde_json::Value;
 
+use crate::bounds::Bounds;
+use crate::reports::Reports;
 use crate::wait::until;
 
 /// A task of any run.
@@ -48,6 +51,8 @@ pub struct History {
     pub notices: Vec<Notice>,
     /// Last sequences of the inbox and the events stream.
     inputs: (u64, u64),
+    /// Messages of the inbox, subject and payload; `None` when it does not begin with its first one.
+    inbox: Option<Vec<(String, Bytes)>>,
 }
 
 struct Raw {
@@ -129,8 +134,12 @@ impl History {
             Entry { sequence: raw.sequence, subject: raw.subject, payload: raw.payload, turn }
         });
         let entries = entries.collect();
-        let inputs = (last_sequence(client, subject::INBOX_STREAM).await, last_sequence(client, subject::EVENT_STREAM).await);
-        Self { entries, notices, inputs }
+        // After the log: what follows from a message came after it.
+        let (last, messages) = messages(client, subject::INBOX_STREAM).await;
+        let inputs = (last, last_sequence(client, subject::EVENT_STREAM).await);
+        let whole = messages.len() as u64 == last;
+        let inbox = whole.then(|| messages.into_iter().map(|raw| (raw.subject, raw.payload)).collect());
+        Self { entries, notices, inputs, inbox }
     }
 
     /// Every record with its place, in order.
@@ -178,7 +187,11 @@ impl History {
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let mut checker = Checker::default();
+        let mut checker = Checker::within(Bounds::default());
+        // What was lost with an operator's consent was there when it was decided about.
+        let loss = |(_, record): (Position, &Record)| matches!(record, Record::LossAccepted { .. });
+        checker.reports.is_trimmed = self.inbox.is_none() || self.records().any(loss);
+        self.inbox.iter().flatten().for_each(|(subject, payload)| checker.reports.stored(subject, payload));
         for entry in &self.entries {
             checker.turn(entry, &mut found);
         }
@@ -251,16 +264,20 @@ pub struct Checker {
     watermarks: (u64, u64, Position),
     /// Notifications by their id.
     decided: BTreeMap<String, Position>,
-}
-
-impl Default for Checker {
-    fn default() -> Self {
-        let (state, judge, previous) = (State::default(), Judge::default(), Digest([0; 32]));
-        Self { state, judge, previous, watermarks: (0, 0, Position::default()), decided: BTreeMap::new() }
-    }
+    bounds: Bounds,
+    /// To be told of every message of the inbox before a turn is judged that may follow from it.
+    pub reports: Reports,
 }
 
 impl Checker {
+    /// One that knows how the coordinators are configured.
+    #[must_use]
+    pub fn within(bounds: Bounds) -> Self {
+        let (state, judge, previous) = (State::default(), Judge::default(), Digest([0; 32]));
+        let (watermarks, decided) = ((0, 0, Position::default()), BTreeMap::new());
+        Self { state, judge, previous, watermarks, decided, bounds, reports: Reports::default() }
+    }
+
     /// Judges the next turn.
     pub fn turn(&mut self, entry: &Entry, found: &mut Vec<String>) {
         self.chain(entry, found);
@@ -272,6 +289,8 @@ impl Checker {
         self.state.epoch = turn.epoch;
         for (index, record) in (0..).zip(&turn.records) {
             self.judge.record(&self.state, record, found);
+            self.bounds.record(&self.state, record, found);
+            self.reports.record(&self.state, record, found);
             if let Record::Notified { id, .. } = record {
                 let position = Position { sequence: *sequence, index };
                 if let Some(before) = self.decided.insert(id.to_string(), position) {
@@ -281,6 +300,7 @@ impl Checker {
             self.state.apply(record);
         }
         self.state.cover(turn.inbox, turn.events, turn.announced);
+        self.bounds.turn(&self.state, (entry.payload.len(), turn.records.len()), found);
         found.extend(causey_engine::violations(&self.state).into_iter().map(|text| format!("after turn {sequence}: {text}")));
     }
 
@@ -663,6 +683,9 @@ impl Judge {
         }
         self.attempts.insert(task.clone(), attempt);
         self.ready(state, task, found);
+        if let Some(flow) = flow_of(state, task) {
+            self.passed_gates(&flow, task, found);
+        }
     }
 
     /// A result of an earlier run becomes that of a task.
@@ -675,15 +698,14 @@ impl Judge {
         }
     }
 
-    /// I4: everything a task takes has an accepted result.
+    /// I4: everything a task takes has an accepted result. What it waits for beside that comes after an earlier result was sought for it.
     fn ready(&self, state: &State, task: &Task, found: &mut Vec<String>) {
-        let Some(flow) = state.runs.get(&task.0).and_then(|run| state.flow_of(run)) else {
+        let Some(flow) = flow_of(state, task) else {
             found.push(format!("I4: {task:?} was opened in a run that is not known"));
             return;
         };
         let missing = self.needs(&flow, task).into_iter().filter(|needed| !needed.iter().any(|one| self.accepted.contains(one)));
         found.extend(missing.map(|needed| format!("I4: {task:?} was dispatched before one of {needed:?} was accepted")));
-        self.passed_gates(&flow, task, found);
     }
 
     /// A run that a task started: its result was accepted, and nobody else's place was taken.
@@ -773,6 +795,10 @@ impl Judge {
             found.push(format!("I3: attempt {attempt} of {task:?} got a result while it was not open"));
         }
     }
+}
+
+fn flow_of(state: &State, task: &Task) -> Option<Arc<Flow>> {
+    state.flow_of(state.run(task.0)?)
 }
 
 /// A foreach's items, and a gang's members, lie one level below the task that opened it.

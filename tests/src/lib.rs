@@ -2,12 +2,14 @@
 //! and judges the streams and the store from outside. It stops what it started and nothing else.
 
 pub mod api;
+pub mod bounds;
 pub mod cable;
 pub mod cluster;
 pub mod decoders;
 pub mod history;
 pub mod process;
 pub mod project;
+pub mod reports;
 pub mod service;
 pub mod simulation;
 pub mod stack;

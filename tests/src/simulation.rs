@@ -2,11 +2,13 @@
 //! befall whom; after every turn the invariants of the design are judged.
 //!
 //! `plan` is what befalls a world; `world` runs processes in it; `server` is NATS as it is at its worst; `node` is a process's way to
-//! all this; `bench` and `client` are the people: user code and those who want something.
+//! all this; `bench` is user code, `client`, `clerk` and `forger` are the people: those who want something, answer and cheat.
 
 mod bench;
+mod clerk;
 mod client;
 mod flows;
+mod forger;
 mod judge;
 mod mailbox;
 mod node;
@@ -34,10 +36,12 @@ use causey_engine::State;
 use causey_protocol::artifact::blob_path;
 use causey_protocol::id::{Digest, Timestamp};
 use causey_protocol::live::Offer;
+use causey_protocol::share::{Share, Shares};
+use causey_worker::{Gangs, Leader};
 use tokio::time::Instant;
 
 use bench::Simulated;
-use client::Client;
+use client::{Client, USERS};
 use node::{Node, StoreWay};
 pub use plan::{Fault, Mistake, Plan, What, Whom};
 use world::{Process, Role, World, lock};
@@ -50,6 +54,9 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 
 /// Everything must be over so long after the last fault.
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Longest time for finding a smaller plan.
+const SHRINKING_MAX: Duration = Duration::from_secs(60);
 
 /// What came of a world.
 #[derive(Clone, Debug)]
@@ -64,6 +71,8 @@ pub struct Verdict {
     pub turns: usize,
     /// Simulated time.
     pub lasted: Duration,
+    /// The faults that came, each with its time and whom it befell, in words.
+    pub came: Vec<String>,
     /// Why coordinators refused to go on.
     pub refusals: Vec<String>,
     /// Faults that had not come when everything was over.
@@ -97,8 +106,12 @@ async fn through(plan: Plan) -> Verdict {
     for (number, (pool, slots)) in WORKERS.into_iter().enumerate() {
         tokio::spawn(keep_worker(world.clone(), number, pool, slots));
     }
-    let process = world.boot("client", Role::Client);
-    let client = tokio::spawn(Client::new(Node { world: world.clone(), process }).live());
+    let person = |name| {
+        let process = world.boot(name, Role::Client);
+        Client::new(Node { world: world.clone(), process }, name)
+    };
+    let client = tokio::spawn(person("client").live());
+    tokio::spawn(clerk::answer(person("clerk")));
     let lasted = until_over(&world, client).await;
     let mut judge = lock(&world.judge);
     judge.close();
@@ -113,6 +126,7 @@ async fn through(plan: Plan) -> Verdict {
         steps: world.steps(),
         turns: judge.turns(),
         lasted,
+        came: world.came(),
         refusals,
         faults_left: world.faults_left(),
     }
@@ -201,8 +215,8 @@ async fn keep_coordinator(world: Arc<World>, number: usize, refusals: Arc<Mutex<
             holder: Holder::unseen(&name, u32::try_from(process.id % 1_000_000).unwrap_or_default()),
             id: format!("c{}", process.id),
             ack_wait: ACK_WAIT,
-            shares: Default::default(),
-            upkeep: Settings { snapshot_interval: Duration::from_secs(7), snapshot_records: 60, runs_whole: 2 },
+            shares: shares(&world),
+            upkeep: Settings { snapshot_interval: Duration::from_secs(7), snapshot_records: 60, runs_whole: judge::RUNS_WHOLE },
             shutdown: process.stop.clone(),
         });
         let committed = parts.committed.clone();
@@ -235,6 +249,15 @@ async fn keep_coordinator(world: Arc<World>, number: usize, refusals: Arc<Mutex<
     }
 }
 
+/// What tenants get: in half of the worlds nobody has said anything about that.
+fn shares(world: &World) -> Shares {
+    if world.plan.seed.is_multiple_of(2) {
+        return Shares::default();
+    }
+    let tenants = [(USERS[0].to_owned(), Share { weight: 3, window: Some(4) }), (USERS[1].to_owned(), Share { weight: 1, window: None })];
+    Shares { tenants: tenants.into(), others: Share { weight: 1, window: Some(3) }, runs_max: None }
+}
+
 fn in_words(error: &Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
@@ -242,10 +265,9 @@ fn in_words(error: &Error) -> String {
 /// Runs a worker, again and again.
 async fn keep_worker(world: Arc<World>, number: usize, pool: &'static str, slots: u32) {
     let name = format!("worker-{number}");
-    let flows = Arc::new(flows::submitted().into_iter().chain(flows::deployed()).collect::<Vec<_>>());
     loop {
         let process = world.boot(&name, Role::Worker);
-        let ended = run_worker(&world, &process, &flows, (&name, pool, slots));
+        let ended = run_worker(&world, &process, (&name, pool, slots));
         tokio::select! {
             biased;
             () = process.dead.cancelled() => {}
@@ -257,12 +279,7 @@ async fn keep_worker(world: Arc<World>, number: usize, pool: &'static str, slots
     }
 }
 
-async fn run_worker(
-    world: &Arc<World>,
-    process: &Arc<Process>,
-    flows: &Arc<Vec<Arc<causey_protocol::flow::Flow>>>,
-    who: (&str, &str, u32),
-) {
+async fn run_worker(world: &Arc<World>, process: &Arc<Process>, who: (&str, &str, u32)) {
     let node = Node { world: world.clone(), process: process.clone() };
     let (event_sender, events) = tokio::sync::mpsc::unbounded_channel();
     *lock(&process.connects) = Some(event_sender.clone());
@@ -278,7 +295,12 @@ async fn run_worker(
         started: Timestamp(world.clock(process) + process.id % 1_000),
     };
     let setup = causey_worker::life::Setup {
-        bench: Arc::new(Simulated { node: node.clone(), store, flows: flows.clone() }),
+        bench: Arc::new(Simulated {
+            leader: Leader::new(node.clone(), &offer.pool, &offer.worker),
+            node: node.clone(),
+            store,
+            gangs: Gangs::default(),
+        }),
         outside: node,
         offer,
         ack_wait: ACK_WAIT,
@@ -295,7 +317,7 @@ async fn run_worker(
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub seed: u64,
-    /// Its smallest plan, what is broken, and what happened last.
+    /// See [`report`].
     pub report: String,
 }
 
@@ -333,33 +355,46 @@ pub fn quiet() -> impl Outside + causey_worker::outside::Outside {
     Node { world, process }
 }
 
-/// A plan with as few faults as still break an invariant.
+/// A plan of which no single fault can be left out, unless that takes too long to find: halves of its faults are left out as long as it
+/// still breaks an invariant, then smaller pieces, then one at a time.
 #[must_use]
 pub fn shrink(plan: &Plan) -> (Plan, Verdict) {
+    let begun = std::time::Instant::now();
     let mut best = (plan.clone(), live(plan));
-    let mut place = 0;
-    while place < best.0.faults.len() {
-        let mut smaller = best.0.clone();
-        smaller.faults.remove(place);
-        let verdict = live(&smaller);
-        if verdict.violations.is_empty() {
-            place += 1;
-        } else {
-            best = (smaller, verdict);
+    let mut piece = best.0.faults.len();
+    while piece > 0 {
+        let (mut place, before) = (0, best.0.faults.len());
+        while place < best.0.faults.len() && begun.elapsed() < SHRINKING_MAX {
+            let mut smaller = best.0.clone();
+            smaller.faults.drain(place..(place + piece).min(smaller.faults.len()));
+            let verdict = live(&smaller);
+            if verdict.violations.is_empty() {
+                place += piece;
+            } else {
+                best = (smaller, verdict);
+            }
         }
+        // What was needed may no longer be, now that others are gone.
+        let again = piece == 1 && best.0.faults.len() < before && begun.elapsed() < SHRINKING_MAX;
+        piece = if again { 1 } else { piece / 2 };
     }
     best
 }
 
-/// What a failing seed is shown as: its smallest plan, what is broken, and what happened last.
+/// What a failing seed is shown as: its smallest plan, what is broken, what happened last, and how to see it again.
 #[must_use]
 pub fn report(plan: &Plan) -> String {
     let (plan, verdict) = shrink(plan);
-    let mut text = format!("seed {} fails; the faults that are needed:\n", plan.seed);
-    plan.faults.iter().for_each(|fault| writeln!(text, "  {fault}").expect("text takes text"));
-    text.push_str("broken:\n");
-    verdict.violations.iter().for_each(|what| writeln!(text, "  {what}").expect("text takes text"));
-    text.push_str("what happened:\n");
-    verdict.notes.iter().for_each(|what| writeln!(text, "  {what}").expect("text takes text"));
+    let mut text = String::new();
+    let mut part = |title: String, lines: &mut dyn Iterator<Item = &String>| {
+        writeln!(text, "{title}").expect("text takes text");
+        lines.for_each(|line| writeln!(text, "  {line}").expect("text takes text"));
+    };
+    let (broken, faults) = (&verdict.violations, &plan.faults);
+    part("what happened:".into(), &mut verdict.notes.iter());
+    part(format!("seed {} breaks an invariant:", plan.seed), &mut broken.iter());
+    part(format!("the faults that are needed ({}):", faults.len()), &mut faults.iter().map(Fault::to_string).collect::<Vec<_>>().iter());
+    part("of them came:".into(), &mut verdict.came.iter());
+    part(format!("replay: {}", plan.command()), &mut std::iter::empty());
     text
 }

@@ -1,6 +1,6 @@
 //! Seeds of the simulation, and proof that it can fail.
 
-use causey_tests::simulation::{Mistake, Plan, Verdict, live, many};
+use causey_tests::simulation::{Mistake, Plan, Verdict, live, many, report, shrink};
 
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 1_000;
@@ -11,6 +11,20 @@ fn many_worlds_keep_every_invariant() {
     let reports: Vec<&str> = failures.iter().map(|failure| failure.report.as_str()).collect();
     assert!(reports.is_empty(), "{} of {lived} seeds fail\n\n{}", reports.len(), reports.join("\n\n"));
     assert_eq!(lived, SEEDS);
+}
+
+/// Seeds that are lived through twice.
+const REPLAYED: u64 = 24;
+
+#[test]
+fn a_seed_is_the_same_world_each_time() {
+    for seed in 0..REPLAYED {
+        let plan = Plan::of(seed);
+        let first = live(&plan);
+        // Nothing may come from the thread or from what has run on it before.
+        let again = std::thread::scope(|scope| scope.spawn(|| live(&plan)).join()).expect("the world does not panic");
+        assert_eq!((first.trace, first.steps, first.notes), (again.trace, again.steps, again.notes), "seed {seed}");
+    }
 }
 
 /// The first world with this mistake in which it shows.
@@ -25,6 +39,23 @@ fn a_log_without_compare_and_set_is_noticed() {
     let verdict = caught(Mistake::NoCompareAndSet);
     let broken = |name: &str| verdict.violations.iter().any(|what| what.starts_with(name));
     assert!(broken("I11") || broken("I7"), "{:?}", verdict.violations);
+}
+
+#[test]
+fn a_failing_seed_is_replayed_by_the_few_faults_that_it_needs() {
+    let mistake = Mistake::NoCompareAndSet;
+    let plans = (0..400).map(|seed| Plan::of(seed).with(mistake));
+    let mut failing = plans.filter(|plan| plan.faults.len() > 5 && !live(plan).violations.is_empty());
+    let plan = failing.next().expect("a log without compare-and-set is noticed in one of many worlds");
+    let (smallest, verdict) = shrink(&plan);
+    assert!((1..=3).contains(&smallest.faults.len()), "of {} faults these are left: {:?}", plan.faults.len(), smallest.faults);
+    let numbers: Vec<usize> = smallest.faults.iter().map(|fault| fault.number).collect();
+    let again = live(&Plan::of(plan.seed).with(mistake).only(&numbers));
+    assert_eq!((again.trace, again.violations), (verdict.trace, verdict.violations));
+    let shown = report(&plan);
+    let faults: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    let command = format!("replay: make soak SEED={} FAULTS={}", plan.seed, faults.join(","));
+    assert!(shown.contains(&command) && shown.contains(&smallest.faults[0].to_string()), "{shown}");
 }
 
 #[test]

@@ -30,6 +30,7 @@ use crate::live::Live;
 use crate::nats::Nats;
 use crate::output::{LiveChunk, Output};
 use crate::package::Packages;
+use crate::place::Places;
 use crate::process::{self, FlowCode};
 use crate::report::{Confirm, Reports};
 use crate::result::{self, Ended, Ending};
@@ -59,6 +60,7 @@ pub(crate) struct Tools {
     pub(crate) live: Live,
     pub(crate) leader: Leader<Nats>,
     pub(crate) gangs: Gangs,
+    pub(crate) places: Places,
 }
 
 /// One task of a dispatch.
@@ -93,7 +95,9 @@ impl Job {
         ReportItem { run, step, path: path.clone(), visit: *visit, attempt: *attempt, outcome }
     }
 
-    fn note(&self) -> TaskNote {
+    /// What its object says about it.
+    #[must_use]
+    pub fn note(&self) -> TaskNote {
         let Dispatch { run, run_name, flow, step, .. } = &*self.dispatch;
         let DispatchedTask { path, visit, attempt, .. } = self.task();
         let (run_name, flow, step, path) = (run_name.clone(), flow.clone(), step.clone(), path.clone());
@@ -220,7 +224,7 @@ pub(crate) type Fault = (FailureKind, ErrorInfo);
 async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &CancellationToken) -> Result<Option<Ran>, Fault> {
     let ready = async {
         let (runner, inputs) = ready_runner(tools, job, reports).await?;
-        let gang = if job.dispatch.gang { tools.gangs.gather(&tools.leader, job, reports).await? } else { Vec::new() };
+        let gang = if job.dispatch.gang { gather(tools, job, reports).await? } else { Vec::new() };
         Ok::<_, Fault>((runner, inputs, gang))
     };
     let (mut runner, inputs, gang) = tokio::select! {
@@ -248,6 +252,15 @@ async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &Cancellatio
     let Some(ended) = running.drive(&mut runner, end).await else { return Ok(None) };
     let (output, started) = (running.output, running.started);
     Ok(Some(Ran { ended, output, started, at: now(), runner: Some(runner) }))
+}
+
+/// The addresses of the attempt's gang, once all its members are there.
+async fn gather(tools: &Tools, job: &Job, reports: &Reports) -> Result<Vec<Address>, Fault> {
+    let member = tools.gangs.member(job);
+    // The socket keeps other members on this host off the port; user code opens one of its own there.
+    let placed = tools.places.place().await;
+    let (address, _socket) = placed.map_err(|error| (FailureKind::Infrastructure, result::infrastructure(&job.dispatch.step, &error)))?;
+    Ok(member.gather(&tools.leader, reports, address, now()).await)
 }
 
 /// A process for the attempt, and its inputs.

@@ -21,14 +21,16 @@ pub(crate) enum AskError {
     Answer(#[from] DecodeError),
 }
 
+/// The questions of one worker.
 #[derive(Clone, Debug)]
-pub(crate) struct Leader<O> {
+pub struct Leader<O> {
     outside: O,
     subject: String,
 }
 
 impl<O: Outside> Leader<O> {
-    pub(crate) fn new(outside: O, pool: &PoolName, worker: &WorkerName) -> Self {
+    #[must_use]
+    pub fn new(outside: O, pool: &PoolName, worker: &WorkerName) -> Self {
         Self { outside, subject: subject::live_worker(pool, worker) }
     }
 

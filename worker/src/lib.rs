@@ -27,6 +27,7 @@ pub mod nats;
 mod output;
 pub mod outside;
 mod package;
+mod place;
 mod presence;
 mod process;
 mod pull;
@@ -39,7 +40,10 @@ mod template;
 mod worker;
 
 pub use attempt::Job;
+pub use gang::{Gangs, Member};
+pub use leader::Leader;
 pub use report::{Confirm, Reports};
+pub use result::stored_outcome;
 pub use worker::Event;
 
 use tokio_util::sync::CancellationToken;

@@ -119,7 +119,8 @@ fn not_stored(ending: &Ending<'_>, failure: Option<(FailureKind, ErrorInfo)>, er
 }
 
 /// The outcome that a stored object tells.
-pub(crate) fn stored_outcome(object: &Object) -> Outcome {
+#[must_use]
+pub fn stored_outcome(object: &Object) -> Outcome {
     let (digest, bytes) = (object.digest(), object.size());
     let Manifest { task, next, foreach, error, report, .. } = &object.manifest;
     let Some(ReportNote { started, ended, failure, publications, children }) = report.clone() else {

@@ -21,6 +21,7 @@ use crate::leader::Leader;
 use crate::life::{self, FAREWELL_TIME_MAX, Setup};
 use crate::live::Live;
 use crate::package::Packages;
+use crate::place::Places;
 use crate::presence;
 use crate::process::Interpreter;
 use crate::{leftover, nats};
@@ -46,7 +47,8 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         packages: Packages::new(folder.join("packages"), cache),
         hosts: Hosts::open(interpreter(&config)?, &folder.join("hosts"), &folder.join("tasks"), offer.slots)?,
         live: Live::open(nats.clone()),
-        gangs: Gangs::new(&config)?,
+        gangs: Gangs::default(),
+        places: Places::new(&config)?,
         leader: Leader::new(nats.clone(), &config.pool, &config.name),
     });
     let stopping = CancellationToken::new();

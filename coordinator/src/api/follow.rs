@@ -15,7 +15,7 @@ use causey_protocol::id::RunId;
 use causey_protocol::record::RunState;
 use futures_util::{Stream, stream};
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::context::{Context, find_run, run_and_flow};
 use super::extract::{Named, SEQUENCE};
@@ -24,6 +24,7 @@ use super::logs::ChunkView;
 use super::refusal::Refusal;
 use super::run_view::{self, RunView};
 use crate::committed::Progress;
+use crate::signal;
 
 /// Shortest time between two states of a run.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -90,7 +91,7 @@ struct Follower {
     context: Context,
     run: RunId,
     output: mpsc::Receiver<Bytes>,
-    progress: watch::Receiver<Progress>,
+    progress: signal::Receiver<Progress>,
     phase: Phase,
     /// The state sent last.
     shown: Option<Look>,
@@ -175,7 +176,7 @@ impl Follower {
 
     /// Compares the run with what was shown last. The first state is shown even of a run that has ended.
     fn look(&mut self) -> Found {
-        self.progress.borrow_and_update();
+        self.progress.mark_seen();
         let began = Instant::now();
         let state = self.context.read();
         let Ok((run, flow)) = run_and_flow(&state, self.run) else { return Found::Ended };

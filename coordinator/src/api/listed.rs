@@ -11,6 +11,7 @@ use causey_protocol::record::RunState;
 use super::context::{Shared, find_run, not_found, run_and_flow};
 use super::refusal::Refusal;
 use super::run_view::{self, RunView};
+use crate::jetstream::Threads;
 
 impl Shared {
     /// Looks at the run that `text` names or is the id of; `look` also gets the log sequence that the answer reflects.
@@ -32,7 +33,7 @@ impl Shared {
     }
 
     async fn history(&self, run: RunId) -> Result<Arc<History>, Refusal> {
-        let read = self.histories.read(&self.api.store, run).await;
+        let read = self.histories.read(&Threads, &self.api.store, run).await;
         let found = read.map_err(|error| Refusal::store(&format!("read the history of run {run}"), &error))?;
         found.ok_or_else(|| not_found(format!("no run `{run}`"), "list the runs: causey runs"))
     }

@@ -21,7 +21,7 @@ pub(super) async fn readyz(State(context): State<Context>) -> Result<&'static st
         let problem = Problem::new(Code::BROKER, "the NATS server is not connected");
         return Err(problem.hint("check that it runs and that CAUSEY_NATS_URL is right").into());
     }
-    match *context.api.committed.role().borrow() {
+    match context.api.committed.role().get() {
         Role::Starting => Err(starting()),
         Role::Standby { .. } => Ok("ready, standby\n"),
         Role::Leader => Ok("ready, leader\n"),

@@ -24,7 +24,7 @@ type Running = BTreeMap<(PoolName, WorkerName), u64>;
 pub(super) async fn show(State(context): State<Context>) -> Reply<Value> {
     let info = &context.api.info;
     let connected = context.api.client.connection_state() == Connection::Connected;
-    let role = context.api.committed.role().borrow().clone();
+    let role = context.api.committed.role().get();
     let leader = match &role {
         Role::Leader => Some(&info.name),
         Role::Standby { leader } => leader.as_ref(),

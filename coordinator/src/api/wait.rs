@@ -22,7 +22,7 @@ pub(super) async fn until(committed: &Committed, enough: impl Fn(&Progress) -> b
     let mut progress = committed.watch();
     // The sender lives in `Committed`, which we hold: only time can run out.
     let reached = tokio::time::timeout(PATIENCE, progress.wait_for(|progress| enough(progress))).await.is_ok();
-    if reached { Ok(()) } else { Err(*progress.borrow()) }
+    if reached { Ok(()) } else { Err(progress.get()) }
 }
 
 /// Whether the committed state has come to where the log was when this coordinator started: before that it answers nobody.
@@ -33,7 +33,7 @@ async fn is_serving(committed: &Committed) -> bool {
 
 /// Why an accepted message has no outcome yet: nobody decides, or not fast enough.
 pub(super) fn undecided(committed: &Committed, what: &str) -> Refusal {
-    let led = matches!(*committed.role().borrow(), Role::Leader | Role::Standby { leader: Some(_) });
+    let led = matches!(committed.role().get(), Role::Leader | Role::Standby { leader: Some(_) });
     let (code, why) = if led { (Code::BROKER, "") } else { (Code::NOT_LEADER, "; no coordinator leads") };
     let problem = Problem::new(code, format!("{what} was accepted, but not decided within {} seconds{why}", PATIENCE.as_secs()));
     problem.hint("it will be; ask again with the same request_id or event id, it is not done twice").into()

@@ -136,7 +136,7 @@ struct Known<'a> {
 impl<'a> Known<'a> {
     fn new(context: &Shared, state: &'a Committed) -> Self {
         let info = &context.api.info;
-        let role = context.api.committed.role().borrow().clone();
+        let role = context.api.committed.role().get();
         let writes = info.writable.now();
         let standstill = match (role, writes.reader) {
             (Role::Starting | Role::Standby { leader: None }, _) => Some(Reason::NoLeader),

@@ -1,21 +1,26 @@
 //! User code of a simulated worker: it takes its time, ends as chance has it, differently each time it runs, and what it leaves is
 //! stored once for each attempt.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use causey_artifacts::{Put, Store, StoreError};
+use causey_artifacts::{Manifest, Object, OutputPlace, Put, ReportNote, Store, StoreError, compose};
 use causey_protocol::artifact::{blob_path, object_path};
 use causey_protocol::backoff::Delays;
 use causey_protocol::codec;
-use causey_protocol::flow::{Flow, Transition};
+use causey_protocol::flow::{Step, Transition};
+use causey_protocol::gate::ChildStart;
 use causey_protocol::id::{Digest, FlowName, StepName};
-use causey_protocol::task::{Dispatch, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Success};
+use causey_protocol::live::OpenAttempt;
+use causey_protocol::task::{Address, Dispatch, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Success};
 use causey_worker::bench::Bench;
-use causey_worker::{Confirm, Job, Reports};
+use causey_worker::{Confirm, Gangs, Job, Leader, Reports, stored_outcome};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::flows;
 use super::node::Node;
 use super::world::lock;
 
@@ -32,7 +37,8 @@ const BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Simulated {
     pub(crate) node: Node,
     pub(crate) store: Store,
-    pub(crate) flows: Arc<Vec<Arc<Flow>>>,
+    pub(crate) leader: Leader<Node>,
+    pub(crate) gangs: Gangs,
 }
 
 /// Tries a store call again as long as it may work later.
@@ -47,21 +53,42 @@ async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(call: impl Fn()
     call().await
 }
 
-/// An outcome as its object holds it; digest and size are the object's own.
+/// The outcome that an object tells.
 fn read(bytes: &Bytes) -> Outcome {
-    let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
-    match codec::decode(bytes, BYTES_MAX).expect("an object of the simulation") {
-        Outcome::Succeeded(success) => Outcome::Succeeded(Success { digest, bytes: size, ..success }),
-        Outcome::Failed(failure) => Outcome::Failed(Failure { digest: Some(digest), bytes: size, ..failure }),
-        other => other,
+    stored_outcome(&Object::read(bytes.clone()).expect("an object of the simulation"))
+}
+
+/// The object of an attempt that left nothing but its outcome.
+fn object(job: &Job, ran: &Outcome) -> Bytes {
+    let mut manifest = Manifest {
+        format: 1,
+        task: job.note(),
+        objects: Vec::new(),
+        artifacts: BTreeMap::new(),
+        output: None,
+        error: None,
+        next: Vec::new(),
+        foreach: None,
+        report: None,
+    };
+    match ran {
+        Outcome::Succeeded(success) => {
+            let (publications, children) = (success.publications.clone(), success.children.clone());
+            (manifest.next, manifest.foreach) = (success.next.clone(), success.foreach);
+            manifest.report = Some(ReportNote { started: success.started, ended: success.ended, failure: None, publications, children });
+        }
+        Outcome::Failed(failure) => {
+            let (publications, children) = (Vec::new(), Vec::new());
+            manifest.error = Some((*failure.error).clone());
+            let kind = Some(failure.kind);
+            manifest.report = Some(ReportNote { started: failure.started, ended: failure.ended, failure: kind, publications, children });
+        }
+        other => unreachable!("user code does not end with {other:?}"),
     }
+    compose(Vec::new(), OutputPlace::Nothing, manifest).into()
 }
 
 impl Simulated {
-    fn flow(&self, name: &FlowName) -> &Flow {
-        self.flows.iter().find(|flow| flow.definition().name == *name).expect("a flow of the simulation")
-    }
-
     fn failure(&self, kind: FailureKind, message: &str) -> Outcome {
         let error = ErrorInfo { kind: "ValueError".into(), message: message.into(), ..ErrorInfo::default() };
         let now = self.node.now();
@@ -99,7 +126,7 @@ impl Simulated {
 
     /// What user code leaves.
     fn outcome(&self, job: &Job) -> Outcome {
-        let flow = self.flow(&job.dispatch.flow);
+        let flow = flows::named(&job.dispatch.flow);
         let step = flow.step(flow.find(&job.dispatch.step).expect("a step of the flow"));
         let (task, world) = (job.task(), &self.node.world);
         let fails = if step.retry.is_some() || step.catch.is_some() { 5 } else { 60 };
@@ -113,9 +140,9 @@ impl Simulated {
                 (vec![targets[world.chance(|chance| chance.usize(..targets.len()))].clone()], None)
             }
             Transition::Switch { .. } => (vec![targets[targets.len() - 1].clone()], None),
-            Transition::Foreach { .. } | Transition::Gang { .. } => {
-                (targets, Some(world.chance(|chance| if chance.u32(..12) == 0 { 70 } else { chance.u32(1..5) })))
-            }
+            Transition::Foreach { .. } => (targets, Some(world.chance(|chance| if chance.u32(..16) == 0 { 70 } else { chance.u32(1..5) }))),
+            // The last is more than any pool has slots.
+            Transition::Gang { .. } => (targets, Some(world.chance(|chance| [1, 2, 2, 2, 3, 3, 4][chance.usize(..7)]))),
             Transition::Linear { .. } | Transition::Branch { .. } | Transition::End => (targets, None),
         };
         let publishes = step.next == Transition::End && world.chance(fastrand::Rng::bool);
@@ -129,8 +156,37 @@ impl Simulated {
             allow_pickle: false,
         };
         let publications = if publishes { vec![publication()] } else { Vec::new() };
+        let children = self.children(step);
         let (started, ended) = (self.node.now(), self.node.now());
-        Outcome::Succeeded(Success { digest: Digest([0; 32]), bytes: 0, next, foreach, publications, children: Vec::new(), started, ended })
+        Outcome::Succeeded(Success { digest: Digest([0; 32]), bytes: 0, next, foreach, publications, children, started, ended })
+    }
+
+    /// The runs that a step starts.
+    fn children(&self, step: &Step) -> Vec<ChildStart> {
+        if step.name.as_str() != flows::SPAWNING {
+            return Vec::new();
+        }
+        let (count, wait, allow_failure) = self.node.world.chance(|chance| (chance.usize(1..3), chance.u32(..4) > 0, chance.bool()));
+        let flow: FlowName = flows::CHILD.parse().expect("a flow name");
+        vec![ChildStart { flow, parameters: BTreeMap::new(), wait, allow_failure }; count]
+    }
+
+    /// A member of a gang waits for the others, in the worker's own manner.
+    async fn gather(&self, job: &Job, reports: &Reports) {
+        if !job.dispatch.gang {
+            return;
+        }
+        let process = &self.node.process;
+        let ip = Ipv4Addr::from_bits(u32::try_from(process.id & 0xff_ffff).unwrap_or_default() | 10 << 24).into();
+        let port = u16::try_from(process.number() % 60_000).unwrap_or_default() + 1_024;
+        let member = self.gangs.member(job);
+        member.gather(&self.leader, reports, Address { ip, port }, self.node.now()).await;
+    }
+
+    /// Tells about its run while it goes on.
+    fn tell_status(&self, job: &Job, reports: &Reports) {
+        let values = [("progress".parse().expect("a name"), json!(self.node.world.chance(|chance| chance.u32(..100))))].into();
+        reports.send(job.report(Outcome::Status { values }), Confirm::Nobody);
     }
 }
 
@@ -152,8 +208,14 @@ impl Bench for Simulated {
         if let Err(error) = self.inputs(job).await {
             return Some(self.failure(FailureKind::Infrastructure, &error.to_string()));
         }
-        if job.redelivered {
+        let told = job.redelivered && !job.dispatch.gang;
+        if told {
             reports.started(job, self.node.now()).await;
+        }
+        tokio::select! {
+            biased;
+            () = end.cancelled() => return None,
+            () = self.gather(job, reports) => {}
         }
         let time = self.node.world.chance(|chance| match chance.u32(..30) {
             0 => Duration::from_millis(chance.u64(5_000..40_000)),
@@ -164,9 +226,10 @@ impl Bench for Simulated {
         let runs = async {
             if time > STARTED_AFTER && limit.is_none_or(|limit| limit > STARTED_AFTER) {
                 tokio::time::sleep(STARTED_AFTER).await;
-                if !job.redelivered {
+                if !told {
                     reports.send(job.report(Outcome::Started { at: self.node.now() }), Confirm::Nobody);
                 }
+                self.tell_status(job, reports);
                 tokio::time::sleep(time - STARTED_AFTER).await;
             } else {
                 tokio::time::sleep(time).await;
@@ -190,7 +253,7 @@ impl Bench for Simulated {
         if matches!(&ran, Outcome::Failed(Failure { kind: FailureKind::Infrastructure, .. })) {
             return (ran, None);
         }
-        let (path, bytes) = (object_path(job.dispatch.run, &job.key), Bytes::from(codec::encode(&ran)));
+        let (path, bytes) = (object_path(job.dispatch.run, &job.key), object(job, &ran));
         let overwrites = self.node.world.plan.mistake == Some(super::plan::Mistake::ResultsOverwritten);
         let put = || async {
             if overwrites {
@@ -211,4 +274,12 @@ impl Bench for Simulated {
     }
 
     fn finish(&self, (): ()) {}
+
+    fn gang_changed(&self) {
+        self.gangs.tell();
+    }
+
+    fn gathering(&self) -> Vec<OpenAttempt> {
+        self.gangs.waiting()
+    }
 }

@@ -1,38 +1,61 @@
-//! People and systems who want something: they submit, deploy, send events, cancel, and repeat whatever is not confirmed.
+//! People and systems who want something: they submit, deploy, send events, resume, cancel, and repeat whatever is not confirmed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use causey_coordinator::outside::{Expect, Message, Streams as _};
+use causey_engine::{Run, resumption};
 use causey_protocol::codec;
 use causey_protocol::flow::Flow;
-use causey_protocol::id::{RequestId, RunId};
-use causey_protocol::input::{FlowChoice, Request, RequestMessage};
+use causey_protocol::id::{FlowName, RequestId, RunId, Timestamp};
+use causey_protocol::input::{FlowChoice, Request, RequestMessage, Resume};
+use causey_protocol::letter::LetterEnd;
 use causey_protocol::record::Answer;
+use causey_protocol::schedule::BackfillPlan;
+use causey_protocol::share::Standing;
 use causey_protocol::subject;
+use fastrand::Rng;
 use serde_json::json;
 
 use super::flows;
+use super::forger;
 use super::node::Node;
-use super::world::lock;
+use super::world::{BEGINNING, lock};
 
 /// Longest wait for the answer that a cancel needs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Those to whom runs belong.
+pub(crate) const USERS: [&str; 3] = ["ann", "bob", "cleo"];
+
+const MINUTE_MICROS: u64 = 60_000_000;
+
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) node: Node,
+    /// Before the numbers of its requests.
+    name: &'static str,
     requests: u32,
 }
 
+fn name(flow: &str) -> FlowName {
+    flow.parse().expect("a flow name")
+}
+
 impl Client {
-    pub(crate) fn new(node: Node) -> Self {
-        Self { node, requests: 0 }
+    pub(crate) fn new(node: Node, name: &'static str) -> Self {
+        Self { node, name, requests: 0 }
+    }
+
+    pub(crate) fn draw<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
+        self.node.world.chance(draw)
     }
 
     /// Stores a message, again until somebody says that it is stored, and once more at times.
-    async fn store(&self, message: Message) -> u64 {
-        let twice = self.node.world.chance(|chance| chance.u32(..8) == 0);
+    pub(crate) async fn store(&self, subject: String, payload: Vec<u8>) -> u64 {
+        let message = Message { subject, expect: Expect::Nothing, headers: Vec::new(), payload: payload.into() };
+        let twice = self.draw(|chance| chance.u32(..8) == 0);
         loop {
             if let Ok(sequence) = self.node.append(message.clone()).await {
                 if twice {
@@ -43,28 +66,29 @@ impl Client {
         }
     }
 
-    async fn request(&mut self, request: Request) -> RequestId {
+    pub(crate) async fn request(&mut self, request: Request) -> RequestId {
         self.requests += 1;
-        let id: RequestId = format!("request-{}", self.requests).parse().expect("a request id");
-        let message = RequestMessage { id: id.clone(), user: "ann".into(), request };
-        let (subject, payload) = (subject::request(message.request.kind()), codec::encode(&message).into());
-        self.store(Message { subject, expect: Expect::Nothing, headers: Vec::new(), payload }).await;
+        let id: RequestId = format!("{}-{}", self.name, self.requests).parse().expect("a request id");
+        let user = self.draw(|chance| USERS[chance.usize(..USERS.len())]);
+        let message = RequestMessage { id: id.clone(), user: user.into(), request };
+        self.store(subject::request(message.request.kind()), codec::encode(&message)).await;
         lock(&self.node.world.judge).accepted(&message);
         id
     }
 
     async fn submit(&mut self, flow: &Arc<Flow>, timeout_seconds: Option<f64>) -> RequestId {
         let flow = FlowChoice::Given(Box::new(Flow::clone(flow)));
-        let parameters = Default::default();
-        self.request(Request::Submit { flow, parameters, tags: Vec::new(), host: None, timeout_seconds, standing: Default::default() })
-            .await
+        let standing = self.draw(|chance| {
+            let priority = (chance.u32(..4) == 0).then(|| chance.i8(-3..4));
+            Standing { priority, max_parallel: (chance.u32(..4) == 0).then(|| chance.u32(1..4)) }
+        });
+        self.request(Request::Submit { flow, parameters: BTreeMap::new(), tags: Vec::new(), host: None, timeout_seconds, standing }).await
     }
 
     async fn event(&self, id: &str, kind: &str) {
         let event = json!({"specversion": "1.0", "id": id, "source": "/simulation", "type": kind, "data": {}});
         let source = "api".parse().expect("a source name");
-        let (subject, payload) = (subject::event(&source), serde_json::to_vec(&event).expect("an event serializes").into());
-        let sequence = self.store(Message { subject, expect: Expect::Nothing, headers: Vec::new(), payload }).await;
+        let sequence = self.store(subject::event(&source), serde_json::to_vec(&event).expect("an event serializes")).await;
         lock(&self.node.world.judge).accepted_event(sequence);
     }
 
@@ -82,43 +106,100 @@ impl Client {
 
     /// Everything this client wants.
     pub(crate) async fn live(mut self) {
-        let world = self.node.world.clone();
-        for flow in flows::deployed() {
-            self.request(Request::Deploy { flow: Box::new(Flow::clone(&flow)) }).await;
+        for flow in flows::DEPLOYED.iter() {
+            self.request(Request::Deploy { flow: Box::new(Flow::clone(flow)) }).await;
         }
-        let submitted = flows::submitted();
-        for number in 0..world.chance(|chance| chance.u32(5..16)) {
-            let flow = world.chance(|chance| chance.choice(&submitted).cloned()).expect("there are flows");
-            match world.chance(|chance| chance.u32(..10)) {
-                0..=1 => {
-                    let id = self.submit(&flow, None).await;
+        for number in 0..self.draw(|chance| chance.u32(4..14)) {
+            let flow = self.draw(|chance| &flows::SUBMITTED[chance.usize(..flows::SUBMITTED.len())]);
+            match self.draw(|chance| chance.u32(..24)) {
+                0..=2 => {
+                    let id = self.submit(flow, None).await;
                     if let Some(run) = self.run_of(&id).await {
                         self.pause(2_000).await;
                         self.request(Request::Cancel { run, because: "enough".into() }).await;
                     }
                 }
-                2 => drop(self.submit(&flow, Some(3.0)).await),
-                3..=5 => {
-                    let kind = if world.chance(fastrand::Rng::bool) { "arrived" } else { "approved" };
+                3..=4 => drop(self.submit(flow, Some(3.0)).await),
+                5..=9 => {
+                    let kind = if self.draw(Rng::bool) { "arrived" } else { "approved" };
                     self.event(&format!("event-{}", number / 2), kind).await;
                 }
-                6 => self.rubbish().await,
-                _ => drop(self.submit(&flow, None).await),
+                10 => self.rubbish().await,
+                11 => forger::forge(&self).await,
+                12..=14 => self.resume().await,
+                15 => self.backfill().await,
+                16 => {
+                    self.request(Request::PauseSchedules { flow: name(flows::SCHEDULED) }).await;
+                    self.pause(3_000).await;
+                    self.request(Request::ResumeSchedules { flow: name(flows::SCHEDULED) }).await;
+                }
+                17 => self.close_letter().await,
+                _ => drop(self.submit(flow, None).await),
             }
             self.pause(1_200).await;
         }
+        // Or there would be runs for ever.
+        self.request(Request::PauseSchedules { flow: name(flows::SCHEDULED) }).await;
     }
 
-    async fn pause(&self, longest: u64) {
-        let pause = self.node.world.chance(|chance| chance.u64(..longest));
+    pub(crate) async fn pause(&self, longest: u64) {
+        let pause = self.draw(|chance| chance.u64(..longest));
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
-    /// Bytes that mean nothing, and a report in the name of another pool's worker (I14).
+    /// Bytes that mean nothing.
     async fn rubbish(&self) {
         let (pool, worker) = ("default".parse().expect("a pool"), "nobody".parse().expect("a worker"));
         for subject in [subject::report(&pool, &worker), subject::request("submit"), "causey.event.api".into()] {
-            self.store(Message { subject, expect: Expect::Nothing, headers: Vec::new(), payload: b"rubbish".as_slice().into() }).await;
+            self.store(subject, b"rubbish".to_vec()).await;
+        }
+    }
+
+    /// Resumes a run that has ended, from a step on or where it failed.
+    async fn resume(&mut self) {
+        let wish = {
+            let judge = lock(&self.node.world.judge);
+            let state = judge.state();
+            let ended: Vec<&Run> = state.runs.values().map(Arc::as_ref).filter(|run| run.state.is_terminal()).collect();
+            let Some(run) = self.draw(|chance| chance.choice(&ended).copied()) else { return };
+            let Some(flow) = state.flow_of(run) else { return };
+            let steps: Vec<_> = flow.indices().map(|step| flow.step(step).name.clone()).collect();
+            let step = self.draw(|chance| if chance.bool() { chance.choice(&steps) } else { None });
+            let Ok(earlier) = resumption(run, &flow, &flow, step) else { return };
+            let (version, parameters) = (run.start.version, run.start.parameters.clone());
+            let flow = Flow::clone(&flow);
+            Resume { earlier, flow, version, parameters, tags: Vec::new(), host: None, timeout_seconds: None }
+        };
+        self.request(Request::Resume(Box::new(wish))).await;
+    }
+
+    /// Wants a run for each of some minutes before the world began, and sometimes not all of them after all.
+    async fn backfill(&mut self) {
+        let (total, max_parallel) = self.draw(|chance| (chance.u32(1..5), chance.u32(1..3)));
+        let first = BEGINNING - MINUTE_MICROS * 100;
+        let last = Timestamp(first + MINUTE_MICROS * u64::from(total - 1));
+        let plan = BackfillPlan {
+            flow: name(flows::FILLED),
+            cron: "* * * * *".into(),
+            timezone: "UTC".into(),
+            first: Timestamp(first),
+            last,
+            total,
+            max_parallel,
+            parameters: BTreeMap::new(),
+            instant: BTreeMap::new(),
+        };
+        let backfill = self.request(Request::Backfill(Box::new(plan))).await;
+        if self.draw(|chance| chance.u32(..4) == 0) {
+            self.pause(2_000).await;
+            self.request(Request::CancelBackfill { backfill, because: "enough".into() }).await;
+        }
+    }
+
+    async fn close_letter(&mut self) {
+        let letter = lock(&self.node.world.judge).state().dead_letters.first().map(|(letter, _)| *letter);
+        if let Some(letter) = letter {
+            self.request(Request::CloseLetter { letter, end: LetterEnd::Discarded }).await;
         }
     }
 }

@@ -9,10 +9,17 @@ use causey_engine::State;
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::id::{Digest, RequestId};
 use causey_protocol::input::RequestMessage;
-use causey_protocol::record::{Position, Record};
+use causey_protocol::record::{Position, Record, Turn};
 use causey_protocol::subject::SEQUENCE_HEADER;
 
+use crate::bounds::Bounds;
 use crate::history::{self, Checker, Entry, Notice};
+
+/// Finished runs that coordinators keep whole.
+pub(crate) const RUNS_WHOLE: u32 = 2;
+
+/// Turns between two states that are kept.
+const MARK: usize = 32;
 
 /// The violations shown: one leads to many.
 const SHOWN_MAX: usize = 5;
@@ -26,8 +33,9 @@ pub(crate) struct Judge {
     /// Requests that the log answers: the state forgets them after a while.
     answered: BTreeSet<RequestId>,
     accepted_event: u64,
-    /// Hash of the state after each turn.
-    hashes: Vec<Digest>,
+    turns: Vec<Turn>,
+    /// The fold after each [`MARK`] turns.
+    marks: Vec<State>,
     violations: Vec<String>,
     store: Memory,
 }
@@ -35,12 +43,13 @@ pub(crate) struct Judge {
 impl Judge {
     pub(crate) fn new(store: Memory) -> Self {
         Self {
-            checker: Checker::default(),
+            checker: Checker::within(Bounds { runs_whole: RUNS_WHOLE as usize }),
             notices: Vec::new(),
             accepted: Vec::new(),
             answered: BTreeSet::new(),
             accepted_event: 0,
-            hashes: Vec::new(),
+            turns: Vec::new(),
+            marks: vec![State::default()],
             violations: Vec::new(),
             store,
         }
@@ -75,7 +84,10 @@ impl Judge {
                     let position = Position { sequence, index };
                     history::missing_objects(&self.checker.state, position, record, |place| self.store.object(place), &mut found);
                 }
-                self.hashes.push(self.checker.state.hash());
+                self.turns.push(entry.turn);
+                if self.turns.len().is_multiple_of(MARK) {
+                    self.marks.push(self.checker.state.clone());
+                }
             }
             Err(error) => found.push(format!("turn {sequence} cannot be decoded: {error}")),
         }
@@ -83,7 +95,10 @@ impl Judge {
     }
 
     /// A message stands in a stream.
-    pub(crate) fn stored(&mut self, _sequence: u64, message: &Message) {
+    pub(crate) fn stored(&mut self, message: &Message) {
+        if message.subject.starts_with("causey.in.") {
+            self.checker.reports.stored(&message.subject, &message.payload);
+        }
         if message.subject.starts_with("causey.notify.") {
             let position = message.headers.iter().find(|(name, _)| *name == SEQUENCE_HEADER).map(|(_, value)| value.clone());
             let event = serde_json::from_slice(&message.payload).unwrap_or_default();
@@ -125,18 +140,30 @@ impl Judge {
     pub(crate) fn close(&mut self) {
         let mut found = Vec::new();
         self.checker.notices(&self.notices, &mut found);
+        let (sequence, hash) = (self.turns.len() as u64, self.checker.state.hash());
+        self.compare("the fold of single records", sequence, hash);
         found.into_iter().for_each(|what| self.blame(what));
     }
 
     /// I9: whoever has folded the log up to a sequence has the state that the log says.
     pub(crate) fn compare(&mut self, who: &str, sequence: u64, hash: Digest) {
-        let expected = usize::try_from(sequence).ok().and_then(|sequence| self.hashes.get(sequence.checked_sub(1)?)).copied();
-        if expected.is_some_and(|expected| expected != hash) {
+        if self.hash(sequence).is_some_and(|expected| expected != hash) {
             self.blame(format!("I9: {who} is not the fold of the log at turn {sequence}"));
         }
     }
 
+    /// The hash of the fold of whole turns up to a sequence. Folded again, because few are asked for and each costs more than the fold.
+    fn hash(&self, sequence: u64) -> Option<Digest> {
+        let count = usize::try_from(sequence).ok().filter(|count| (1..=self.turns.len()).contains(count))?;
+        let mark = (count / MARK).min(self.marks.len() - 1);
+        let mut state = self.marks[mark].clone();
+        for (sequence, turn) in (1..).zip(&self.turns[..count]).skip(mark * MARK) {
+            state.apply_turn(sequence, turn);
+        }
+        Some(state.hash())
+    }
+
     pub(crate) fn turns(&self) -> usize {
-        self.hashes.len()
+        self.turns.len()
     }
 }

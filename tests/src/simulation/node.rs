@@ -282,7 +282,7 @@ impl worker::Outside for Node {
     type Listener = Ear;
 
     fn is_connected(&self) -> bool {
-        *self.process.up.borrow()
+        self.process.up.get()
     }
 
     fn inbox(&self) -> String {

@@ -53,6 +53,8 @@ pub enum What {
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
+    /// Its place among those of its seed.
+    pub number: usize,
     pub step: u64,
     pub whom: Whom,
     pub what: What,
@@ -60,7 +62,7 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "from step {}, {:?}: {:?}", self.step, self.whom, self.what)
+        write!(f, "fault {}, from step {}, {:?}: {:?}", self.number, self.step, self.whom, self.what)
     }
 }
 
@@ -95,7 +97,23 @@ impl Plan {
         let count = [3, 8, 16, 30][chance.usize(..4)];
         let mut faults: Vec<Fault> = (0..chance.usize(1..=count)).map(|_| fault(&mut chance)).collect();
         faults.sort_by_key(|fault| fault.step);
+        (0..).zip(&mut faults).for_each(|(number, fault)| fault.number = number);
         Self { seed, faults, mistake: None }
+    }
+
+    /// The same world with these of its faults only, by their numbers.
+    #[must_use]
+    pub fn only(mut self, numbers: &[usize]) -> Self {
+        self.faults.retain(|fault| numbers.contains(&fault.number));
+        self
+    }
+
+    /// The command that lives through it again, as far as its seed and faults say it.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let numbers: Vec<String> = self.faults.iter().map(|fault| fault.number.to_string()).collect();
+        let faults = if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
+        format!("make soak SEED={} FAULTS={faults}", self.seed)
     }
 
     /// The same world with a mistake.
@@ -128,5 +146,5 @@ fn fault(chance: &mut Rng) -> Fault {
         23 => What::TasksLost,
         _ => What::ServerKilled(brief),
     };
-    Fault { step: chance.u64(..STEPS), whom, what }
+    Fault { number: 0, step: chance.u64(..STEPS), whom, what }
 }

@@ -1,6 +1,5 @@
 //! The simulated world: one server, processes with connections to it, a clock for each, and the faults that befall them. Everything
-//! happens on one thread with paused time, and every choice is drawn from one generator. Not seeded is the order in which tokio's watch
-//! channels wake their receivers.
+//! happens on one thread with paused time, and every choice is drawn from one generator: the same plan is the same world.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -10,9 +9,10 @@ use std::time::Duration;
 use causey_artifacts::Memory;
 use causey_coordinator::outside::{Message, Unanswered};
 use causey_coordinator::publisher::Answer;
+use causey_coordinator::signal;
 use causey_protocol::subject::{INBOX_STREAM, LOG_STREAM};
 use fastrand::Rng;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use super::plan::{Fault, Mistake, Plan, What, Whom};
 use super::server::Server;
 
 /// When every world begins, in microseconds since the Unix epoch.
-const BEGINNING: u64 = 1_767_000_000_000_000;
+pub(crate) const BEGINNING: u64 = 1_767_000_000_000_000;
 
 /// How often the server looks what has come due.
 const TICK: Duration = Duration::from_millis(100);
@@ -52,8 +52,8 @@ pub(crate) struct Process {
     pub(crate) stop: CancellationToken,
     /// How long it stays away afterwards.
     pub(crate) away: Mutex<Duration>,
-    pub(crate) made: watch::Sender<u64>,
-    pub(crate) up: watch::Sender<bool>,
+    pub(crate) made: signal::Sender<u64>,
+    pub(crate) up: signal::Sender<bool>,
     cut_until: Mutex<Instant>,
     muted_until: Mutex<Instant>,
     frozen_until: Mutex<Instant>,
@@ -66,7 +66,7 @@ pub(crate) struct Process {
 impl Process {
     /// Counts connections: what was in flight on an earlier one is lost.
     pub(crate) fn connection(&self) -> u64 {
-        *self.made.borrow()
+        self.made.get()
     }
 
     /// Before this nothing is seen.
@@ -111,6 +111,7 @@ pub(crate) struct World {
     steps: AtomicU64,
     trace: Mutex<blake3::Hasher>,
     notes: Mutex<Vec<String>>,
+    came: Mutex<Vec<String>>,
     spoilt: AtomicBool,
 }
 
@@ -128,6 +129,7 @@ impl World {
             steps: AtomicU64::new(0),
             trace: Mutex::default(),
             notes: Mutex::default(),
+            came: Mutex::default(),
             spoilt: AtomicBool::new(false),
             plan,
             store,
@@ -176,9 +178,26 @@ impl World {
         lock(&self.notes).clone()
     }
 
-    /// What has happened so far, as one number.
+    /// Something has happened: when, and all that tells it apart from anything else.
+    fn happened(&self, what: &[&[u8]]) {
+        let mut trace = lock(&self.trace);
+        trace.update(&(self.begun.elapsed().as_micros() as u64).to_le_bytes());
+        for part in what {
+            trace.update(&part.len().to_le_bytes());
+            trace.update(part);
+        }
+    }
+
+    /// Everything that has happened and was drawn so far, as one number.
     pub(crate) fn trace(&self) -> String {
+        let drawn = self.chance(|chance| chance.u64(..));
+        self.happened(&[&drawn.to_le_bytes()]);
         lock(&self.trace).finalize().to_hex()[..16].to_owned()
+    }
+
+    /// The faults that have come, in words.
+    pub(crate) fn came(&self) -> Vec<String> {
+        lock(&self.came).clone()
     }
 
     pub(crate) fn steps(&self) -> u64 {
@@ -207,8 +226,8 @@ impl World {
             dead: CancellationToken::new(),
             stop: CancellationToken::new(),
             away: Mutex::new(Duration::from_millis(200)),
-            made: watch::Sender::new(0),
-            up: watch::Sender::new(false),
+            made: signal::Sender::new(0),
+            up: signal::Sender::new(false),
             cut_until: Mutex::new(now),
             muted_until: Mutex::new(now),
             frozen_until: Mutex::new(now),
@@ -234,13 +253,13 @@ impl World {
     async fn connect(self: Arc<Self>, process: Arc<Process>) {
         loop {
             tokio::time::sleep(self.latency().max(Duration::from_millis(1))).await;
-            if process.dead.is_cancelled() || *process.up.borrow() {
+            if process.dead.is_cancelled() || process.up.get() {
                 return;
             }
             if Instant::now() < *lock(&process.cut_until) || !lock(&self.server).up {
                 continue;
             }
-            process.made.send_modify(|count| *count += 1);
+            process.made.send_replace(process.connection() + 1);
             process.up.send_replace(true);
             if let Some(events) = &*lock(&process.connects) {
                 let _ = events.send(causey_worker::Event::Connected);
@@ -283,7 +302,7 @@ impl World {
     /// Whether anything passes on the connection that was used.
     pub(crate) fn is_reachable(&self, process: &Process, connection: u64) -> bool {
         let muted = Instant::now() < *lock(&process.muted_until);
-        *process.up.borrow() && process.connection() == connection && !muted && lock(&self.server).up
+        process.up.get() && process.connection() == connection && !muted && lock(&self.server).up
     }
 
     /// Works on the server and sends off what it writes.
@@ -292,12 +311,15 @@ impl World {
         let result = work(&mut server);
         let now = Instant::now();
         for (mailbox, letter) in std::mem::take(&mut server.letters) {
+            self.happened(&[b"letter", letter.subject.as_bytes(), &letter.payload]);
             mailbox.send_in_order(now + self.latency(), letter);
         }
         for (mailbox, raw) in std::mem::take(&mut server.read) {
+            self.happened(&[b"read", raw.subject.as_bytes(), &raw.sequence.to_le_bytes()]);
             mailbox.send_in_order(now + self.latency(), raw);
         }
         for (mailbox, entry) in std::mem::take(&mut server.changes) {
+            self.happened(&[b"key", entry.key.as_bytes(), &entry.revision.to_le_bytes()]);
             mailbox.send_in_order(now + self.latency(), entry);
         }
         result
@@ -319,13 +341,14 @@ impl World {
         }
         let answer = self.with_server(|server| server.store(&message, now));
         if let Answer::Stored { sequence } = answer {
+            self.happened(&[b"stored", message.subject.as_bytes(), &sequence.to_le_bytes(), &message.payload]);
             if log {
                 self.leader.store(process.id, Ordering::Relaxed);
                 let ends = self.with_server(|server| (server.streams[INBOX_STREAM].last, server.streams["CAUSEY_EVENT"].last));
                 lock(&self.judge).turn(sequence, &message.subject, &message.payload, ends);
                 self.judged.notify_one();
             }
-            lock(&self.judge).stored(sequence, &message);
+            lock(&self.judge).stored(&message);
         }
         answer
     }
@@ -334,16 +357,12 @@ impl World {
     pub(crate) async fn step(self: &Arc<Self>, process: &Arc<Process>, what: &str) -> Fate {
         self.thaw(process).await;
         let step = self.steps.fetch_add(1, Ordering::Relaxed);
-        {
-            let mut trace = lock(&self.trace);
-            trace.update(&step.to_le_bytes());
-            trace.update(&(self.begun.elapsed().as_micros() as u64).to_le_bytes());
-            trace.update(process.name.as_bytes());
-            trace.update(what.as_bytes());
-        }
+        self.happened(&[b"step", &step.to_le_bytes(), process.name.as_bytes(), what.as_bytes()]);
         let mut fate = Fate::default();
         let Some(fault) = self.fault_for(step, process) else { return fate };
-        self.note(&format!("step {step}: {} at {what}: {:?}", process.name, fault.what));
+        let befell = format!("fault {} at step {step}: {} at {what}: {:?}", fault.number, process.name, fault.what);
+        lock(&self.came).push(format!("{:>9.3} s {befell}", self.begun.elapsed().as_secs_f64()));
+        self.note(&befell);
         match fault.what {
             What::QuestionLost => fate.question_lost = true,
             What::AnswerLost => fate.answer_lost = true,

@@ -395,3 +395,31 @@ fn what_waits_for_signals_or_started_other_runs_runs_again() {
     let again = &world.state.run(run).unwrap().start.cause.earlier().unwrap().again;
     assert_eq!(again[&"start".parse().unwrap()], "it started other runs, which are not taken over");
 }
+
+#[test]
+fn a_join_that_waits_for_runs_is_sought_once_before_that() {
+    let mut world = World::new();
+    world.deploy(definition("Child", &["top > bottom", "bottom"]));
+    let earlier = world.run(&WIDE);
+    world.succeed("start/0", Some(2));
+    cancel(&mut world, earlier);
+    let run = world.resume(earlier, None, None).unwrap();
+    look(&mut world);
+    let child = ChildStart { flow: "Child".parse().unwrap(), parameters: Default::default(), wait: true, allow_failure: false };
+    for name in ["clean/0", "clean/1"] {
+        world.succeed(name, None);
+    }
+    world.start_children("work/0", vec![child.clone()]);
+    world.start_children("work/1", vec![child]);
+    look(&mut world);
+    // The first child ends long before the second.
+    for name in ["top/0", "bottom/0", "top/0", "bottom/0"] {
+        world.succeed(name, None);
+        look(&mut world);
+    }
+    finish(&mut world);
+    assert_eq!(world.run_state(run), RunState::Succeeded);
+    let records = world.turns.iter().flat_map(|turn| &turn.records);
+    let sought = |record: &&Record| matches!(record, Record::ResultsSought { run: of, step: StepIndex(3), .. } if *of == run);
+    assert_eq!(records.filter(sought).count(), 1);
+}
