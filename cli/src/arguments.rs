@@ -143,6 +143,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_workers: Option<u32>,
 
+    /// Run memoised steps too, instead of taking what earlier runs have of them
+    #[arg(long)]
+    pub(crate) no_memo: bool,
+
     /// Who asks (default: your login name)
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,

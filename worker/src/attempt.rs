@@ -152,7 +152,7 @@ impl Bench for Tools {
 
     async fn known(&self, job: &Job) -> Option<Outcome> {
         match self.depot.stored_result(job.dispatch.run, &job.key).await {
-            Ok(object) => object.map(|object| result::stored_outcome(&object)),
+            Ok(object) => object.map(|object| result::stored_outcome(&object, job.dispatch.content)),
             Err(error) => Some(nothing_ran(result::infrastructure(&job.dispatch.step, &error), now(), now())),
         }
     }
@@ -184,7 +184,8 @@ impl Bench for Tools {
             other => other,
         };
         let task_folder = runner.as_ref().map(Runner::task_folder);
-        let ending = Ending { task: job.note(), key: job.key, task_folder, output, started, ended: at };
+        let (task, key, content) = (job.note(), job.key, job.dispatch.content);
+        let ending = Ending { task, key, task_folder, output, started, ended: at, content };
         let outcome = result::conclude(&self.depot, &ending, ended).await;
         (outcome, runner.map(|runner| Used { runner, reuse }))
     }

@@ -50,6 +50,8 @@ pub(super) struct Submission {
     timeout_seconds: Option<f64>,
     priority: Option<i8>,
     max_parallel: Option<u32>,
+    /// `false`: no remembered result of a memoised step is taken.
+    memo: Option<bool>,
 }
 
 pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Submission>) -> Result<Reply<Value>, Refusal> {
@@ -64,7 +66,8 @@ pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Sub
     let parameters = given.parameters.unwrap_or_default();
     let standing = Standing { priority: given.priority, max_parallel: given.max_parallel };
     let (tags, host, timeout_seconds) = (given.tags, given.host, given.timeout_seconds);
-    let request = Request::Submit { flow, parameters, tags, host, timeout_seconds, standing };
+    let fresh = given.memo == Some(false);
+    let request = Request::Submit { flow, parameters, tags, host, timeout_seconds, standing, fresh };
     started(&context, given.request_id, &given.user.unwrap_or_default(), request).await
 }
 

@@ -130,7 +130,17 @@ impl Simulated {
         };
         let publications = if publishes { vec![publication()] } else { Vec::new() };
         let (started, ended) = (self.node.now(), self.node.now());
-        Outcome::Succeeded(Success { digest: Digest([0; 32]), bytes: 0, next, foreach, publications, children: Vec::new(), started, ended })
+        Outcome::Succeeded(Success {
+            digest: Digest([0; 32]),
+            bytes: 0,
+            next,
+            foreach,
+            publications,
+            children: Vec::new(),
+            started,
+            ended,
+            content: None,
+        })
     }
 }
 

@@ -56,8 +56,16 @@ impl Client {
     async fn submit(&mut self, flow: &Arc<Flow>, timeout_seconds: Option<f64>) -> RequestId {
         let flow = FlowChoice::Given(Box::new(Flow::clone(flow)));
         let parameters = Default::default();
-        self.request(Request::Submit { flow, parameters, tags: Vec::new(), host: None, timeout_seconds, standing: Default::default() })
-            .await
+        self.request(Request::Submit {
+            flow,
+            parameters,
+            tags: Vec::new(),
+            host: None,
+            timeout_seconds,
+            standing: Default::default(),
+            fresh: false,
+        })
+        .await
     }
 
     async fn event(&self, id: &str, kind: &str) {

@@ -17,6 +17,7 @@ mod limits;
 mod log;
 mod main_road;
 mod marked;
+mod memo;
 mod network;
 mod output;
 mod resume;
