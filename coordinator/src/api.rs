@@ -33,7 +33,7 @@ mod why;
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -41,6 +41,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
 use axum::serve::ListenerExt as _;
+use causey_artifacts::wall;
 use causey_protocol::id::Timestamp;
 use causey_protocol::problem::{Code, Problem};
 use tokio::net::TcpListener;
@@ -97,17 +98,11 @@ impl Info {
             name: config.name.clone(),
             nats_version,
             store: config.store.clone(),
-            started: now(),
+            started: wall::now(),
             workers,
             writable,
         }
     }
-}
-
-/// The wall clock, for what is told to people.
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl std::fmt::Debug for Api {

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use causey_artifacts::wall::now;
 use causey_artifacts::{ObjectLink, TaskNote, failpoint};
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::codec;
@@ -129,12 +130,6 @@ pub(crate) struct Ran {
     at: Timestamp,
     /// The process, kept until its files are stored.
     runner: Option<Runner>,
-}
-
-/// The wall clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl Bench for Tools {

@@ -7,12 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use causey_artifacts::wall::now;
 use causey_protocol::live::{Ask, OpenAttempt, Told};
 use causey_protocol::task::{Address, FailureKind, Outcome};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::sync::watch;
 
-use crate::attempt::{Fault, Job, now};
+use crate::attempt::{Fault, Job};
 use crate::config::Config;
 use crate::leader::Leader;
 use crate::nats;

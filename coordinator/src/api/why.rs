@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
+use causey_artifacts::wall;
 use causey_engine::{PoolSeen, Question, Queued, Reason, State as Committed, TaskRef, Wait};
 use causey_protocol::id::{FlowName, Path, PoolName, RunId, StepName, Timestamp};
 use causey_protocol::live::OpenAttempt;
@@ -14,7 +15,6 @@ use serde_json::{Value, json};
 use super::context::{Context, Shared, find_run, not_found, run_and_flow};
 use super::extract::{Asked, Named, Reply};
 use super::logs::parse_task;
-use super::now;
 use super::refusal::Refusal;
 use super::tasks::find_step;
 use crate::committed::Role;
@@ -109,7 +109,7 @@ fn view(wait: &Wait, flow: Option<&causey_protocol::flow::Flow>) -> Value {
         ("step", json!(wait.step)),
         ("tasks", json!(tasks)),
         ("count", json!(wait.count)),
-        ("text", json!(wait.reason.words(now()))),
+        ("text", json!(wait.reason.words(wall::now()))),
         ("hint", json!(wait.reason.hint())),
     ] {
         view[name] = value;
