@@ -2,6 +2,7 @@
 //! like everybody else's and wait until a turn covers them. It never touches the working state and decides nothing.
 
 mod backfills;
+mod cancellation;
 mod context;
 mod events;
 mod extract;

@@ -17,6 +17,7 @@ use causey_protocol::share::Standing;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::cancellation::Cancellation;
 use super::context::{Context, Shared, find_run};
 use super::extract::{Asked, Body, Named, Reply};
 use super::listed;
@@ -143,25 +144,13 @@ pub(super) async fn show(State(context): State<Context>, Named(run): Named<Strin
     Ok(Reply { body: reply.body.waiting(waits), ..reply })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Cancellation {
-    request_id: Option<RequestId>,
-    user: Option<String>,
-    #[serde(default)]
-    reason: Option<String>,
-}
-
 pub(super) async fn cancel(
     State(context): State<Context>,
     Named(run): Named<String>,
     Body(given): Body<Cancellation>,
 ) -> Result<Reply<RunView>, Refusal> {
     let run = find_run(&context.read(), &run)?;
-    let because = given.reason.unwrap_or_default();
-    if because.len() > TEXT_BYTES_MAX {
-        return Err(Refusal::malformed(format!("`reason` has {} bytes; at most {TEXT_BYTES_MAX} are accepted", because.len())));
-    }
+    let because = given.because()?;
     let request = Request::Cancel { run, because };
     let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
     if !matches!(answered.answer, Answer::Cancelling { .. }) {
