@@ -28,6 +28,7 @@ mod runs;
 mod schedules;
 mod status;
 mod step_view;
+mod stuck;
 mod tasks;
 mod wait;
 mod why;

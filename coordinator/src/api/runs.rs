@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use causey_artifacts::wall;
 use causey_engine::Run;
 use causey_protocol::artifact::blob_path;
 use causey_protocol::flow::{Definition, Flow};
@@ -24,6 +25,8 @@ use super::listed;
 use super::publish::{self, TEXT_BYTES_MAX, other_request};
 use super::refusal::Refusal;
 use super::run_view::{self, RunView};
+use super::stuck::{LOOKED_AT_MAX, stuck};
+use super::why::Known;
 use crate::calendar;
 
 /// Runs in one answer: without `limit`, and at most.
@@ -125,11 +128,14 @@ pub(super) async fn list(State(context): State<Context>, Asked(asked): Asked<Lis
     let limit = asked.limit.unwrap_or(RUNS_LISTED).min(RUNS_LISTED_MAX);
     let (sequence, listed) = {
         let state = context.read();
+        let (pools, now) = (Known::new(&context, &state).pools(), wall::now());
+        let mut looks = 0..LOOKED_AT_MAX;
+        let mut stuck = |run: &Run| looks.next().and_then(|_| stuck(&state, run, &pools, now));
         let wanted = listed::newest(&state)
             .take(RUNS_SCANNED_MAX)
             .filter(|run| asked.state.is_none_or(|wanted| run.state() == wanted))
             .filter(|run| asked.flow.as_ref().is_none_or(|wanted| run.flow(&state).as_ref() == Some(wanted)));
-        (state.sequence, wanted.filter_map(|run| run.listed(&state)).take(limit).collect::<Vec<_>>())
+        (state.sequence, wanted.filter_map(|run| run.listed(&state, &mut stuck)).take(limit).collect::<Vec<_>>())
     };
     let mut runs = Vec::with_capacity(listed.len());
     for run in listed {

@@ -126,7 +126,7 @@ fn count(many: usize) -> u32 {
 }
 
 /// What this coordinator knows beside the state.
-struct Known<'a> {
+pub(super) struct Known<'a> {
     state: &'a Committed,
     workers: Vec<Seen>,
     /// Why nothing at all is decided at present.
@@ -134,7 +134,7 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn new(context: &Shared, state: &'a Committed) -> Self {
+    pub(super) fn new(context: &Shared, state: &'a Committed) -> Self {
         let info = &context.api.info;
         let role = context.api.committed.role().borrow().clone();
         let writes = info.writable.now();
@@ -154,7 +154,7 @@ impl<'a> Known<'a> {
         self.workers.iter().filter(move |seen| seen.offer.pool == *pool)
     }
 
-    fn pools(&self) -> Vec<PoolSeen> {
+    pub(super) fn pools(&self) -> Vec<PoolSeen> {
         let mut pools: BTreeMap<&PoolName, (u32, u32)> = BTreeMap::new();
         for seen in &self.workers {
             let (workers, slots) = pools.entry(&seen.offer.pool).or_default();
