@@ -39,9 +39,9 @@ pub(crate) enum Command {
     /// Send a signal that steps of a run wait for
     Signal(Signal),
     /// Approve a step that waits for it
-    Approve(Approve),
+    Approve(Decision),
     /// Reject a step that waits for approval: its run fails
-    Reject(Reject),
+    Reject(Decision),
     /// Say what a run, a task, a trigger or a pool waits for
     Why(Why),
     /// Deploy a flow, so that its triggers start it
@@ -142,6 +142,10 @@ pub(crate) struct Run {
     /// Most tasks of a run that are open at a time (default: what the flow says, else no limit)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_workers: Option<u32>,
+
+    /// Run memoised steps too, instead of taking what earlier runs have of them
+    #[arg(long)]
+    pub(crate) no_memo: bool,
 
     /// Who asks (default: your login name)
     #[arg(long, value_name = "NAME")]
@@ -369,27 +373,9 @@ pub(crate) struct Signal {
     pub(crate) place: Place,
 }
 
+/// What `approve` and `reject` take.
 #[derive(Debug, Args)]
-pub(crate) struct Approve {
-    /// Name or id of the run
-    pub(crate) run: String,
-    /// The step that waits
-    pub(crate) step: String,
-    /// Why, for people to read
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) because: Option<String>,
-    /// Who decides (default: your login name)
-    #[arg(long, value_name = "NAME")]
-    pub(crate) user: Option<String>,
-    /// JSON on standard output
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) place: Place,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Reject {
+pub(crate) struct Decision {
     /// Name or id of the run
     pub(crate) run: String,
     /// The step that waits

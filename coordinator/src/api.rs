@@ -2,6 +2,7 @@
 //! like everybody else's and wait until a turn covers them. It never touches the working state and decides nothing.
 
 mod backfills;
+mod cancellation;
 mod context;
 mod events;
 mod extract;
@@ -27,13 +28,14 @@ mod runs;
 mod schedules;
 mod status;
 mod step_view;
+mod stuck;
 mod tasks;
 mod wait;
 mod why;
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -41,6 +43,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
 use axum::serve::ListenerExt as _;
+use causey_artifacts::wall;
 use causey_protocol::id::Timestamp;
 use causey_protocol::problem::{Code, Problem};
 use tokio::net::TcpListener;
@@ -97,17 +100,11 @@ impl Info {
             name: config.name.clone(),
             nats_version,
             store: config.store.clone(),
-            started: now(),
+            started: wall::now(),
             workers,
             writable,
         }
     }
-}
-
-/// The wall clock, for what is told to people.
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl std::fmt::Debug for Api {

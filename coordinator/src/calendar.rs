@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use causey_artifacts::wall;
 use causey_protocol::flow::{Definition, schedule_problem};
 use causey_protocol::id::Timestamp;
 use causey_protocol::parameter::Values;
@@ -124,11 +125,6 @@ fn micros(local: &Zoned) -> Option<Timestamp> {
     u64::try_from(local.timestamp().as_microsecond()).ok().map(Timestamp)
 }
 
-/// Now, for what is shown and checked; the leader has a clock of its own.
-pub(crate) fn now() -> Timestamp {
-    Timestamp(u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or_default())
-}
-
 /// Checks what the flow's schedules say against the calendar.
 ///
 /// # Errors
@@ -137,7 +133,7 @@ pub fn check(definition: &Definition) -> Result<(), Problem> {
     for schedule in &definition.schedules {
         let wrong = |what: String| schedule_problem(definition, schedule, what).hint("see docs/operations.md, \"Schedules\"");
         let calendar = Calendar::new(&schedule.cron, schedule.zone()).map_err(|error| wrong(error.to_string()))?;
-        let Some(next) = calendar.after(now()) else {
+        let Some(next) = calendar.after(wall::now()) else {
             return Err(wrong(Error::Never { cron: schedule.cron.clone() }.to_string()));
         };
         calendar.write(next, &schedule.parameters).map_err(wrong)?;

@@ -1,16 +1,16 @@
-//! Looks for the results that resumed runs seek in earlier ones: in the committed state, or in the history of a run that has left it,
-//! and in the stored chunks of either. What it finds reaches the engine as an input; looking twice does no harm.
+//! Looks for results of other runs: for resumed runs in those that they resume, which are in the committed state or in their histories,
+//! with stored chunks of either; for memoised steps whether what is remembered is still stored. What it finds reaches the engine as an input; looking twice does no harm.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use causey_artifacts::{ReadError, Store, StoreError, read_object};
-use causey_engine::{Run, Sought, TaskRef, TaskState};
+use causey_engine::{Known, Run, Sought, Source, TaskRef, TaskState};
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::backoff::Delays;
 use causey_protocol::flow::Flow;
-use causey_protocol::id::{Digest, RunId, StepName};
+use causey_protocol::id::{ContentId, Digest, RunId, StepName};
 use causey_protocol::input::{Found, FoundResult, Input};
 use causey_protocol::record::TaskSet;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -76,6 +76,7 @@ struct Candidate {
     attempt: u32,
     object: ObjectRef,
     foreach: Option<u32>,
+    content: Option<ContentId>,
 }
 
 #[derive(Clone, Debug)]
@@ -107,7 +108,7 @@ impl<T: Aside + Send + Sync + 'static> Finder<T> {
                 match this.look(&sought).await {
                     Ok(found) => break found,
                     Err(error) if error.is_transient() => {
-                        tracing::warn!(error = error.text(), earlier = %sought.earlier, "results cannot be looked for; trying again");
+                        tracing::warn!(error = error.text(), run = %sought.run, source = ?sought.source, "results cannot be looked for; trying again");
                         tokio::time::sleep(delays.next_delay()).await;
                     }
                     Err(error) => break Found::Broken { because: error.text() },
@@ -122,7 +123,11 @@ impl<T: Aside + Send + Sync + 'static> Finder<T> {
 
 impl<T: Aside + Sync> Inner<T> {
     async fn look(&self, sought: &Sought) -> Result<Found, Error> {
-        let (run, flow) = self.earlier(sought.earlier).await?;
+        let earlier = match &sought.source {
+            Source::Run(earlier) => *earlier,
+            Source::Memo(known) => return self.remembered(sought, known).await,
+        };
+        let (run, flow) = self.earlier(earlier).await?;
         if let Some(digest) = whole_chunk(&run, &flow, sought) {
             let tasks = self.count(digest).await?;
             return Ok(Found::Chunk { digest, tasks });
@@ -130,6 +135,26 @@ impl<T: Aside + Sync> Inner<T> {
         let candidates = self.candidates(&run, &flow, sought).await?;
         let looks = stream::iter(candidates).map(|candidate| self.result(sought, candidate));
         Ok(Found::Results(looks.buffered(OBJECTS_AT_ONCE).try_collect().await?))
+    }
+
+    /// Of what is remembered, what can be had: a task whose result is gone is run.
+    async fn remembered(&self, sought: &Sought, known: &[Known]) -> Result<Found, Error> {
+        let look = |Known { place, attempt, object }: &Known| {
+            let candidate = Candidate { place: *place, attempt: *attempt, object: *object, foreach: None, content: None };
+            async move {
+                match self.result(sought, candidate).await {
+                    Ok(result) => Ok(Some(result)),
+                    Err(error) if error.is_transient() => Err(error),
+                    Err(error) => {
+                        tracing::warn!(error = error.text(), run = %sought.run, step = %sought.name, "a remembered result is gone; its task runs");
+                        Ok(None)
+                    }
+                }
+            }
+        };
+        let looks = stream::iter(known.iter().map(look)).buffered(OBJECTS_AT_ONCE);
+        let found: Vec<Option<FoundResult>> = looks.try_collect().await?;
+        Ok(Found::Results(found.into_iter().flatten().collect()))
     }
 
     async fn earlier(&self, id: RunId) -> Result<(Arc<Run>, Arc<Flow>), Error> {
@@ -154,7 +179,8 @@ impl<T: Aside + Sync> Inner<T> {
             let known = run.task(&task).filter(|known| known.state == TaskState::Succeeded);
             if let (Some(known), Some(object)) = (known, run.object(flow, &task)) {
                 let foreach = run.foreach(step, &task.path).map(|foreach| foreach.count);
-                found.insert(place, Candidate { place, attempt: known.attempt, object, foreach });
+                let content = known.content.as_deref().copied();
+                found.insert(place, Candidate { place, attempt: known.attempt, object, foreach, content });
             }
         }
         let (start, end) = match &sought.tasks {
@@ -171,7 +197,7 @@ impl<T: Aside + Sync> Inner<T> {
                     TaskSet::Range { from, .. } if task.id.visit == 0 => task.id.path.0.last().map_or(0, |item| item - from),
                     _ => continue,
                 };
-                found.insert(place, Candidate { place, attempt: task.attempt, object: task.object, foreach: None });
+                found.insert(place, Candidate { place, attempt: task.attempt, object: task.object, foreach: None, content: None });
             }
         }
         Ok(found.into_values().collect())
@@ -179,17 +205,18 @@ impl<T: Aside + Sync> Inner<T> {
 
     /// The result as the engine takes it: its object is there, and says how the task went on.
     async fn result(&self, sought: &Sought, candidate: Candidate) -> Result<FoundResult, Error> {
-        let Candidate { place, attempt, object, mut foreach } = candidate;
+        let Candidate { place, attempt, object, mut foreach, mut content } = candidate;
         let ObjectRef { run: owner, digest, bytes, .. } = object;
         let mut next = Vec::new();
-        if sought.goes_on && foreach.is_none() {
+        if (sought.goes_on && foreach.is_none()) || (sought.content && content.is_none()) {
             let path = object.path();
             let read = read_object(&self.store, &object).await.map_err(|source| Error::Object { path, source: Some(source) })?;
+            content = read.manifest.content();
             (next, foreach) = (read.manifest.next, read.manifest.foreach);
         } else if self.store.head(&object.path()).await? != Some(bytes) {
             return Err(Error::Object { path: object.path(), source: None });
         }
-        Ok(FoundResult { place, owner, attempt, digest, bytes, next, foreach })
+        Ok(FoundResult { place, owner, attempt, digest, bytes, next, foreach, content })
     }
 
     /// How many tasks of each step a chunk and those inside it hold.

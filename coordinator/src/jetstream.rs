@@ -1,7 +1,7 @@
 //! The world outside as it really is: NATS with JetStream through `async-nats`, the system's clock and threads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{Config as PullConfig, Stream as Pulled};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
@@ -10,6 +10,7 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode, kv};
 use async_nats::{Client, HeaderMap, Subscriber};
 use bytes::Bytes;
+use causey_artifacts::wall;
 use causey_protocol::id::{PoolName, Timestamp};
 use causey_protocol::subject::{self, LEADER_BUCKET, TASK_STREAM};
 use futures_util::{StreamExt, TryStreamExt as _};
@@ -311,8 +312,7 @@ impl Machine for JetStream {
     }
 
     fn now(&self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+        wall::now()
     }
 }
 

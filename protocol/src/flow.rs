@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::gate::{SIGNALS_BYTES_MAX, StepGate};
 use crate::id::{Digest, FlowName, SignalName, StepName};
 use crate::parameter::Parameter;
-use crate::policy::{self, CatchPolicy, HostMode, Resources, RetryPolicy};
+use crate::policy::{self, CatchPolicy, HostMode, MemoPolicy, Resources, RetryPolicy};
 use crate::problem::{Code, Problem};
 use crate::schedule::{Concurrency, SCHEDULES_MAX, Schedule};
 use crate::share::Standing;
@@ -93,6 +93,9 @@ pub struct Step {
     /// What its tasks wait for beside their inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Box<StepGate>>,
+    /// Whether later runs may take its results.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memo: Option<MemoPolicy>,
 }
 
 /// How a step ends.
@@ -204,6 +207,8 @@ pub struct Flow {
     enclosing: Vec<Vec<Split>>,
     /// Steps that no run can end without.
     certain: Vec<bool>,
+    /// Steps whose results a memoised one takes.
+    feeds_memo: Vec<bool>,
 }
 
 impl From<Flow> for Definition {
@@ -264,6 +269,12 @@ impl Flow {
     #[must_use]
     pub fn is_certain(&self, index: StepIndex) -> bool {
         self.certain[usize::from(index.0)]
+    }
+
+    /// Whether a memoised step takes its results, so that what they contain has to be known.
+    #[must_use]
+    pub fn feeds_memo(&self, index: StepIndex) -> bool {
+        self.feeds_memo[usize::from(index.0)]
     }
 
     /// How often the step may be entered on one path.
@@ -330,8 +341,21 @@ fn check(definition: Definition) -> Result<Flow, Problem> {
     let order = topological_order(&definition, &index, &parents)?;
     let (closes, enclosing) = balance(&definition, &index, &mut parents, &order, start)?;
     let certain = certain(&definition, &index, &order, start);
+    let feeds_memo = feeds_memo(&definition, &parents);
     let digest = Digest::of(&serde_json::to_vec(&definition).expect("a definition has a JSON form"));
-    Ok(Flow { definition, digest, start, index, parents, closes, enclosing, certain })
+    Ok(Flow { definition, digest, start, index, parents, closes, enclosing, certain, feeds_memo })
+}
+
+/// For each step, whether a memoised one takes its results.
+fn feeds_memo(definition: &Definition, parents: &[Vec<StepIndex>]) -> Vec<bool> {
+    let mut feeds = vec![false; definition.steps.len()];
+    for (place, (step, parents)) in definition.steps.iter().zip(parents).enumerate().filter(|(_, (step, _))| step.memo.is_some()) {
+        feeds[place] |= leads_to_itself(step);
+        for parent in parents {
+            feeds[usize::from(parent.0)] = true;
+        }
+    }
+    feeds
 }
 
 /// For each step, whether the flow cannot come to its end without it: a switch avoids what one of its paths avoids, a split only what all
@@ -495,6 +519,9 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
             return Err(problem.hint("let the step before it wait"));
         }
     }
+    if let Some(memo) = &step.memo {
+        check_memo(definition, step, memo)?;
+    }
     if let Some(resources) = &step.resources {
         let cpu_fits = resources.cpu.is_finite() && resources.cpu > 0.0 && resources.cpu <= 1024.0;
         if !cpu_fits || !resources.gpu.is_finite() || resources.gpu < 0.0 {
@@ -513,6 +540,21 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
         }
         _ => Ok(()),
     }
+}
+
+fn check_memo(definition: &Definition, step: &Step, memo: &MemoPolicy) -> Result<(), Problem> {
+    if let Some(what) = memo.fault() {
+        return Err(fault(definition, Some(step), format!("is wrong: {what}")));
+    }
+    if step.catch.is_some() {
+        let problem = fault(definition, Some(step), "is memoised and has catch: a caught failure would be taken as its result");
+        return Err(problem.hint("let the step raise, or do not memoise it"));
+    }
+    if definition.steps.iter().any(|other| matches!(&other.next, Transition::Gang { to, .. } if *to == step.name)) {
+        let problem = fault(definition, Some(step), "is memoised, and is the step of a gang");
+        return Err(problem.hint("memoise the join behind it"));
+    }
+    Ok(())
 }
 
 /// A gang's step goes on to the join that closes it, and a failure of one member is a failure of all.
@@ -763,6 +805,7 @@ mod tests {
                 grace_seconds: None,
                 gather_seconds: None,
                 gate: None,
+                memo: None,
             }
         });
         Definition {

@@ -195,6 +195,8 @@ bytes_id!(/** BLAKE3-128 of (step, path, visit, attempt): names an attempt's que
 bytes_id!(/** BLAKE3-128 of what a run stems from; one origin, one run. */ Origin, 16);
 bytes_id!(/** BLAKE3-128 of (run, task, topic, ordinal). */ NotificationId, 16);
 bytes_id!(/** BLAKE3-128 of (run, step, path, visit), without the attempt: given to user code. */ IdempotencyKey, 16);
+bytes_id!(/** BLAKE3-128 of what a task left, without anything of the run that made it: equal contents, equal ids. */ ContentId, 16);
+bytes_id!(/** BLAKE3-128 of what the result of a memoised task depends on; one key, one result. */ MemoKey, 16);
 
 impl Digest {
     /// The digest of `bytes`.

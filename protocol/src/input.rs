@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::event::CloudEvent;
 use crate::flow::{Flow, StepIndex};
-use crate::id::{Digest, FlowName, PoolName, RequestId, RunId, SignalName, SourceName, StepName, Timestamp, WorkerName};
+use crate::id::{ContentId, Digest, FlowName, PoolName, RequestId, RunId, SignalName, SourceName, StepName, Timestamp, WorkerName};
 use crate::letter::{LetterEnd, Original};
 use crate::parameter::Values;
 use crate::policy::HostMode;
@@ -42,6 +42,9 @@ pub enum Request {
         /// What is not said here is as the flow says.
         #[serde(default, skip_serializing_if = "Standing::is_ordinary")]
         standing: Standing,
+        /// It takes no remembered result of a memoised step.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        fresh: bool,
     },
     /// A new run that takes results of an earlier one, which has ended.
     Resume(Box<Resume>),
@@ -203,7 +206,7 @@ pub enum Input {
         pool: PoolName,
         slots: Vec<u32>,
     },
-    /// What an earlier run has of the results that a resumed one sought.
+    /// What there is of the results that were sought: those of the run that this one resumes, or remembered ones.
     ResultsFound {
         run: RunId,
         step: StepIndex,
@@ -233,7 +236,7 @@ pub enum Found {
     Broken { because: String },
 }
 
-/// An accepted result of an earlier run.
+/// An accepted result of another run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundResult {
     /// Which of the tasks that were sought.
@@ -247,4 +250,6 @@ pub struct FoundResult {
     pub next: Vec<StepName>,
     /// The items of a foreach.
     pub foreach: Option<u32>,
+    /// What its object contains, where a memoised step takes it.
+    pub content: Option<ContentId>,
 }

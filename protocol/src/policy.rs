@@ -120,6 +120,34 @@ pub const ERROR_CLASSES_MAX: usize = 64;
 /// Longest name of one, in bytes.
 pub const ERROR_CLASS_BYTES_MAX: usize = 256;
 
+/// Longest version of a memoised step, in bytes.
+pub const MEMO_VERSION_BYTES_MAX: usize = 128;
+
+/// A memoised step: later runs take its accepted results where code, inputs and parameters are the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoPolicy {
+    /// What stands for the code; `None`: the digest of the flow's code package.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Results older than this are not taken, in seconds. `None`: however old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_seconds: Option<f64>,
+}
+
+impl MemoPolicy {
+    /// Why this makes no policy, in words; `None` when it does.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        if self.version.as_ref().is_some_and(|version| version.is_empty() || version.len() > MEMO_VERSION_BYTES_MAX) {
+            return Some(format!("the version of a memoised step has 1 to {MEMO_VERSION_BYTES_MAX} bytes"));
+        }
+        let fits = |seconds: f64| seconds.is_finite() && seconds > 0.0 && seconds <= TIMEOUT_SECONDS_MAX;
+        let seconds = self.expires_seconds.filter(|seconds| !fits(*seconds))?;
+        Some(format!("results that expire after {seconds} seconds: it is not between 0 (excluded) and {TIMEOUT_SECONDS_MAX}"))
+    }
+}
+
 /// A step whose final failure is caught: the flow goes on with what the step left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

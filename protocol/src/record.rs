@@ -11,8 +11,8 @@ use crate::artifact::ObjectRef;
 use crate::flow::{Flow, StepIndex};
 use crate::gate::{Awaited, Parent, SignalSource};
 use crate::id::{
-    Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, SignalName, SourceName, StepName,
-    Timestamp, WorkerName,
+    ContentId, Digest, FlowName, MemoKey, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, SignalName,
+    SourceName, StepName, Timestamp, WorkerName,
 };
 use crate::letter::{DeadLetter, LetterEnd};
 use crate::parameter::Values;
@@ -262,13 +262,13 @@ pub enum Record {
         path: Path,
         chunk: u32,
     },
-    /// Tasks of a resumed run are ready, and wait for what the earlier run has of their results.
+    /// Tasks are ready, and wait for what there is of their results: in the run that theirs resumes, or remembered from any.
     ResultsSought {
         run: RunId,
         step: StepIndex,
         tasks: TaskSet,
     },
-    /// Of the tasks that were sought together these take a result of an earlier run, without an attempt; the others have none.
+    /// Of the tasks that were sought together these take a result of another run, without an attempt; the others have none.
     ResultsReused {
         run: RunId,
         step: StepIndex,
@@ -276,6 +276,16 @@ pub enum Record {
         /// The runs in which the results were made; items name a place in this list.
         owners: Vec<RunId>,
         items: Vec<ItemReused>,
+    },
+    /// What is known of results that have just been accepted: for later tasks of the run, and for memoised steps of later runs.
+    ResultsRemembered {
+        run: RunId,
+        step: StepIndex,
+        results: Vec<ResultRemembered>,
+    },
+    /// Remembered results whose objects cannot be had.
+    ResultsForgotten {
+        keys: Vec<MemoKey>,
     },
     /// A chunk of an earlier run's foreach, which `step` opened, stands for the same items of this one.
     ChunkReused {
@@ -521,6 +531,8 @@ impl Record {
             | Self::SwitchTaken { .. }
             | Self::ResultsSought { .. }
             | Self::ResultsReused { .. }
+            | Self::ResultsRemembered { .. }
+            | Self::ResultsForgotten { .. }
             | Self::ChunkReused { .. }
             | Self::StartSkipped { .. }
             | Self::RunAdmitted { .. }
@@ -556,6 +568,11 @@ pub struct ItemSucceeded(pub u32, pub Digest, pub u64, pub u64, pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemReused(pub u32, pub u32, pub u32, pub Digest, pub u64);
 
+/// A task's result in [`Record::ResultsRemembered`] as a compact tuple: path, visit, what its object contains, and the key under which later
+/// runs find it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultRemembered(pub Path, pub u32, pub Option<ContentId>, pub Option<MemoKey>);
+
 /// A run and everything it is pinned to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunStarted {
@@ -580,6 +597,9 @@ pub struct RunStarted {
     pub waits: bool,
     #[serde(default, skip_serializing_if = "Standing::is_ordinary")]
     pub standing: Standing,
+    /// It takes no remembered result of a memoised step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
 }
 
 /// A backfill and what its runs are pinned to.

@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::artifact::ObjectRef;
 use crate::gate::{ChildStart, EndedChild};
 use crate::id::{
-    Digest, FlowName, IdempotencyKey, ModelName, Path, PoolName, RunId, RunName, SignalName, StepName, TaskId, TaskKey, Timestamp,
-    WorkerName,
+    ContentId, Digest, FlowName, IdempotencyKey, ModelName, Path, PoolName, RunId, RunName, SignalName, StepName, TaskId, TaskKey,
+    Timestamp, WorkerName,
 };
 use crate::parameter::Values;
 use crate::policy::HostMode;
@@ -79,6 +79,9 @@ pub struct Dispatch {
     /// The run that this one resumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_run: Option<RunId>,
+    /// A memoised step takes the results: the report says what they contain.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub content: bool,
 }
 
 /// Where a member of a gang can be reached: the address of its host, and a port that was free there.
@@ -234,6 +237,9 @@ pub struct Success {
     pub children: Vec<ChildStart>,
     pub started: Timestamp,
     pub ended: Timestamp,
+    /// What the object contains, where the dispatch asked for it and all of it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<ContentId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -10,14 +10,14 @@ use causey_protocol::chunk::{Chunk, ChunkList, ChunkStep, ChunkTask, ChunkedFore
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
 use causey_protocol::flow::{Definition, Flow, StepIndex};
 use causey_protocol::gate::{ApprovalGate, Awaited, ChildStart, DefaultData, EndedChild, Gate, Parent, SignalGate, SignalSource, StepGate};
-use causey_protocol::id::{Digest, NotificationId, Origin, Path, RunId, TaskKey, Timestamp};
+use causey_protocol::id::{ContentId, Digest, MemoKey, NotificationId, Origin, Path, RunId, TaskKey, Timestamp};
 use causey_protocol::input::{FlowChoice, Request, RequestMessage, Resume};
 use causey_protocol::live::{Ask, LiveOutput, Offer, OpenAttempt, OutputStream, Told};
-use causey_protocol::policy::HostMode;
+use causey_protocol::policy::{HostMode, MemoPolicy};
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{
-    Answer, BackfillStarted, Cause, FailureCause, ItemReused, ItemSucceeded, ModelPublished, Position, Record, Resumption, RunStarted,
-    RunState, TaskSet, Topic, Turn, Work,
+    Answer, BackfillStarted, Cause, FailureCause, ItemReused, ItemSucceeded, ModelPublished, Position, Record, ResultRemembered,
+    Resumption, RunStarted, RunState, TaskSet, Topic, Turn, Work,
 };
 use causey_protocol::schedule::{BackfillPlan, Concurrency, Strategy};
 use causey_protocol::share::{Share, Shares, Standing};
@@ -103,6 +103,7 @@ fn requests() {
         host: Some(HostMode::Spawn),
         timeout_seconds: None,
         standing: Standing::default(),
+        fresh: false,
     };
     check("request-submit", &message(submit));
     check("request-deploy", &message(Request::Deploy { flow: Box::new(flow()) }));
@@ -124,6 +125,7 @@ fn reports() {
             children: Vec::new(),
             started,
             ended,
+            content: None,
         }),
         Outcome::Failed(Failure {
             kind: FailureKind::User,
@@ -170,6 +172,7 @@ fn dispatches() {
         signals: BTreeMap::new(),
         children: Vec::new(),
         origin_run: None,
+        content: false,
     };
     check("dispatch", &dispatch);
     let ended = EndedChild {
@@ -188,7 +191,8 @@ fn dispatches() {
     check("dispatch-scheduled", &Dispatch { scheduled_at: Some(Timestamp(1_700_000_000_000_000)), ..dispatch.clone() });
     check("dispatch-gang", &Dispatch { gang: true, ..dispatch.clone() });
     check("dispatch-timeout", &Dispatch { timeout_seconds: Some(90.0), grace_seconds: Some(0.5), ..dispatch.clone() });
-    check("dispatch-resume", &Dispatch { origin_run: Some(run()), ..dispatch });
+    check("dispatch-resume", &Dispatch { origin_run: Some(run()), ..dispatch.clone() });
+    check("dispatch-memo", &Dispatch { content: true, ..dispatch });
 }
 
 #[test]
@@ -273,6 +277,7 @@ fn gangs() {
         children: Vec::new(),
         started,
         ended,
+        content: None,
     };
     let records = vec![
         Record::FlowRegistered { digest: flow.digest(), flow: Box::new(flow) },
@@ -311,6 +316,7 @@ fn timeouts_and_filters() {
         host: None,
         timeout_seconds: Some(60.0),
         standing: Standing::default(),
+        fresh: false,
     };
     check("request-submit-timeout", &RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request: submit });
     let (run, step, path, started, ended) = (run(), StepIndex(1), Path(vec![2]), Timestamp(10), Timestamp(20));
@@ -340,6 +346,7 @@ fn timeouts_and_filters() {
         timeout_seconds: Some(60.0),
         waits: false,
         standing: Standing::default(),
+        fresh: false,
     };
     let records = vec![
         Record::RunStarted(Box::new(start)),
@@ -372,6 +379,7 @@ fn turns() {
         timeout_seconds: None,
         waits: false,
         standing: Standing::default(),
+        fresh: false,
     };
     let published =
         ModelPublished { version: 4, run, step, path: path.clone(), visit: 0, attempt: 1, digest, bytes: 321, publication: publication() };
@@ -510,6 +518,7 @@ fn turns_of_a_resumed_run() {
         timeout_seconds: None,
         waits: false,
         standing: Standing::default(),
+        fresh: false,
     };
     let tasks = TaskSet::Range { path: path.clone(), from: 1_000, to: 2_000 };
     let records = vec![
@@ -520,6 +529,66 @@ fn turns_of_a_resumed_run() {
     ];
     let (at, announced) = (Timestamp(1_700_000_000_000_000), Position { sequence: 12, index: 3 });
     check("turn-resume", &Turn { epoch: 3, at, inbox: 41, events: 7, announced, previous: Digest::of(b"before"), records });
+}
+
+#[test]
+fn memoised_steps() {
+    let mut definition = Definition::from(flow());
+    let version = Some("v1".into());
+    (definition.steps[1].memo, definition.steps[1].catch) = (Some(MemoPolicy { version, expires_seconds: Some(604_800.0) }), None);
+    let flow = Flow::try_from(definition).unwrap();
+    let submit = Request::Submit {
+        flow: FlowChoice::Given(Box::new(flow.clone())),
+        parameters: BTreeMap::new(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        standing: Standing::default(),
+        fresh: true,
+    };
+    check("request-submit-fresh", &RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request: submit });
+    let (run, step, path, content) = (run(), StepIndex(1), Path(vec![2]), ContentId([3; 16]));
+    let success = Success {
+        digest: Digest::of(b"object"),
+        bytes: 321,
+        next: vec!["join".parse().unwrap()],
+        foreach: None,
+        publications: Vec::new(),
+        children: Vec::new(),
+        started: Timestamp(10),
+        ended: Timestamp(20),
+        content: Some(content),
+    };
+    let outcome = Outcome::Succeeded(success);
+    let item = ReportItem { run, step: "work".parse().unwrap(), path: path.clone(), visit: 0, attempt: 0, outcome };
+    check("report-content", &Report { pool: "gpu".parse().unwrap(), worker: "w1".parse().unwrap(), items: vec![item] });
+    let key = MemoKey([4; 16]);
+    let start = RunStarted {
+        run,
+        name: "calm-otter-41".parse().unwrap(),
+        origin: Origin([9; 16]),
+        joined: Vec::new(),
+        definition: flow.digest(),
+        version: None,
+        parameters: BTreeMap::new(),
+        cause: Cause::Request { id: "r-1".parse().unwrap() },
+        user: "ann".into(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        waits: false,
+        standing: Standing::default(),
+        fresh: true,
+    };
+    let results = vec![ResultRemembered(path.clone(), 1, Some(content), None), ResultRemembered(path, 0, None, Some(key))];
+    let records = vec![
+        Record::FlowRegistered { digest: flow.digest(), flow: Box::new(flow) },
+        Record::RunStarted(Box::new(start)),
+        Record::ResultsRemembered { run, step, results },
+        Record::ResultsForgotten { keys: vec![key] },
+    ];
+    let (at, announced) = (Timestamp(1_700_000_000_000_000), Position { sequence: 12, index: 3 });
+    check("turn-memo", &Turn { epoch: 3, at, inbox: 41, events: 7, announced, previous: Digest::of(b"before"), records });
 }
 
 #[test]
@@ -626,6 +695,7 @@ fn schedules_backfills_and_concurrency() {
         timeout_seconds: None,
         waits: true,
         standing: Standing::default(),
+        fresh: false,
     };
     let records = vec![
         Record::RunStarted(Box::new(start.clone())),
@@ -703,6 +773,7 @@ fn gates() {
         timeout_seconds: None,
         waits: false,
         standing: Standing::default(),
+        fresh: false,
     };
     let success = Success {
         digest: Digest::of(b"object"),
@@ -713,6 +784,7 @@ fn gates() {
         children: vec![child],
         started: Timestamp(10),
         ended: Timestamp(20),
+        content: None,
     };
     let item =
         ReportItem { run, step: "work".parse().unwrap(), path: Path(vec![2]), visit: 0, attempt: 0, outcome: Outcome::Succeeded(success) };
@@ -764,6 +836,7 @@ fn standings_shares_and_work() {
         host: None,
         timeout_seconds: None,
         standing: Standing { priority: Some(100), max_parallel: None },
+        fresh: false,
     };
     check("request-submit-standing", &RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request: submit });
     let (run, pool) = (run(), || "gpu".parse().unwrap());
@@ -782,6 +855,7 @@ fn standings_shares_and_work() {
         timeout_seconds: None,
         waits: false,
         standing,
+        fresh: false,
     };
     let ann = Share { weight: 3, window: Some(20) };
     let shares = Shares { tenants: [("ann".to_owned(), ann)].into(), others: Share::default(), runs_max: Some(9) };

@@ -417,7 +417,7 @@ fn files(folder: &FilePath) -> std::io::Result<Vec<std::path::PathBuf>> {
 #[derive(Debug, Default)]
 struct Judge {
     origins: BTreeSet<Origin>,
-    /// Tasks for which a result of an earlier run is sought.
+    /// Tasks for which a result of another run is sought.
     sought: BTreeSet<Task>,
     /// The open attempt of each task.
     open: BTreeMap<Task, u32>,
@@ -646,6 +646,8 @@ impl Judge {
             | Record::WorkDone { .. }
             | Record::EventHeld { .. }
             | Record::RetryScheduled { .. }
+            | Record::ResultsRemembered { .. }
+            | Record::ResultsForgotten { .. }
             | Record::InputsGathered { .. }
             | Record::InputsStored { .. }
             | Record::StreamsSeen { .. }

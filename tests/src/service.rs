@@ -242,7 +242,16 @@ impl Coordinator {
     /// When it cannot be started.
     #[must_use]
     pub fn start_at(nats_url: &str, base: &Path, place: &Place) -> Self {
-        Self { service: Service::start(Self::command(nats_url, base, place), &base.join(&place.name)), token: TOKEN.into() }
+        Self::start_as(Self::command(nats_url, base, place), base, place)
+    }
+
+    /// Starts what [`Coordinator::command`] gave, with whatever was added to it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_as(command: Command, base: &Path, place: &Place) -> Self {
+        Self { service: Service::start(command, &base.join(&place.name)), token: TOKEN.into() }
     }
 
     /// What [`Coordinator::start_at`] starts.

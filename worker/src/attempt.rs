@@ -3,8 +3,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use causey_artifacts::wall::now;
 use causey_artifacts::{ObjectLink, TaskNote, failpoint};
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::codec;
@@ -135,12 +136,6 @@ pub(crate) struct Ran {
     runner: Option<Runner>,
 }
 
-/// The wall clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
-}
-
 impl Bench for Tools {
     type Ran = Box<Ran>;
     type Used = Used;
@@ -156,7 +151,7 @@ impl Bench for Tools {
 
     async fn known(&self, job: &Job) -> Option<Outcome> {
         match self.depot.stored_result(job.dispatch.run, &job.key).await {
-            Ok(object) => object.map(|object| result::stored_outcome(&object)),
+            Ok(object) => object.map(|object| result::stored_outcome(&object, job.dispatch.content)),
             Err(error) => Some(nothing_ran(result::infrastructure(&job.dispatch.step, &error), now(), now())),
         }
     }
@@ -188,7 +183,8 @@ impl Bench for Tools {
             other => other,
         };
         let task_folder = runner.as_ref().map(Runner::task_folder);
-        let ending = Ending { task: job.note(), key: job.key, task_folder, output, started, ended: at };
+        let (task, key, content) = (job.note(), job.key, job.dispatch.content);
+        let ending = Ending { task, key, task_folder, output, started, ended: at, content };
         let outcome = result::conclude(&self.depot, &ending, ended).await;
         (outcome, runner.map(|runner| Used { runner, reuse }))
     }

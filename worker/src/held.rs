@@ -242,6 +242,7 @@ mod tests {
             signals: BTreeMap::new(),
             children: Vec::new(),
             origin_run: None,
+            content: false,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);

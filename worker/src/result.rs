@@ -65,6 +65,8 @@ pub(crate) struct Ending<'a> {
     pub(crate) output: Output,
     pub(crate) started: Timestamp,
     pub(crate) ended: Timestamp,
+    /// Whether the report says what the object contains.
+    pub(crate) content: bool,
 }
 
 /// Why a result cannot be stored.
@@ -120,7 +122,7 @@ fn not_stored(ending: &Ending<'_>, failure: Option<(FailureKind, ErrorInfo)>, er
 
 /// The outcome that a stored object tells.
 #[must_use]
-pub fn stored_outcome(object: &Object) -> Outcome {
+pub fn stored_outcome(object: &Object, content: bool) -> Outcome {
     let (digest, bytes) = (object.digest(), object.size());
     let Manifest { task, next, foreach, error, report, .. } = &object.manifest;
     let Some(ReportNote { started, ended, failure, publications, children }) = report.clone() else {
@@ -137,7 +139,9 @@ pub fn stored_outcome(object: &Object) -> Outcome {
             Outcome::Failed(Failure { kind, error: Box::new(error), digest: Some(digest), bytes, started, ended })
         }
         None => {
-            Outcome::Succeeded(Success { digest, bytes, next: next.clone(), foreach: *foreach, publications, children, started, ended })
+            let content = content.then(|| object.manifest.content()).flatten();
+            let (next, foreach) = (next.clone(), *foreach);
+            Outcome::Succeeded(Success { digest, bytes, next, foreach, publications, children, started, ended, content })
         }
     }
 }
@@ -253,17 +257,18 @@ async fn store(depot: &Depot, ending: &Ending<'_>, mut left: Left) -> Result<Out
         foreach,
         report: Some(note),
     };
+    let content = ending.content.then(|| manifest.content()).flatten();
     let Some((digest, bytes)) = put(depot, ending, data, output, manifest).await? else {
         let stored = depot.stored_result(ending.task.run, &ending.key).await?;
         let object = stored.ok_or_else(|| ResultError::Host("its object was there and is gone".into()))?;
-        return Ok(stored_outcome(&object));
+        return Ok(stored_outcome(&object, ending.content));
     };
     Ok(match (kind, error) {
         (Some(kind), error) => {
             let error = error.unwrap_or_default().clipped();
             Outcome::Failed(Failure { kind, error: Box::new(error), digest: Some(digest), bytes, started, ended })
         }
-        (None, _) => Outcome::Succeeded(Success { digest, bytes, next, foreach, publications, children, started, ended }),
+        (None, _) => Outcome::Succeeded(Success { digest, bytes, next, foreach, publications, children, started, ended, content }),
     })
 }
 
@@ -438,7 +443,7 @@ mod tests {
             attempt: 0,
         };
         let (started, ended) = (Timestamp(1), Timestamp(2));
-        Ending { task, key: KEY.parse().unwrap(), task_folder: Some(folder), output: Output::default(), started, ended }
+        Ending { task, key: KEY.parse().unwrap(), task_folder: Some(folder), output: Output::default(), started, ended, content: true }
     }
 
     fn finished(fields: &serde_json::Value) -> Ended {
@@ -464,7 +469,8 @@ mod tests {
         let again = conclude(&bench.depot, &ending(&task), finished(&json!({"next": []}))).await;
         assert_eq!(first, again);
         let object = bench.depot.stored_result(ending(&task).task.run, &KEY.parse().unwrap()).await.unwrap().unwrap();
-        assert_eq!(stored_outcome(&object), first);
+        assert!(success.content.is_some());
+        assert_eq!(stored_outcome(&object, true), first);
         assert_eq!(read_artifact(&bench.store, &object, "x").await.unwrap(), "abc");
         assert!(read_output(&bench.store, &object).await.unwrap().is_empty());
     }

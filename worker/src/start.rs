@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use causey_artifacts::Store;
+use causey_artifacts::{Store, wall};
 use causey_protocol::live::Offer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt::{self, LANGUAGE, Tools};
+use crate::attempt::{LANGUAGE, Tools};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::depot::Depot;
@@ -117,7 +117,7 @@ fn offer(config: &Config) -> Offer {
         memory_mb: presence::memory_mb(),
         languages: vec![LANGUAGE.into()],
         version: env!("CARGO_PKG_VERSION").into(),
-        started: attempt::now(),
+        started: wall::now(),
     }
 }
 

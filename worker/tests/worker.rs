@@ -244,6 +244,7 @@ impl Bench {
             signals: BTreeMap::new(),
             children: Vec::new(),
             origin_run: None,
+            content: false,
         }
     }
 

@@ -168,6 +168,12 @@ pub(crate) struct RunView {
     pub(crate) steps: Vec<StepView>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) gates: Option<Gates>,
+    /// What one that has not begun waits for.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub(crate) waits: Value,
+    /// What one waits for in which nothing happens, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stuck: Option<String>,
 }
 
 /// What a run waits for beside its tasks, and the runs it started.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::arguments::{Approve, Place, Reject, Signal};
+use crate::arguments::{Decision, Place, Signal};
 use crate::client::answer::RunView;
 use crate::command::given;
 use crate::exit::Exit;
@@ -23,34 +23,16 @@ pub(crate) async fn signal(arguments: &Signal) -> Result<Exit, Fault> {
     send(&arguments.place, &path, body, arguments.json, &said).await
 }
 
-/// Approves a step.
+/// Approves a step, or rejects it, which fails its run.
 ///
 /// # Errors
 /// When the server refuses: no such run or step, one that waits for no approval, or one that is for somebody else to decide about.
-pub(crate) async fn approve(arguments: &Approve) -> Result<Exit, Fault> {
-    let Approve { run, step, because, user, json, place } = arguments;
-    decide(place, run, step, (true, because.as_deref(), user.as_deref()), *json).await
-}
-
-/// Rejects a step: its run fails.
-///
-/// # Errors
-/// As [`approve`].
-pub(crate) async fn reject(arguments: &Reject) -> Result<Exit, Fault> {
-    let Reject { run, step, because, user, json, place } = arguments;
-    decide(place, run, step, (false, because.as_deref(), user.as_deref()), *json).await
-}
-
-async fn decide(
-    place: &Place,
-    run: &str,
-    step: &str,
-    (approved, because, user): (bool, Option<&str>, Option<&str>),
-    as_json: bool,
-) -> Result<Exit, Fault> {
-    let body = json!({"request_id": random_hex(), "user": given::user(user), "approved": approved, "because": because.unwrap_or_default()});
+pub(crate) async fn decide(arguments: &Decision, approved: bool) -> Result<Exit, Fault> {
+    let Decision { run, step, because, user, json: as_json, place } = arguments;
+    let (user, because) = (given::user(user.as_deref()), because.as_deref().unwrap_or_default());
+    let body = json!({"request_id": random_hex(), "user": user, "approved": approved, "because": because});
     let said = if approved { format!("goes on: {step} is approved") } else { format!("has failed: {step} is rejected") };
-    send(place, &["runs", run, "approvals", step], body, as_json, &said).await
+    send(place, &["runs", run, "approvals", step], body, *as_json, &said).await
 }
 
 async fn send(place: &Place, path: &[&str], body: Value, as_json: bool, said: &str) -> Result<Exit, Fault> {

@@ -59,6 +59,8 @@ async fn end(arguments: &Letter, how: &str, words: &str) -> Result<Exit, Fault> 
         let answer: Value = session.client.post(&["dead-letters", &arguments.letter, how], &body).await?;
         if arguments.json {
             print_json(&answer);
+        } else if let Some(run) = answer["name"].as_str() {
+            eprintln!("dead letter {} is done again by run {run}: causey show {run}", arguments.letter);
         } else {
             eprintln!("dead letter {} {words}", arguments.letter);
         }

@@ -178,6 +178,9 @@ async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Su
     if let Some(most) = arguments.max_workers {
         body["max_parallel"] = json!(most);
     }
+    if arguments.no_memo {
+        body["memo"] = json!(false);
+    }
     match request {
         Request::File(packaged, parameters) => {
             body["definition"] = json!(packaged.definition);

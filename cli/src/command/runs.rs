@@ -12,6 +12,9 @@ use crate::screen::live::{print_json, print_text};
 use crate::screen::table;
 use crate::session::with_server;
 
+/// Characters shown of what a run waits for.
+const WAITS_SHOWN_MAX: usize = 80;
+
 #[derive(Deserialize)]
 struct Answer {
     runs: Vec<Value>,
@@ -58,7 +61,22 @@ fn rows(runs: &[RunView], now: u64) -> Vec<Vec<String>> {
         let column = std::iter::once("PRIORITY".to_owned()).chain(runs.iter().map(|run| run.priority.to_string()));
         rows.iter_mut().zip(column).for_each(|(row, cell)| row.insert(3, cell));
     }
+    let waits: Vec<String> = runs.iter().map(waits_for).collect();
+    if waits.iter().any(|wait| !wait.is_empty()) {
+        let column = std::iter::once("WAITS FOR".to_owned()).chain(waits);
+        rows.iter_mut().zip(column).for_each(|(row, cell)| row.push(cell));
+    }
     rows
+}
+
+/// What a run waits for in which nothing happens, or before it begins.
+fn waits_for(run: &RunView) -> String {
+    let place = run.waits["for"].as_str().map(str::to_owned);
+    let text = run.stuck.clone().or(place).unwrap_or_default();
+    match text.char_indices().nth(WAITS_SHOWN_MAX) {
+        Some((end, _)) => format!("{}… (causey why {})", &text[..end], run.name),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -77,7 +95,12 @@ mod tests {
             ..RunView::default()
         };
         assert_eq!(rows(std::slice::from_ref(&run), 1_900_000)[1], ["brisk-otter-41", "Hello", "running", "2/3", "", "0.9 s"]);
-        let urgent = RunView { priority: 50, ..run };
+        let urgent = RunView { priority: 50, ..run.clone() };
         assert_eq!(rows(&[urgent], 1_900_000)[1][3], "50");
+        let stuck = RunView { stuck: Some(format!("work: {}", "x".repeat(100))), ..run.clone() };
+        let queued = RunView { waits: serde_json::json!({"for": "a place"}), ..run };
+        let rows = rows(&[stuck, queued], 1_900_000);
+        assert_eq!((&*rows[0][6], &*rows[2][6]), ("WAITS FOR", "a place"));
+        assert_eq!(rows[1][6], format!("work: {}… (causey why brisk-otter-41)", "x".repeat(74)));
     }
 }

@@ -158,24 +158,11 @@ impl Decider<'_> {
             let TaskRef { path, visit, .. } = task.clone();
             let ChildStart { wait, allow_failure, .. } = child;
             let parent = Parent { run, name, step: id.step.clone(), path, visit, ordinal, wait, allow_failure, depth };
-            let definition = started.digest();
             let priority = self.state.run(run).and_then(|parent| parent.start.standing.priority);
-            let begun = self.begin(NewRun {
-                origin,
-                joined: Vec::new(),
-                flow: started,
-                definition,
-                version,
-                parameters,
-                cause: Cause::Parent(Box::new(parent)),
-                user,
-                tags: Vec::new(),
-                host: None,
-                timeout_seconds: None,
-                // Whoever waits for it would else wait behind others.
-                standing: Standing { priority: priority.filter(|_| wait), max_parallel: None },
-                waits: false,
-            });
+            // Whoever waits for it would else wait behind others.
+            let standing = Standing { priority: priority.filter(|_| wait), max_parallel: None };
+            let new = NewRun::of(started, version, origin, parameters, Cause::Parent(Box::new(parent)), user);
+            let begun = self.begin(NewRun { standing, ..new });
             if let Begun::Skipped(problem) = begun
                 && wait
                 && !allow_failure

@@ -32,7 +32,7 @@ pub enum Command {
     TellGang { run: RunId },
     /// Take everything of a run off the queues and tell workers to stop it.
     Cancel { run: RunId },
-    /// Look for results in an earlier run, then say `ResultsFound`.
+    /// Look for results of other runs, then say `ResultsFound`.
     FindResults(Box<Sought>),
 }
 
@@ -118,7 +118,7 @@ fn join_bytes(run: &Run, flow: &Flow, step: StepIndex, path: &Path) -> Vec<u8> {
 
 fn find_command(state: &State, run: &Run, first: &TaskRef) -> Option<Command> {
     let flow = state.flow_of(run)?;
-    Some(Command::FindResults(Box::new(resume::sought(run, &flow, first)?)))
+    Some(Command::FindResults(Box::new(resume::sought(state, run, &flow, first)?)))
 }
 
 fn dispatch_command(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: bool) -> Option<Command> {
@@ -164,6 +164,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         signals: run.signal_data(),
         children: run.ended_children(&flow),
         origin_run: run.start.cause.earlier().map(|earlier| earlier.run),
+        content: flow.feeds_memo(first.step),
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use causey_protocol::flow::{Flow, StepIndex, Transition};
-use causey_protocol::id::{Digest, FlowName, Origin, Path, PoolName, RunId, StepName, Timestamp, WorkerName};
+use causey_protocol::id::{Digest, FlowName, Origin, Path, PoolName, RequestId, RunId, StepName, Timestamp, WorkerName};
 use causey_protocol::input::{FlowChoice, Input, Request, RequestMessage};
 use causey_protocol::parameter::{self, Values};
 use causey_protocol::policy::{self, HostMode};
@@ -83,6 +83,40 @@ pub(crate) struct NewRun {
     pub(crate) waits: bool,
     /// What is not said here is as the flow says.
     pub(crate) standing: Standing,
+    /// Whether it takes no remembered results.
+    pub(crate) fresh: bool,
+}
+
+/// What becomes of a request for a run.
+enum Chosen {
+    /// The answer that it has got before.
+    Before(Answer),
+    /// The flow, and its version if it is a deployed one.
+    Flow(Arc<Flow>, Option<u32>),
+}
+
+impl NewRun {
+    /// A run for which nothing is asked beyond what its flow says.
+    pub(crate) fn of(flow: Arc<Flow>, version: Option<u32>, origin: Origin, parameters: Values, cause: Cause, user: String) -> Self {
+        let definition = flow.digest();
+        let (joined, tags, host, timeout_seconds, waits, standing) = (Vec::new(), Vec::new(), None, None, false, Standing::default());
+        Self {
+            origin,
+            joined,
+            flow,
+            definition,
+            version,
+            parameters,
+            cause,
+            user,
+            tags,
+            host,
+            timeout_seconds,
+            waits,
+            standing,
+            fresh: false,
+        }
+    }
 }
 
 impl Decider<'_> {
@@ -114,10 +148,16 @@ impl Decider<'_> {
         }
         let RequestMessage { id, user, request } = message;
         let answer = match request {
-            Request::Submit { flow, parameters, tags, host, timeout_seconds, standing } => {
-                let cause = Cause::Request { id: id.clone() };
-                self.submit(flow, origin_of(&id), parameters, cause, user, tags, host, timeout_seconds, standing)
-                    .unwrap_or_else(Answer::Refused)
+            Request::Submit { flow, parameters, tags, host, timeout_seconds, standing, fresh } => {
+                let started = self.chosen(flow, &id, timeout_seconds, standing).and_then(|chosen| match chosen {
+                    Chosen::Before(answer) => Ok(answer),
+                    Chosen::Flow(flow, version) => {
+                        let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
+                        let new = NewRun::of(flow, version, origin_of(&id), parameters, Cause::Request { id: id.clone() }, user);
+                        self.start_asked(NewRun { tags, host, timeout_seconds, standing, fresh, ..new })
+                    }
+                });
+                started.unwrap_or_else(Answer::Refused)
             }
             Request::Resume(wish) => self.resume(&id, user, *wish).unwrap_or_else(Answer::Refused),
             Request::Deploy { flow } => self.deploy(&Arc::new(*flow), user),
@@ -137,46 +177,20 @@ impl Decider<'_> {
         self.emit(Record::RequestAnswered { id, answer });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart once")]
-    fn submit(
-        &mut self,
-        flow: FlowChoice,
-        origin: Origin,
-        parameters: Values,
-        cause: Cause,
-        user: String,
-        tags: Vec<String>,
-        host: Option<HostMode>,
-        timeout_seconds: Option<f64>,
-        standing: Standing,
-    ) -> Result<Answer, Problem> {
+    /// The flow that a request wants run, unless it has been answered before.
+    fn chosen(&self, flow: FlowChoice, id: &RequestId, timeout_seconds: Option<f64>, standing: Standing) -> Result<Chosen, Problem> {
         if let Some(what) = standing.fault() {
             return Err(Problem::new(Code::MALFORMED, what));
         }
-        if let Some(answer) = self.asked_before(&origin, timeout_seconds)? {
-            return Ok(answer);
+        if let Some(answer) = self.asked_before(&origin_of(id), timeout_seconds)? {
+            return Ok(Chosen::Before(answer));
         }
-        let (flow, version) = match flow {
-            FlowChoice::Given(flow) => (Arc::new(*flow), None),
-            FlowChoice::Deployed(name) => self.deployed(&name)?,
-        };
-        let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
-        let definition = flow.digest();
-        let joined = Vec::new();
-        self.start_asked(NewRun {
-            origin,
-            joined,
-            flow,
-            definition,
-            version,
-            parameters,
-            cause,
-            user,
-            tags,
-            host,
-            timeout_seconds,
-            waits: false,
-            standing,
+        Ok(match flow {
+            FlowChoice::Given(flow) => Chosen::Flow(Arc::new(*flow), None),
+            FlowChoice::Deployed(name) => {
+                let (flow, version) = self.deployed(&name)?;
+                Chosen::Flow(flow, version)
+            }
         })
     }
 
@@ -231,6 +245,7 @@ impl Decider<'_> {
             timeout_seconds: new.timeout_seconds.or(new.flow.definition().timeout_seconds),
             waits: new.waits,
             standing: new.standing.or(new.flow.definition().standing),
+            fresh: new.fresh,
         };
         self.emit(Record::RunStarted(Box::new(start)));
         if new.waits {
@@ -458,6 +473,8 @@ impl Decider<'_> {
             return;
         }
         let Some(since) = accepted.values().map(|success| success.started.min(success.ended)).min() else { return };
+        let results = accepted.iter().map(|(item, success)| (TaskRef::new(step, outer.child(*item), visit), success));
+        let noted = self.memo_of(run, step, results);
         let item = |(item, success): (u32, Success)| {
             let behind = |at: Timestamp| at.micros_since(since);
             ItemSucceeded(item, success.digest, success.bytes, behind(success.started), behind(success.ended))
@@ -465,12 +482,15 @@ impl Decider<'_> {
         let items = accepted.into_iter().map(item).collect();
         let worker = worker.clone();
         self.emit(Record::AttemptsSucceeded { run, step, outer, visit, attempt, worker, since, items });
+        self.note_results(run, step, noted);
     }
 
     fn accept_one(&mut self, run: RunId, task: &TaskRef, attempt: u32, worker: &WorkerName, success: &Success) {
         let (TaskRef { step, path, visit }, worker) = (task.clone(), worker.clone());
         let Success { digest, bytes, started, ended, .. } = *success;
+        let noted = self.memo_of(run, task.step, std::iter::once((task.clone(), success)));
         self.emit(Record::AttemptSucceeded { run, step, path, visit, attempt, worker, digest, bytes, started, ended });
+        self.note_results(run, step, noted);
     }
 
     pub(crate) fn succeeded(&mut self, run: RunId, flow: &Arc<Flow>, task: &TaskRef, attempt: u32, worker: &WorkerName, success: &Success) {

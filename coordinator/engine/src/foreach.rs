@@ -123,7 +123,11 @@ impl Decider<'_> {
         }
         while let Some((from, to)) = self.state.run(run).and_then(|run| self.state.next_items(run, &flow, split, step, path)) {
             let range = |to| TaskSet::Range { path: path.clone(), from, to };
-            if self.records().len() >= PIECE_RECORDS || !self.state.has_room(run, pool, to - from) {
+            let is_full = self.records().len() >= PIECE_RECORDS;
+            if !is_full && self.recall_items(run, step, path, (from, to), count) {
+                continue;
+            }
+            if is_full || !self.state.has_room(run, pool, to - from) {
                 return self.hold(run, step, range(count), 0, 0);
             }
             self.emit(Record::AttemptsOpened { run, step, pool: pool.clone(), tasks: range(to), attempt: 0, retry: 0 });
@@ -166,7 +170,12 @@ impl Decider<'_> {
             while !left.is_empty() {
                 let (now, later) = left.split_at(left.len().min(list));
                 let more = u32::try_from(now.len()).unwrap_or(u32::MAX);
-                if self.records().len() >= PIECE_RECORDS || !self.state.has_room(run, pool, more) {
+                let is_full = self.records().len() >= PIECE_RECORDS;
+                if !is_full && sets(outer, now, list).any(|tasks| self.recall(run, step, &tasks)) {
+                    left = later;
+                    continue;
+                }
+                if is_full || !self.state.has_room(run, pool, more) {
                     sets(outer, left, left.len()).for_each(|tasks| self.hold(run, step, tasks, 0, 0));
                     break;
                 }

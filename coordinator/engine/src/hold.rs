@@ -370,10 +370,13 @@ fn fits_run(run: &Run, more: u32) -> bool {
 }
 
 impl Decider<'_> {
-    /// Opens attempts of one step as one dispatch, or holds them back. The members of a gang do not come here: all or none of them go.
+    /// Opens attempts of one step as one dispatch, or holds them back; results that are remembered of first ones are asked for instead. The members of a gang do not come here: all or none of them go.
     pub(crate) fn offer(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
         let Some((_, flow)) = self.run_and_flow(run) else { return };
         let pool = pool_of(&flow, step);
+        if attempt == 0 && self.recall(run, step, &tasks) {
+            return;
+        }
         if self.state.has_room(run, pool, tasks.len()) {
             self.emit(Record::AttemptsOpened { run, step, pool: pool.clone(), tasks, attempt, retry });
         } else {
@@ -395,6 +398,9 @@ impl Decider<'_> {
         {
             let Some(HeldBack { attempt, retry, .. }) = self.state.held_back.get(&(run, first.clone())).cloned() else { return };
             let Some((_, flow)) = self.run_and_flow(run) else { return };
+            if attempt == 0 && self.recall(run, first.step, &tasks) {
+                continue;
+            }
             let pool = pool_of(&flow, first.step).clone();
             self.emit(Record::AttemptsOpened { run, step: first.step, pool, tasks, attempt, retry });
         }

@@ -28,18 +28,23 @@ pub(crate) fn is_chunked(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -
 /// The objects a join receives: by foreach index, or in the order in which the split names its branches. Of the parents that a switch
 /// makes alternatives, one has an object.
 pub(crate) fn inputs(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> Vec<InputRef> {
-    let Some(split) = flow.closes(join) else { return Vec::new() };
-    let input = |task: &TaskRef| {
-        let object = run.object(flow, task)?;
-        Some(InputRef { step: flow.step(task.step).name.clone(), path: task.path.clone(), object })
+    let input = |task: TaskRef| {
+        let object = run.object(flow, &task)?;
+        Some(InputRef { step: flow.step(task.step).name.clone(), path: task.path, object })
     };
+    parents(run, flow, join, path).into_iter().filter_map(input).collect()
+}
+
+/// The tasks whose objects a join receives, in the same order.
+pub(crate) fn parents(run: &Run, flow: &Flow, join: StepIndex, path: &Path) -> Vec<TaskRef> {
+    let Some(split) = flow.closes(join) else { return Vec::new() };
+    let has_object = |task: &TaskRef| run.object(flow, task).is_some();
     if split.foreach {
         let count = run.foreach(split.step, path).map_or(0, |foreach| foreach.count);
-        let parents = flow.parents(join);
-        let of = |index| parents.iter().find_map(|last| input(&TaskRef::new(*last, path.child(index), 0)));
+        let of = |index| flow.parents(join).iter().map(|last| TaskRef::new(*last, path.child(index), 0)).find(has_object);
         (0..count).filter_map(of).collect()
     } else {
-        flow.parents(join).iter().filter_map(|parent| input(&TaskRef::new(*parent, path.clone(), 0))).collect()
+        flow.parents(join).iter().map(|parent| TaskRef::new(*parent, path.clone(), 0)).filter(has_object).collect()
     }
 }
 

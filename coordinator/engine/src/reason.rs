@@ -53,8 +53,12 @@ pub enum Reason {
     },
     /// A join for its siblings; some of those missing, and some of those that have failed and are tried again.
     Siblings { arrived: u32, expected: u32, missing: Vec<String>, failing: Vec<String> },
+    /// Nothing: it has taken a result that another run made.
+    Reused { run: String, at: Option<Timestamp> },
     /// For a look at what the run that this one resumes has of their results.
     Results { run: String },
+    /// For a look whether the remembered results of a memoised step are still stored.
+    Remembered,
     /// For results or inputs to be in the artifact store.
     Store { blobs: u32 },
     /// For a place among what is open in its pool, its run or for its user.
@@ -122,7 +126,7 @@ impl Reason {
                 Self::Gate { since, signals, approval, children, .. },
                 Self::Gate { since: other, signals: named, approval: by, children: runs, .. },
             ) if signals == named && approval == by && children == runs => earlier(since, other),
-            (Self::Results { .. }, Self::Results { .. }) => {}
+            (Self::Results { .. }, Self::Results { .. }) | (Self::Remembered, Self::Remembered) => {}
             (Self::Store { blobs }, Self::Store { blobs: more }) => *blobs += more,
             (
                 Self::Siblings { arrived, expected, missing, failing },
@@ -230,6 +234,11 @@ impl Reason {
                     list("failed and tried again:", failing)
                 )
             }
+            Self::Reused { run, at } => {
+                let when = at.map(|at| format!(" {} ago", ago(&at))).unwrap_or_default();
+                format!("succeeded{when}: it took the result that run {run} had made")
+            }
+            Self::Remembered => "waits for a look at the results that are remembered of its step".into(),
             Self::Results { run } => format!("waits for a look at what run {run} has of its results"),
             Self::Store { blobs } => format!("waits for {} to be stored in the artifact store", many(*blobs, "list of results")),
             Self::Room { room } => room.to_string(),

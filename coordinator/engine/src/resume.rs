@@ -10,11 +10,13 @@ use causey_protocol::id::{Digest, Origin, Path, RequestId, RunId, StepName, Time
 use causey_protocol::input::{Found, FoundResult, Resume};
 use causey_protocol::parameter;
 use causey_protocol::problem::{Code, Problem};
-use causey_protocol::record::{Answer, Cause, ItemReused, Record, Resumption, RunState, TaskSet};
+use causey_protocol::record::{Answer, Cause, ItemReused, Record, ResultRemembered, Resumption, RunState, TaskSet};
 use causey_protocol::task::Success;
 
 use crate::engine::{Decider, NewRun, objection};
+use crate::memo::{self, Known};
 use crate::run::{Chunk, Run, TaskRef, TaskState, join_of, splits_below, steps_below};
+use crate::state::State;
 use crate::switch;
 
 /// Tasks sought together at most: what is decided of one answer has to fit a turn.
@@ -139,23 +141,8 @@ impl Decider<'_> {
         }
         let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
         let cause = Cause::Resume { id: id.clone(), earlier: Box::new(earlier) };
-        let (definition, joined) = (flow.digest(), Vec::new());
-        let flow = Arc::new(flow);
-        self.start_asked(NewRun {
-            origin,
-            joined,
-            flow,
-            definition,
-            version,
-            parameters,
-            cause,
-            user,
-            tags,
-            host,
-            timeout_seconds,
-            waits: false,
-            standing: Default::default(),
-        })
+        let new = NewRun::of(Arc::new(flow), version, origin, parameters, cause, user);
+        self.start_asked(NewRun { tags, host, timeout_seconds, ..new })
     }
 
     /// Asks for results of these tasks, which are ready, if there may be any.
@@ -169,7 +156,7 @@ impl Decider<'_> {
         sought
     }
 
-    /// Decides about tasks that waited for what the earlier run has of them.
+    /// Decides about tasks that waited for what there is of them in other runs.
     pub(crate) fn results_found(&mut self, run: RunId, step: StepIndex, tasks: &TaskSet, found: Found) {
         let Some((resumed, flow)) = self.run_and_flow(run) else {
             return self.ignore(format!("results for unknown run {run}"));
@@ -197,6 +184,8 @@ impl Decider<'_> {
 
     fn take_results(&mut self, run: RunId, flow: &Arc<Flow>, step: StepIndex, tasks: &TaskSet, results: Vec<FoundResult>) {
         let (mut owners, mut items, mut taken) = (Vec::new(), Vec::new(), BTreeMap::new());
+        // What is remembered need not fit: the task is run instead.
+        let remembered = self.state.run(run).is_some_and(|run| run.start.cause.earlier().is_none());
         let mut places = (0u32..).zip(tasks.iter());
         for result in results {
             let Some((_, (path, visit))) = places.find(|(place, _)| *place == result.place) else {
@@ -205,6 +194,9 @@ impl Decider<'_> {
             let task = TaskRef::new(step, path, visit);
             let success = as_success(flow, step, &result, self.now());
             if let Some(error) = objection(flow, &task, &success) {
+                if remembered {
+                    continue;
+                }
                 return self.broken(run, &format!("the result of {} does not fit the graph: {}", task.id(flow), error.message));
             }
             let owner = owners.iter().position(|known| *known == result.owner).unwrap_or_else(|| {
@@ -220,7 +212,17 @@ impl Decider<'_> {
             return self.broken(run, "of a gang only some members have a result");
         }
         let missing: Vec<u32> = (0..tasks.len()).filter(|place| !taken.contains_key(place)).collect();
+        let content = |(task, success): &(TaskRef, Success)| {
+            let content = success.content.filter(|_| flow.feeds_memo(step))?;
+            Some(ResultRemembered(task.path.clone(), task.visit, Some(content), None))
+        };
+        let contents = taken.values().filter_map(content).collect();
         self.emit(Record::ResultsReused { run, step, tasks: tasks.clone(), owners, items });
+        self.note_results(run, step, contents);
+        if remembered {
+            let tasks = (0u32..).zip(tasks.iter()).filter(|(place, _)| !taken.contains_key(place));
+            self.forget_results(run, tasks.map(|(_, (path, visit))| TaskRef::new(step, path, visit)));
+        }
         match (tasks, &flow.step(step).next) {
             (TaskSet::Range { path, from, .. }, Transition::Linear { .. }) if !taken.is_empty() => {
                 let items: Vec<u32> = taken.keys().map(|place| from + place).collect();
@@ -261,35 +263,51 @@ fn as_success(flow: &Flow, step: StepIndex, found: &FoundResult, at: Timestamp) 
         Transition::Switch { .. } => found.next.clone(),
         _ => next.targets().into_iter().cloned().collect(),
     };
-    let FoundResult { digest, bytes, foreach, .. } = *found;
-    Success { digest, bytes, next, foreach, publications: Vec::new(), children: Vec::new(), started: at, ended: at }
+    let FoundResult { digest, bytes, foreach, content, .. } = *found;
+    Success { digest, bytes, next, foreach, publications: Vec::new(), children: Vec::new(), started: at, ended: at, content }
+}
+
+/// Where results are sought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In the run that this one resumes.
+    Run(RunId),
+    /// Among the results of memoised steps: these are remembered, in order.
+    Memo(Vec<Known>),
 }
 
 /// What has to be found of sought tasks: names and places, as the earlier run knows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sought {
     pub run: RunId,
-    pub earlier: RunId,
-    /// The step in the resumed run's graph.
+    pub source: Source,
+    /// The step in the graph of the run that seeks.
     pub step: StepIndex,
     pub name: StepName,
     pub tasks: TaskSet,
     /// Whether how the task went on must be read from its object.
     pub goes_on: bool,
+    /// Whether what the objects contain has to be known.
+    pub content: bool,
     /// The step that opened the foreach, where a stored chunk may stand for all of them.
     pub chunk_of: Option<StepName>,
 }
 
 /// What the open question led by `first` asks for.
-pub(crate) fn sought(run: &Run, flow: &Flow, first: &TaskRef) -> Option<Sought> {
-    let (tasks, earlier) = (run.sought.get(first)?.clone(), run.start.cause.earlier()?.run);
+pub(crate) fn sought(state: &State, run: &Run, flow: &Flow, first: &TaskRef) -> Option<Sought> {
+    let tasks = run.sought.get(first)?.clone();
     let step = flow.step(first.step);
+    let source = match run.start.cause.earlier() {
+        Some(earlier) => Source::Run(earlier.run),
+        None => Source::Memo(memo::known(state, run, flow, first.step, &tasks)),
+    };
     Some(Sought {
         run: run.id(),
-        earlier,
+        source,
         step: first.step,
         name: step.name.clone(),
         goes_on: step.next.is_indexed() || matches!(step.next, Transition::Switch { .. }),
+        content: flow.feeds_memo(first.step),
         chunk_of: chunk_of(run, flow, first.step, &tasks).map(|(split, _)| flow.step(split).name.clone()),
         tasks,
     })
@@ -302,7 +320,7 @@ impl Run {
         self.sought.insert(TaskRef::new(step, path, visit), tasks.clone());
     }
 
-    /// Tasks that were sought together take these results of earlier runs, without an attempt.
+    /// Tasks that were sought together take these results of other runs, without an attempt.
     pub(crate) fn found(&mut self, flow: &Flow, step: StepIndex, tasks: &TaskSet, owners: &[RunId], items: &[ItemReused], at: Timestamp) {
         let mut places = (0u32..).zip(tasks.iter().map(|(path, visit)| TaskRef::new(step, path, visit))).peekable();
         if let Some((_, first)) = places.peek() {

@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::flow::{Flow, Split, StepIndex, Transition};
-use causey_protocol::id::{Digest, Path, PoolName, RunId, StatusName, TaskId, Timestamp, WorkerName};
+use causey_protocol::id::{ContentId, Digest, Path, PoolName, RunId, StatusName, TaskId, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{Position, RunStarted, RunState, TaskSet};
 use causey_protocol::task::{ErrorInfo, Success};
@@ -106,9 +106,12 @@ pub struct Task {
     /// Digest and size of the accepted object; its key follows from the task and `attempt`.
     pub object: Option<(Digest, u64)>,
     pub error: Option<Box<ErrorInfo>>,
-    /// The earlier run whose object it is: the result was taken from there, and no attempt was made here.
+    /// The other run whose object it is: the result was taken from there, and no attempt was made here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused: Option<RunId>,
+    /// What the object contains, where a memoised step takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Box<ContentId>>,
 }
 
 impl Task {
@@ -129,6 +132,7 @@ impl Task {
             object: None,
             error: None,
             reused: None,
+            content: None,
         }
     }
 }
@@ -221,9 +225,9 @@ pub struct StepSummary {
     /// How often the step, if it splits, has opened a foreach, and the items of all of them.
     pub foreaches: u32,
     pub items: u64,
-    /// Those of the items that have been offered to a pool, or whose result is sought in an earlier run.
+    /// Those of the items that have been offered to a pool, or whose result is sought in another run.
     pub offered: u64,
-    /// Tasks whose result was taken from an earlier run.
+    /// Tasks whose result was taken from another run.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reused: u32,
 }
@@ -270,7 +274,7 @@ pub struct Run {
     /// Gangs whose results are not accepted yet.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub gangs: BTreeMap<GangKey, Gang>,
-    /// Tasks that are ready and wait for what an earlier run has of their results, by the first of those that are sought together.
+    /// Tasks that are ready and wait for what there is of their results in other runs, by the first of those that are sought together.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) sought: BTreeMap<TaskRef, TaskSet>,
 }
@@ -555,7 +559,7 @@ impl Run {
         self.member_accepted(task);
     }
 
-    /// A task takes the result of an earlier run, without an attempt.
+    /// A task takes the result of another run, without an attempt.
     pub(crate) fn reuse(&mut self, task: &TaskRef, owner: RunId, attempt: u32, object: (Digest, u64), at: Timestamp) {
         self.routes.remove(&(task.step, task.path.clone()));
         self.joins.remove(&(task.step, task.path.clone()));
@@ -564,6 +568,15 @@ impl Run {
         let (started, ended) = (Some(at), Some(at));
         let (state, object, reused) = (TaskState::Succeeded, Some(object), Some(owner));
         self.tasks.insert(task, Task { state, attempt, started, ended, object, reused, ..Task::new(at) });
+    }
+
+    /// Notes what the result of a task contains, and says where it was made.
+    pub(crate) fn note_content(&mut self, task: &TaskRef, content: Option<ContentId>) -> Option<(Option<RunId>, u32, (Digest, u64))> {
+        let noted = self.change(task, |found| {
+            found.content = content.map(Box::new);
+            Some((found.reused, found.attempt, found.object?))
+        });
+        noted.flatten()
     }
 
     pub(crate) fn note_reuse(&mut self, step: StepIndex, count: u32, at: Timestamp) {

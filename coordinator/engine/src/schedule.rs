@@ -127,22 +127,7 @@ impl Decider<'_> {
         user: String,
     ) -> Result<NewRun, Problem> {
         let parameters = parameter::resolve(&flow.definition().parameters, given)?;
-        let definition = flow.digest();
-        Ok(NewRun {
-            standing: Default::default(),
-            origin,
-            joined: Vec::new(),
-            flow,
-            definition,
-            version: Some(version),
-            parameters,
-            cause,
-            user,
-            tags: Vec::new(),
-            host: None,
-            timeout_seconds: None,
-            waits: false,
-        })
+        Ok(NewRun::of(flow, Some(version), origin, parameters, cause, user))
     }
 
     /// Starts the run unless its origin is known; says which run there is now, or why there is none.

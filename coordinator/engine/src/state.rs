@@ -7,7 +7,7 @@ use std::sync::Arc;
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{
-    Digest, FlowName, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, Timestamp, WorkerName,
+    Digest, FlowName, MemoKey, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, Timestamp, WorkerName,
 };
 use causey_protocol::record::{Answer, Cause, FailureCause, ItemSucceeded, Position, Record, RunStarted, RunState, Topic, Turn};
 use causey_protocol::share::Shares;
@@ -26,6 +26,7 @@ use crate::gang::{self, Gang, GangKey, GangPhase, Lines, Member};
 use crate::hold::HeldBack;
 use crate::letter::Letter;
 use crate::line;
+use crate::memo::Remembered;
 use crate::retire::{self, RetiredRun};
 use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState, join_after};
 use crate::schedule::{Fired, Schedules};
@@ -143,6 +144,8 @@ pub struct State {
     pub dead_letters: Table<Position, Letter>,
     /// Inputs accepted and not decided to their end, by the number of their first record.
     pub work: Table<u64, Accepted>,
+    /// Results of memoised steps.
+    pub memo: Table<MemoKey, Remembered>,
     /// Groups of tasks of retired runs, which a copy has to remove.
     pub(crate) removed: Vec<(RunId, GroupKey)>,
     pub(crate) index_by: Indices,
@@ -173,6 +176,8 @@ pub(crate) struct Indices {
     pub(crate) backfills: BTreeSet<RequestId>,
     /// What is open in each pool, and who waits.
     pub(crate) room: line::Lines,
+    /// Remembered results by age.
+    pub(crate) memo: BTreeSet<(Timestamp, MemoKey)>,
     requests: BTreeSet<(Timestamp, RequestId)>,
     origins: BTreeSet<(Timestamp, Origin)>,
 }
@@ -314,6 +319,7 @@ macro_rules! each_table {
         $do!(backfills, Backfills);
         $do!(dead_letters, DeadLetters);
         $do!(work, Work);
+        $do!(memo, Memo);
     };
 }
 
@@ -500,6 +506,8 @@ impl State {
             Record::RunRetired { run } => self.retire(*run),
             Record::StorageChanged(storage) => self.storage.clone_from(storage),
             Record::AttemptsHeld { run, step, tasks, attempt, retry } => self.hold(*run, *step, tasks, *attempt, *retry),
+            Record::ResultsRemembered { run, step, results } => self.remember(*run, *step, results),
+            Record::ResultsForgotten { keys } => self.forget_remembered(keys),
             Record::LossAccepted { stream, .. } => self.forget_stream(stream),
             Record::StartSkipped { flow, origin, joined, trigger, because } => {
                 if let Some(trigger) = trigger {
@@ -746,7 +754,16 @@ impl State {
                     self.wake_foreach(id, *step, path);
                 }
             }
-            Record::ResultsSought { step, tasks, .. } => run.seek(&flow, *step, tasks),
+            Record::ResultsSought { step, tasks, .. } => {
+                run.seek(&flow, *step, tasks);
+                let Some(first) = tasks.iter().next().map(|(path, visit)| TaskRef::new(*step, path, visit)) else { return };
+                if run.gates.is_some() {
+                    index.let_through(run, &first);
+                }
+                if !self.held_back.is_empty() {
+                    self.let_go(id, &first, tasks.len());
+                }
+            }
             Record::ResultsReused { step, tasks, owners, items, .. } => {
                 run.found(&flow, *step, tasks, owners, items, at);
                 let outer = tasks.iter().next().and_then(|(path, _)| path.split_last()).map(|(outer, _)| outer);
@@ -999,6 +1016,7 @@ impl State {
         indices.names.extend(self.retired.iter().map(|(id, run)| (run.name.clone(), *id)));
         indices.requests = self.requests.iter().map(|(id, (at, _))| (*at, id.clone())).collect();
         indices.origins = self.origins.iter().map(|(origin, (at, _))| (*at, *origin)).collect();
+        indices.memo = self.memo.iter().map(|(key, found)| (found.at, *key)).collect();
         indices.origins.extend(self.skipped.iter().map(|(origin, (at, _))| (*at, *origin)));
         let under_way = self.backfills.iter().filter(|(_, backfill)| backfill.finished.is_none());
         indices.backfills = under_way.map(|(id, _)| id.clone()).collect();

@@ -29,6 +29,7 @@ pub enum TableId {
     Skipped = 121,
     Backfills = 122,
     Work = 110,
+    Memo = 123,
 }
 
 /// One changed key; `value` is `None` when it was removed. Keys and values are MessagePack.

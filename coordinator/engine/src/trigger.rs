@@ -5,7 +5,6 @@ use causey_protocol::flow::{Flow, TriggerEvent};
 use causey_protocol::id::{FlowName, Origin, RunId, SourceName, hash_fields};
 use causey_protocol::parameter::Values;
 use causey_protocol::record::{Cause, Record, Work};
-use causey_protocol::share::Standing;
 use serde_json::Value;
 
 use crate::concurrency::Begun;
@@ -126,21 +125,10 @@ impl Decider<'_> {
             Ok(values) => values,
             Err(problem) => return Outcome::Waits(problem.message),
         };
-        let new = NewRun {
-            origin: seen,
-            joined: held.events.values().map(|(origin, _)| *origin).filter(|origin| *origin != seen).collect(),
-            flow,
-            definition: deployment.definition,
-            version: Some(deployment.version),
-            parameters,
-            cause: Cause::Event { trigger, events: held.events.into_values().map(|(_, event)| event).collect() },
-            user: deployment.user,
-            tags: Vec::new(),
-            host: None,
-            timeout_seconds: None,
-            waits: false,
-            standing: Standing::default(),
-        };
+        let joined = held.events.values().map(|(origin, _)| *origin).filter(|origin| *origin != seen).collect();
+        let cause = Cause::Event { trigger, events: held.events.into_values().map(|(_, event)| event).collect() };
+        let new = NewRun::of(flow, Some(deployment.version), seen, parameters, cause, deployment.user);
+        let new = NewRun { joined, ..new };
         match self.begin(new) {
             Begun::Started(run) => Outcome::Started(run),
             Begun::Skipped(problem) => Outcome::Waits(problem.message),

@@ -97,8 +97,11 @@ fn of_run(state: &State, id: RunId, wanted: &dyn Fn(StepIndex) -> bool) -> Vec<W
         waits.add(&flow, first.step, Some(first.clone()), gated.tasks.len(), gate_reason(state, &flow, first, gated));
     }
     for (first, tasks) in run.sought.iter().filter(|(first, _)| wanted(first.step)) {
-        let earlier = run.start.cause.earlier().map(|earlier| earlier.name.to_string()).unwrap_or_default();
-        waits.add(&flow, first.step, Some(first.clone()), tasks.len(), Reason::Results { run: earlier });
+        let reason = match run.start.cause.earlier() {
+            Some(earlier) => Reason::Results { run: earlier.name.to_string() },
+            None => Reason::Remembered,
+        };
+        waits.add(&flow, first.step, Some(first.clone()), tasks.len(), reason);
     }
     for ((step, path), gang) in run.gangs.iter().filter(|((step, _), _)| wanted(*step)) {
         if let Some(reason) = gang_reason(gang) {
@@ -206,6 +209,10 @@ fn of_task(state: &State, id: RunId, task: &TaskRef) -> Vec<Wait> {
     };
     let wait = |reason| vec![Wait { step: Some(flow.step(task.step).name.clone()), tasks: vec![task.clone()], count: 1, reason }];
     if let Some(found) = run.task(task) {
+        if let Some(owner) = found.reused {
+            let run = state.name_of(owner).map_or_else(|| owner.to_string(), ToString::to_string);
+            return wait(Reason::Reused { run, at: found.ended });
+        }
         return wait(if found.state.is_unfinished() { open_reason(state, run, task, found) } else { end_reason(found) });
     }
     if !is_place(run, &flow, task) {

@@ -14,9 +14,10 @@ use causey_protocol::schedule::{BACKFILL_RUNS_MAX, BackfillPlan, Schedule};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::cancellation::Cancellation;
 use super::context::{Context, not_found};
 use super::extract::{Body, Named, Reply};
-use super::publish::{self, TEXT_BYTES_MAX, other_request};
+use super::publish::{self, other_request};
 use super::refusal::Refusal;
 use crate::calendar::Calendar;
 
@@ -117,25 +118,13 @@ fn view(id: &RequestId, backfill: &Backfill) -> Value {
     })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Cancellation {
-    request_id: Option<RequestId>,
-    user: Option<String>,
-    #[serde(default)]
-    reason: Option<String>,
-}
-
 pub(super) async fn cancel(
     State(context): State<Context>,
     Named(id): Named<String>,
     Body(given): Body<Cancellation>,
 ) -> Result<Reply<Value>, Refusal> {
     let backfill = RequestId::new(&id).map_err(|error| not_found(error.to_string(), "list them: causey backfills"))?;
-    let because = given.reason.unwrap_or_default();
-    if because.len() > TEXT_BYTES_MAX {
-        return Err(Refusal::malformed(format!("`reason` has {} bytes; at most {TEXT_BYTES_MAX} are accepted", because.len())));
-    }
+    let because = given.because()?;
     let request = Request::CancelBackfill { backfill: backfill.clone(), because };
     let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
     let Answer::Done = answered.answer else { return Err(other_request()) };

@@ -137,7 +137,7 @@ fn last_runs(state: &Committed, names: &[&FlowName]) -> BTreeMap<FlowName, Liste
         let Some(name) = run.flow(state) else { continue };
         if names.contains(&&name)
             && !found.contains_key(&name)
-            && let Some(listed) = run.listed(state)
+            && let Some(listed) = run.listed(state, &mut |_| None)
         {
             found.insert(name, listed);
         }

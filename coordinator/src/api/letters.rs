@@ -1,5 +1,6 @@
 //! Dead letters: list, show, have it done again, discard. A message is put on its way again by publishing it once more where it came
-//! from; whatever it starts is told apart by its own identity, so doing that twice starts nothing twice.
+//! from; whatever it starts is told apart by its own identity, so doing that twice starts nothing twice. Of a task's run, which is over, a
+//! new one takes the results; its request is named after the letter, so there is one however often that is asked for.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ use super::context::{Context, Shared, not_found};
 use super::extract::{Body, Named, Reply};
 use super::publish::{self, other_request};
 use super::refusal::Refusal;
+use super::resume::{Resumed, resumed};
 use crate::inbox;
 use crate::jetstream::first_values;
 use crate::outside::Raw;
@@ -67,8 +69,12 @@ pub(super) async fn redrive(
     Body(given): Body<Wish>,
 ) -> Result<Reply<Value>, Refusal> {
     let (id, letter) = find_or_answered(&context, &id, given.request_id.as_ref())?;
+    let mut run = None;
     match letter.map(|letter| letter.letter.what) {
-        Some(Dead::Task { run, step, .. }) => return Err(resumed_instead(&context.read(), run, step)),
+        Some(Dead::Task { run: poisoned, .. }) => {
+            let wish = Resumed::as_it_was(resumption_of(id), given.user.clone());
+            run = Some(resumed(&context, &poisoned.to_string(), wish).await?.body);
+        }
         Some(Dead::Message { subject, sequence, original }) => {
             let raw = original_of(&context, &subject, sequence, &original).await.ok_or_else(|| {
                 let what = format!("the original of dead letter {id} is gone: its stream has been trimmed");
@@ -76,9 +82,26 @@ pub(super) async fn redrive(
             })?;
             again(&context, raw).await?;
         }
-        None => {}
+        None => run = started_before(&context.read(), id),
     }
-    close(&context, id, LetterEnd::Redriven, given).await
+    let mut reply = close(&context, id, LetterEnd::Redriven, given).await?;
+    if let Some(run) = run {
+        (reply.body["run"], reply.body["name"]) = (run["run"].clone(), run["name"].clone());
+    }
+    Ok(reply)
+}
+
+/// The request for the run in which a letter's task is done again.
+fn resumption_of(letter: Position) -> RequestId {
+    RequestId::new(format!("redrive-{}-{}", letter.sequence, letter.index)).expect("digits and dashes are a name")
+}
+
+/// The run that a letter was redriven by.
+fn started_before(state: &Committed, letter: Position) -> Option<Value> {
+    match state.requests.get(&resumption_of(letter)) {
+        Some((_, Answer::RunStarted { run, name })) => Some(json!({"run": run, "name": name})),
+        _ => None,
+    }
 }
 
 pub(super) async fn discard(
@@ -119,15 +142,6 @@ fn find_or_answered(context: &Shared, id: &str, request: Option<&RequestId>) -> 
         Err(_) if answered => Ok((id.parse().map_err(|_| no_letter(id))?, None)),
         Err(refusal) => Err(refusal),
     }
-}
-
-/// A poison task has failed its run, which is over.
-fn resumed_instead(state: &Committed, run: causey_protocol::id::RunId, step: causey_protocol::flow::StepIndex) -> Refusal {
-    let name = state.name_of(run).map_or_else(|| run.to_string(), ToString::to_string);
-    let step = state.run(run).and_then(|run| state.flow_of(run)).map(|flow| format!(" at step {}", flow.step(step).name));
-    let what = format!("run {name} has failed{}, so this task cannot go on in it", step.unwrap_or_default());
-    let problem = Problem::new(Code::POISONED, what).hint("run the flow again, and discard this letter");
-    Refusal::new(StatusCode::CONFLICT, problem)
 }
 
 /// The message as it came: kept with its letter, or still in its stream.

@@ -84,11 +84,13 @@ impl Known<'_> {
         }
     }
 
-    pub(super) fn listed(&self, state: &State) -> Option<Listed> {
+    /// The run as a list shows it; of one that has not ended `stuck` says what it waits for.
+    pub(super) fn listed(&self, state: &State, stuck: &mut impl FnMut(&Run) -> Option<String>) -> Option<Listed> {
         match self {
             Self::Whole(run) => {
                 let summary = run_view::summary(run, &*state.flow_of(run)?);
-                Some(Listed::Seen(Box::new(summary.waiting(run_view::waits(state, run.id())))))
+                let stuck = if run.state.is_terminal() { None } else { stuck(run) };
+                Some(Listed::Seen(Box::new(summary.waiting(run_view::waits(state, run.id())).stuck(stuck))))
             }
             Self::Retired(id, run) => Some(run_view::retired(*id, run).map_or(Listed::Stored(*id), |view| Listed::Seen(Box::new(view)))),
         }

@@ -19,7 +19,7 @@ use super::extract::{Body, Named, Reply};
 use super::refusal::Refusal;
 use super::runs::{check_tags, checked, started};
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Resumed {
     request_id: Option<RequestId>,
@@ -35,18 +35,30 @@ pub(super) struct Resumed {
     timeout_seconds: Option<f64>,
 }
 
+impl Resumed {
+    /// A run that goes on where the results of the earlier one end, in all else like it.
+    pub(super) fn as_it_was(request_id: RequestId, user: Option<String>) -> Self {
+        Self { request_id: Some(request_id), user, ..Self::default() }
+    }
+}
+
 pub(super) async fn resume(
     State(context): State<Context>,
     Named(run): Named<String>,
     Body(given): Body<Resumed>,
 ) -> Result<Reply<Value>, Refusal> {
+    resumed(&context, &run, given).await
+}
+
+/// Asks for a run that resumes `run`, and answers with its name.
+pub(super) async fn resumed(context: &Context, run: &str, given: Resumed) -> Result<Reply<Value>, Refusal> {
     check_tags(&given.tags)?;
     if given.parameters.is_some_and(|values| !values.is_empty()) {
         let problem = Problem::new(Code::NOT_RESUMABLE, "a resumed run has the parameters of the earlier one; they cannot be changed");
         return Err(problem.hint("start a new run for other parameters: causey run FLOW").into());
     }
     let mended = match given.definition {
-        Some(definition) => Some(checked(&context, definition).await?),
+        Some(definition) => Some(checked(context, definition).await?),
         None => None,
     };
     let as_it_was = mended.is_none();
@@ -64,16 +76,16 @@ pub(super) async fn resume(
             flow,
         })
     };
-    let wish = context.with_run(&run, look).await??;
+    let wish = context.with_run(run, look).await??;
     if as_it_was {
-        checked(&context, wish.flow.definition().clone()).await?;
+        checked(context, wish.flow.definition().clone()).await?;
     }
     let taken = wish.earlier.clone();
     let reused: Vec<&StepName> =
         wish.flow.definition().steps.iter().map(|step| &step.name).filter(|step| !taken.again.contains_key(*step)).collect();
     let told = json!({"run": taken.run, "name": taken.name, "step": taken.step, "reused": reused, "again": taken.again});
     let request = Request::Resume(Box::new(wish));
-    let mut reply = started(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
+    let mut reply = started(context, given.request_id, &given.user.unwrap_or_default(), request).await?;
     reply.body["resumed"] = told;
     Ok(reply)
 }

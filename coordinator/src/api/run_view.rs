@@ -36,6 +36,9 @@ pub(super) struct RunView {
     /// What a run that has not begun waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     waits: Option<Value>,
+    /// What a run waits for in which nothing has happened for a while, in words; in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stuck: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     steps: Option<Vec<StepView>>,
     /// Absent in a run that has met no gate.
@@ -50,6 +53,10 @@ impl RunView {
 
     pub(super) fn waiting(self, waits: Option<Value>) -> Self {
         Self { waits, ..self }
+    }
+
+    pub(super) fn stuck(self, stuck: Option<String>) -> Self {
+        Self { stuck, ..self }
     }
 }
 
@@ -85,6 +92,7 @@ pub(super) fn summary(run: &Run, flow: &Flow) -> RunView {
         problem: run.problem.clone(),
         tasks,
         waits: None,
+        stuck: None,
         steps: None,
         gates: None,
     }
@@ -111,6 +119,7 @@ pub(super) fn retired(id: RunId, run: &RetiredRun) -> Option<RunView> {
         problem: run.problem.clone(),
         tasks: step_view::by_state(&run.counts, 0),
         waits: None,
+        stuck: None,
         steps: None,
         gates: None,
     })

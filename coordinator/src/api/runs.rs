@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use causey_artifacts::wall;
 use causey_engine::Run;
 use causey_protocol::artifact::blob_path;
 use causey_protocol::flow::{Definition, Flow};
@@ -17,12 +18,15 @@ use causey_protocol::share::Standing;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::cancellation::Cancellation;
 use super::context::{Context, Shared, find_run};
 use super::extract::{Asked, Body, Named, Reply};
 use super::listed;
 use super::publish::{self, TEXT_BYTES_MAX, other_request};
 use super::refusal::Refusal;
 use super::run_view::{self, RunView};
+use super::stuck::{LOOKED_AT_MAX, stuck};
+use super::why::Known;
 use crate::calendar;
 
 /// Runs in one answer: without `limit`, and at most.
@@ -50,6 +54,8 @@ pub(super) struct Submission {
     timeout_seconds: Option<f64>,
     priority: Option<i8>,
     max_parallel: Option<u32>,
+    /// `false`: no remembered result of a memoised step is taken.
+    memo: Option<bool>,
 }
 
 pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Submission>) -> Result<Reply<Value>, Refusal> {
@@ -64,7 +70,8 @@ pub(super) async fn submit(State(context): State<Context>, Body(given): Body<Sub
     let parameters = given.parameters.unwrap_or_default();
     let standing = Standing { priority: given.priority, max_parallel: given.max_parallel };
     let (tags, host, timeout_seconds) = (given.tags, given.host, given.timeout_seconds);
-    let request = Request::Submit { flow, parameters, tags, host, timeout_seconds, standing };
+    let fresh = given.memo == Some(false);
+    let request = Request::Submit { flow, parameters, tags, host, timeout_seconds, standing, fresh };
     started(&context, given.request_id, &given.user.unwrap_or_default(), request).await
 }
 
@@ -121,11 +128,14 @@ pub(super) async fn list(State(context): State<Context>, Asked(asked): Asked<Lis
     let limit = asked.limit.unwrap_or(RUNS_LISTED).min(RUNS_LISTED_MAX);
     let (sequence, listed) = {
         let state = context.read();
+        let (pools, now) = (Known::new(&context, &state).pools(), wall::now());
+        let mut looks = 0..LOOKED_AT_MAX;
+        let mut stuck = |run: &Run| looks.next().and_then(|_| stuck(&state, run, &pools, now));
         let wanted = listed::newest(&state)
             .take(RUNS_SCANNED_MAX)
             .filter(|run| asked.state.is_none_or(|wanted| run.state() == wanted))
             .filter(|run| asked.flow.as_ref().is_none_or(|wanted| run.flow(&state).as_ref() == Some(wanted)));
-        (state.sequence, wanted.filter_map(|run| run.listed(&state)).take(limit).collect::<Vec<_>>())
+        (state.sequence, wanted.filter_map(|run| run.listed(&state, &mut stuck)).take(limit).collect::<Vec<_>>())
     };
     let mut runs = Vec::with_capacity(listed.len());
     for run in listed {
@@ -140,25 +150,13 @@ pub(super) async fn show(State(context): State<Context>, Named(run): Named<Strin
     Ok(Reply { body: reply.body.waiting(waits), ..reply })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Cancellation {
-    request_id: Option<RequestId>,
-    user: Option<String>,
-    #[serde(default)]
-    reason: Option<String>,
-}
-
 pub(super) async fn cancel(
     State(context): State<Context>,
     Named(run): Named<String>,
     Body(given): Body<Cancellation>,
 ) -> Result<Reply<RunView>, Refusal> {
     let run = find_run(&context.read(), &run)?;
-    let because = given.reason.unwrap_or_default();
-    if because.len() > TEXT_BYTES_MAX {
-        return Err(Refusal::malformed(format!("`reason` has {} bytes; at most {TEXT_BYTES_MAX} are accepted", because.len())));
-    }
+    let because = given.because()?;
     let request = Request::Cancel { run, because };
     let answered = publish::request(&context, given.request_id, &given.user.unwrap_or_default(), request).await?;
     if !matches!(answered.answer, Answer::Cancelling { .. }) {

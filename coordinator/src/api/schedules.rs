@@ -1,6 +1,7 @@
 //! Schedules of deployed flows: what fires next, and pausing all of a flow's.
 
 use axum::extract::State;
+use causey_artifacts::wall;
 use causey_engine::{Fired, Schedules, State as Committed};
 use causey_protocol::flow::{Definition, Flow};
 use causey_protocol::id::{FlowName, RequestId, Timestamp};
@@ -14,7 +15,7 @@ use super::context::{Context, not_found};
 use super::extract::{Body, Named, Reply};
 use super::publish::{self, other_request};
 use super::refusal::Refusal;
-use crate::calendar::{self, Calendar};
+use crate::calendar::Calendar;
 
 /// Firings that the answer to a deployment names.
 const FIRINGS_SHOWN: usize = 5;
@@ -78,7 +79,7 @@ pub(super) fn with_firings(flow: &Flow) -> Vec<Value> {
     let firings = |schedule: &Schedule| {
         let calendar = Calendar::new(&schedule.cron, schedule.zone()).ok();
         let next = |after: Timestamp| calendar.as_ref().and_then(|calendar| calendar.after(after));
-        let next: Vec<Timestamp> = std::iter::successors(next(calendar::now()), |last| next(*last)).take(FIRINGS_SHOWN).collect();
+        let next: Vec<Timestamp> = std::iter::successors(next(wall::now()), |last| next(*last)).take(FIRINGS_SHOWN).collect();
         json!({"cron": schedule.cron, "timezone": schedule.zone(), "next": next})
     };
     let definition: &Definition = flow.definition();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
+use causey_artifacts::wall;
 use causey_engine::{PoolSeen, Question, Queued, Reason, State as Committed, TaskRef, Wait};
 use causey_protocol::id::{FlowName, Path, PoolName, RunId, StepName, Timestamp};
 use causey_protocol::live::OpenAttempt;
@@ -14,7 +15,6 @@ use serde_json::{Value, json};
 use super::context::{Context, Shared, find_run, not_found, run_and_flow};
 use super::extract::{Asked, Named, Reply};
 use super::logs::parse_task;
-use super::now;
 use super::refusal::Refusal;
 use super::tasks::find_step;
 use crate::committed::Role;
@@ -109,7 +109,7 @@ fn view(wait: &Wait, flow: Option<&causey_protocol::flow::Flow>) -> Value {
         ("step", json!(wait.step)),
         ("tasks", json!(tasks)),
         ("count", json!(wait.count)),
-        ("text", json!(wait.reason.words(now()))),
+        ("text", json!(wait.reason.words(wall::now()))),
         ("hint", json!(wait.reason.hint())),
     ] {
         view[name] = value;
@@ -126,7 +126,7 @@ fn count(many: usize) -> u32 {
 }
 
 /// What this coordinator knows beside the state.
-struct Known<'a> {
+pub(super) struct Known<'a> {
     state: &'a Committed,
     workers: Vec<Seen>,
     /// Why nothing at all is decided at present.
@@ -134,7 +134,7 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn new(context: &Shared, state: &'a Committed) -> Self {
+    pub(super) fn new(context: &Shared, state: &'a Committed) -> Self {
         let info = &context.api.info;
         let role = context.api.committed.role().get();
         let writes = info.writable.now();
@@ -154,7 +154,7 @@ impl<'a> Known<'a> {
         self.workers.iter().filter(move |seen| seen.offer.pool == *pool)
     }
 
-    fn pools(&self) -> Vec<PoolSeen> {
+    pub(super) fn pools(&self) -> Vec<PoolSeen> {
         let mut pools: BTreeMap<&PoolName, (u32, u32)> = BTreeMap::new();
         for seen in &self.workers {
             let (workers, slots) = pools.entry(&seen.offer.pool).or_default();

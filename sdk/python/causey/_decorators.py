@@ -170,6 +170,8 @@ if TYPE_CHECKING:
 
     def recursion(function: Any = None, *, visits_max: int = 1000) -> Any: ...
 
+    def memoize(function: Any = None, *, version: str | None = None, expires: Any = None) -> Any: ...
+
     def schedule(
         flow: Any = None,
         *,
@@ -224,6 +226,8 @@ else:
     # `gather_seconds`: how long its members may take to come together.
     parallel = _decorator("parallel", {"gather_seconds": None}, mark_step)
     recursion = _decorator("recursion", {"visits_max": 1000}, mark_step)
+    # `version` stands for the code; results older than `expires` are not taken.
+    memoize = _decorator("memoize", {"version": None, "expires": None}, mark_step)
     priority = _decorator("priority", {"level": 0}, mark_flow)
     trigger = _decorator("trigger", {"event": None, "events": None, "options": None}, mark_flow)
 

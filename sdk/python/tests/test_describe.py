@@ -186,3 +186,29 @@ def test_callable_default_is_evaluated_and_its_failure_named(flow_file):
     problem = peer.describe(flow_file(body))["problem"]
     assert problem["message"] == "default of parameter 'd': ZeroDivisionError: division by zero"
     assert problem["code"] == "CSY-1114"
+
+
+def test_memoised_steps_say_what_their_results_hold_for(flow_file):
+    path = flow_file(
+        """
+        from datetime import timedelta
+
+        class Memo(FlowSpec):
+            @memoize
+            @step
+            def start(self):
+                self.next(self.a)
+
+            @memoize(version=2, expires="7d")
+            @step
+            def a(self):
+                self.next(self.end)
+
+            @memoize(expires=timedelta(minutes=1))
+            @step
+            def end(self):
+                pass
+        """
+    )
+    memos = [step["memo"] for step in peer.describe(path)["definition"]["steps"]]
+    assert memos == [{}, {"version": "2", "expires_seconds": 604800.0}, {"expires_seconds": 60.0}]

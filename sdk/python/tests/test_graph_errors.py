@@ -537,6 +537,43 @@ CASES = {
             "remove it; give the flow class a name of its own",
         ],
     ),
+    "memoised_steps": (
+        """
+        class Flow(FlowSpec):
+            @memoize(expires="soon", version="")
+            @step
+            def start(self):
+                self.next(self.train, num_parallel=2)
+
+            @memoize(version="1")
+            @parallel
+            @step
+            def train(self):
+                self.next(self.join)
+
+            @memoize(expires="7d")
+            @catch(var="error")
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+
+            @memoize(expires=-1)
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "3 start: @memoize of step 'start': version='' names no version | "
+            "use a text of up to 128 bytes, as in version='2'",
+            "3 start: @memoize of step 'start': expires='soon' is no span of time | "
+            "write 90s, 15m, 12h, 7d or 2w, a number of seconds or a timedelta",
+            "8 train: step 'train' has @memoize and is the step of a gang | memoise the join behind it",
+            "14 join: step 'join' has @memoize and @catch: a caught failure would be taken as its result | "
+            "let the step raise, or do not memoise it",
+            "20 end: @memoize of step 'end': expires=-1 is not between 0 (excluded) and 365 days | "
+            "without it results are taken however old they are",
+        ],
+    ),
     "times_and_filters_out_of_range": (
         """
         @timeout(hours=-1)

@@ -55,7 +55,7 @@ async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(call: impl Fn()
 
 /// The outcome that an object tells.
 fn read(bytes: &Bytes) -> Outcome {
-    stored_outcome(&Object::read(bytes.clone()).expect("an object of the simulation"))
+    stored_outcome(&Object::read(bytes.clone()).expect("an object of the simulation"), false)
 }
 
 /// The object of an attempt that left nothing but its outcome.
@@ -158,7 +158,17 @@ impl Simulated {
         let publications = if publishes { vec![publication()] } else { Vec::new() };
         let children = self.children(step);
         let (started, ended) = (self.node.now(), self.node.now());
-        Outcome::Succeeded(Success { digest: Digest([0; 32]), bytes: 0, next, foreach, publications, children, started, ended })
+        Outcome::Succeeded(Success {
+            digest: Digest([0; 32]),
+            bytes: 0,
+            next,
+            foreach,
+            publications,
+            children,
+            started,
+            ended,
+            content: None,
+        })
     }
 
     /// The runs that a step starts.

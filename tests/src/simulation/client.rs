@@ -82,7 +82,8 @@ impl Client {
             let priority = (chance.u32(..4) == 0).then(|| chance.i8(-3..4));
             Standing { priority, max_parallel: (chance.u32(..4) == 0).then(|| chance.u32(1..4)) }
         });
-        self.request(Request::Submit { flow, parameters: BTreeMap::new(), tags: Vec::new(), host: None, timeout_seconds, standing }).await
+        let (parameters, tags) = (BTreeMap::new(), Vec::new());
+        self.request(Request::Submit { flow, parameters, tags, host: None, timeout_seconds, standing, fresh: false }).await
     }
 
     async fn event(&self, id: &str, kind: &str) {

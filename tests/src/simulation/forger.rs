@@ -77,6 +77,7 @@ fn outcome(client: &Client, next: Vec<StepName>) -> Outcome {
             children: Vec::new(),
             started: now,
             ended: now,
+            content: None,
         }),
         _ => {
             let error = Box::new(ErrorInfo { kind: "Forged".into(), message: "not true".into(), ..ErrorInfo::default() });

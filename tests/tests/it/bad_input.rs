@@ -340,6 +340,7 @@ fn forged(worker: &str) -> Report {
         children: vec![],
         started: now,
         ended: now,
+        content: None,
     };
     let run = RunId(uuid::Uuid::from_u128(7));
     let item = ReportItem {

@@ -148,8 +148,18 @@ async fn row_27_a_task_that_takes_four_workers_with_it_is_a_dead_letter_and_the_
     let letter = scene.letter().await;
     let shown = scene.causey(0, &["dead-letters", "show", &letter, "--json"]).await.json();
     assert_eq!((&shown["run_name"], &shown["step"], &shown["worker"]), (&json!(run), &json!("work"), &json!("w3")), "{shown}");
-    scene.causey(4, &["dead-letters", "redrive", &letter]).await.says(&["has failed at step work"]);
     let _worker = worker(&scene.nats.url(), scene.project.path(), &scene.place.store, "w4");
+    // Twice the same request, as a client does that has heard nothing.
+    let redrive = async || scene.api.post(&format!("/v1/dead-letters/{letter}/redrive"), &json!({"request_id": "once"})).await;
+    let (first, again) = (redrive().await, redrive().await);
+    assert_eq!((first.status.as_u16(), &first.body["end"]), (202, &json!("redriven")), "{first:?}");
+    assert_eq!(first.body["name"], again.body["name"], "{again:?}");
+    let resumed = first.body["name"].as_str().unwrap();
+    let of = async |step: &str| scene.api.get(&format!("/v1/runs/{resumed}/tasks?step={step}")).await["tasks"][0].clone();
+    until("the task runs again", 40, async || (of("work").await["worker"] == "w4").then_some(())).await;
+    assert_eq!(of("start").await["reused"], shown["run"], "what had a result is taken");
+    scene.causey(3, &["dead-letters", "redrive", &letter]).await.says(&["no dead letter"]);
+    scene.causey(0, &["cancel", resumed]).await;
     let parameters = json!({"marks": marks, "items": 2, "seconds": 0.0});
     let reply = scene.api.post("/v1/runs", &json!({"request_id": "r-2", "flow": "Marked", "parameters": parameters})).await;
     assert_eq!(scene.api.ended(reply.body["name"].as_str().unwrap(), 40).await["state"], "succeeded");

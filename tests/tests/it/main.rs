@@ -3,6 +3,7 @@
 mod bad_input;
 mod cancel;
 mod checker;
+mod clocks;
 mod cluster;
 mod durability;
 mod events;
@@ -17,6 +18,7 @@ mod limits;
 mod log;
 mod main_road;
 mod marked;
+mod memo;
 mod network;
 mod output;
 mod resume;

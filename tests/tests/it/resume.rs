@@ -20,14 +20,14 @@ fn broken(place: &str) -> String {
     MENDED.replace("BROKEN = \"item\"", &format!("BROKEN = \"{place}\"")).replace("from metaflow", "from causey")
 }
 
-async fn tasks(stack: &Stack, run: &str) -> BTreeMap<String, Value> {
+pub(crate) async fn tasks(stack: &Stack, run: &str) -> BTreeMap<String, Value> {
     let page = stack.api.get(&format!("/v1/runs/{run}/tasks?limit=1000")).await;
     let named = |task: &Value| (format!("{}/{}", task["step"].as_str().unwrap(), task["task"].as_str().unwrap()), task.clone());
     page["tasks"].as_array().unwrap().iter().map(named).collect()
 }
 
 /// Tasks of a run of which an attempt was opened.
-fn attempted(history: &History, of: &str) -> BTreeSet<String> {
+pub(crate) fn attempted(history: &History, of: &str) -> BTreeSet<String> {
     let (state, of) = (history.state(), of.parse::<RunId>().unwrap());
     let run = state.run(of).unwrap();
     let flow = state.flow_of(run).unwrap();

@@ -14,11 +14,34 @@ use crate::log::deploy;
 use crate::marked::Marked;
 
 /// Two coordinators with one store on one server.
-struct Pair {
+pub(crate) struct Pair {
     project: Project,
     nats: Nats,
     one: Coordinator,
-    two: Coordinator,
+    pub(crate) two: Coordinator,
+}
+
+/// A pair of which the leader, with flow `a`, reaches the server through a cable.
+pub(crate) struct Cabled {
+    pub(crate) pair: Pair,
+    pub(crate) cable: Cable,
+    pub(crate) first: Api,
+    pub(crate) second: Api,
+}
+
+impl Cabled {
+    pub(crate) async fn start() -> Self {
+        let project = Project::new();
+        let base = project.path();
+        let nats = Nats::start(&project.file("jetstream")).await;
+        let cable = Cable::to(nats.port).await;
+        let mut one = Coordinator::start_at(&format!("nats://127.0.0.1:{}", cable.port), base, &Place::new(base, "one"));
+        let first = one.with_role("leader").await;
+        deploy(&first, "a").await;
+        let mut two = Coordinator::start(&nats, base, &Place::new(base, "two"));
+        let second = two.with_role("standby").await;
+        Self { pair: Pair { project, nats, one, two }, cable, first, second }
+    }
 }
 
 impl Pair {
@@ -41,7 +64,7 @@ impl Pair {
         Coordinator::start(&self.nats, self.project.path(), &self.place(name))
     }
 
-    async fn history(&self) -> History {
+    pub(crate) async fn history(&self) -> History {
         let history = History::read(&self.nats.client().await).await;
         assert_eq!(history.violations(), Vec::<String>::new());
         history
@@ -244,30 +267,21 @@ async fn a_coordinator_that_is_given_anothers_projection_refuses_and_leaves_it_a
 
 #[tokio::test]
 async fn row_17_a_leader_cut_off_from_the_server_is_replaced_and_stands_by_when_it_is_back() {
-    let project = Project::new();
-    let base = project.path();
-    let nats = Nats::start(&project.file("jetstream")).await;
-    let cable = Cable::to(nats.port).await;
-    let mut one = Coordinator::start_at(&format!("nats://127.0.0.1:{}", cable.port), base, &Place::new(base, "one"));
-    let first = one.with_role("leader").await;
-    deploy(&first, "a").await;
-    let mut two = Coordinator::start(&nats, base, &Place::new(base, "two"));
-    let second = two.with_role("standby").await;
+    let Cabled { pair, cable, first, second } = &mut Cabled::start().await;
     cable.cut();
     // It knows that it leads no longer, and still answers what it has read.
-    one.with_role("standby").await;
-    knows_flows(&first, 1).await;
+    pair.one.with_role("standby").await;
+    knows_flows(first, 1).await;
     assert_eq!(first.bare(Method::GET, "/readyz").send().await.unwrap().status().as_u16(), 503);
-    two.with_role("leader").await;
-    deploy(&second, "b").await;
+    pair.two.with_role("leader").await;
+    deploy(second, "b").await;
     cable.mend();
-    leads(&first, "two").await;
-    deploy(&first, "c").await;
-    for api in [&first, &second] {
+    leads(first, "two").await;
+    deploy(first, "c").await;
+    for api in [&*first, &*second] {
         knows_flows(api, 3).await;
     }
-    let history = History::read(&nats.client().await).await;
-    assert_eq!((history.violations(), history.state().epoch), (Vec::new(), 2));
+    assert_eq!(pair.history().await.state().epoch, 2);
 }
 
 /// Row 10 of the fault model.

@@ -12,6 +12,7 @@ mod read;
 mod s3;
 mod spare;
 mod store;
+pub mod wall;
 
 pub use compose::{OutputPlace, compose, tail};
 pub use error::{ObjectError, OpenError, ReadError, StoreError};

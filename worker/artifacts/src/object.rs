@@ -7,7 +7,7 @@ use bytes::Bytes;
 use causey_protocol::artifact::object_path;
 use causey_protocol::flow::STEPS_MAX;
 use causey_protocol::gate::ChildStart;
-use causey_protocol::id::{Digest, FlowName, Path, RunId, RunName, StepName, TaskKey, Timestamp};
+use causey_protocol::id::{ContentId, Digest, FlowName, Path, RunId, RunName, StepName, TaskKey, Timestamp, hash_fields};
 use causey_protocol::task::{ErrorInfo, FailureKind, Publication};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,23 @@ impl Manifest {
         found.sort_unstable();
         found.dedup();
         found
+    }
+
+    /// What the attempt left, told by the hashes of its artifacts and the way it went on: the same for equal values whichever run made
+    /// them. `None` when an artifact has no hash.
+    #[must_use]
+    pub fn content(&self) -> Option<ContentId> {
+        let mut fields: Vec<&[u8]> = Vec::with_capacity(self.artifacts.len() * 3 + self.next.len() + 1);
+        for (name, artifact) in &self.artifacts {
+            if artifact.hash.is_empty() {
+                return None;
+            }
+            fields.extend([name.as_bytes(), artifact.encoding.as_bytes(), artifact.hash.as_bytes()]);
+        }
+        let count = self.foreach.map(u32::to_le_bytes);
+        fields.push(count.as_ref().map_or(&[][..], |count| count));
+        fields.extend(self.next.iter().map(|step| step.as_str().as_bytes()));
+        Some(ContentId(hash_fields("causey content v1", &fields)))
     }
 }
 

@@ -27,6 +27,7 @@ impl World {
             host: None,
             timeout_seconds: None,
             standing: Default::default(),
+            fresh: false,
         })
     }
 
@@ -121,6 +122,7 @@ fn a_line_has_an_end() {
             host: None,
             timeout_seconds: None,
             standing: Default::default(),
+            fresh: false,
         };
         Input::Request(RequestMessage { id: format!("wait-{number}").parse().unwrap(), user: "ann".into(), request })
     };

@@ -7,13 +7,13 @@ use causey_engine::Sought;
 
 use crate::world::{World, definition, item, pool};
 use causey_protocol::event::CloudEvent;
-use causey_protocol::flow::StepIndex;
+use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::gate::{ChildStart, StepGate};
 use causey_protocol::id::{Digest, RunId, Timestamp};
 use causey_protocol::input::{FlowChoice, Found, Input, Request};
 use causey_protocol::letter::{LetterEnd, Original};
 use causey_protocol::parameter::{Parameter, ParameterType, Values};
-use causey_protocol::policy::{CatchPolicy, HostMode, RetryPolicy};
+use causey_protocol::policy::{CatchPolicy, HostMode, MemoPolicy, RetryPolicy};
 use causey_protocol::record::{Answer, Record, RunState};
 use causey_protocol::schedule::Strategy;
 use causey_protocol::share::{Share, Shares, Standing};
@@ -46,6 +46,7 @@ pub(crate) fn everything() -> World {
     world.take_over(vec![leader("beta")], (world.state.inbox, world.state.events));
     world.restart();
     resumes(&mut world);
+    memos(&mut world);
     refusals(&mut world);
     snapshot(&mut world);
     retire(&mut world);
@@ -330,6 +331,26 @@ fn by_the_clock(world: &mut World) {
     assert!(world.queued().is_empty());
 }
 
+/// Memoised steps: one line whose results are taken, of which one is gone the next time, and a run that wants none.
+fn memos(world: &mut World) {
+    let mut flow = definition("Memo", &["start > clean", "clean each work", "work > gather", "gather* > end", "end"]);
+    for (step, expires_seconds) in [(1, None), (2, Some(3600.0)), (3, None)] {
+        flow.steps[step].memo = Some(MemoPolicy { version: Some("v1".into()), expires_seconds });
+    }
+    for (gone, fresh) in [(false, false), (false, false), (true, false), (false, true)] {
+        world.objects.retain(|_, (next, ..)| !gone || !next.iter().any(|step| step.as_str() == "work"));
+        let flow = FlowChoice::Given(Box::new(Flow::try_from(flow.clone()).unwrap()));
+        let (parameters, tags, standing) = (Values::new(), Vec::new(), Standing::default());
+        world.request(Request::Submit { flow, parameters, tags, host: None, timeout_seconds: None, standing, fresh });
+        finish(world, &["start/0"]);
+        world.find_all();
+        while let Some(name) = world.queued().first().cloned() {
+            world.succeed(&name, (name == "clean/0").then_some(2));
+            world.find_all();
+        }
+    }
+}
+
 /// Runs that take results of earlier ones: whole chunks, item by item, none because the graph changed; one whose results are missing.
 fn resumes(world: &mut World) {
     let lines = ["start each work", "work > gather", "gather* > end", "end"];
@@ -402,7 +423,7 @@ fn refusals(world: &mut World) {
     let flow = FlowChoice::Deployed("Nobody".parse().unwrap());
     let host = Some(HostMode::Spawn);
     let (tags, standing) = (vec!["night".into()], Standing { priority: Some(-5), max_parallel: Some(3) });
-    let request = Request::Submit { flow, parameters: Values::new(), tags, host, timeout_seconds: Some(60.0), standing };
+    let request = Request::Submit { flow, parameters: Values::new(), tags, host, timeout_seconds: Some(60.0), standing, fresh: false };
     assert!(matches!(world.request(request), Answer::Refused(_)));
     let unreadable = |subject: &str, sequence: u64| {
         let original = Original::new(&[("ce-id".to_owned(), "1".to_owned())].into(), b"{");

@@ -27,7 +27,8 @@ fn world_of(slots: u32) -> World {
 
 fn start(world: &mut World, user: &str, definition: Definition, standing: Standing) -> RunId {
     let flow = FlowChoice::Given(Box::new(Flow::try_from(definition).unwrap()));
-    let submit = Request::Submit { flow, parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None, standing };
+    let submit =
+        Request::Submit { flow, parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None, standing, fresh: false };
     match world.request_of(user, submit) {
         Answer::RunStarted { run, .. } => run,
         other => panic!("{other:?}"),
@@ -255,7 +256,8 @@ fn numbers_out_of_range_are_refused_by_name() {
     assert!(Flow::try_from(flow).unwrap_err().message.contains("priority 101"));
     let flow = FlowChoice::Given(Box::new(Flow::try_from(definition("Demo", &CHAIN)).unwrap()));
     let standing = Standing { priority: None, max_parallel: Some(0) };
-    let submit = Request::Submit { flow, parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None, standing };
+    let submit =
+        Request::Submit { flow, parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds: None, standing, fresh: false };
     let Answer::Refused(problem) = world.request(submit) else { panic!("accepted") };
     assert_eq!(problem.code, Code::MALFORMED);
 }

@@ -467,6 +467,7 @@ fn a_flow_that_starts_itself_comes_to_an_end() {
         host: None,
         timeout_seconds: None,
         standing: Default::default(),
+        fresh: false,
     };
     let Answer::RunStarted { run, .. } = world.request(request) else { panic!() };
     for _ in 0..=10 {
@@ -492,6 +493,7 @@ fn a_flow_whose_runs_are_bounded_cannot_wait_for_itself() {
             host: None,
             timeout_seconds: None,
             standing: Default::default(),
+            fresh: false,
         };
         let Answer::RunStarted { run, .. } = world.request(request) else { panic!() };
         (world, run)

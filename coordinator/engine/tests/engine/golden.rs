@@ -37,7 +37,7 @@ logs! {
         BackfillStarted BackfillAdvanced BackfillCancelled
         GangOpened GangCalled MemberJoined GangFormed MemberSucceeded GangDissolved
         TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet DeadLettered DeadLetterClosed
-        ResultsSought ResultsReused ChunkReused
+        ResultsSought ResultsReused ChunkReused ResultsRemembered ResultsForgotten
         PoolResized SharesChanged WorkAccepted EventSpread WorkDone;
 }
 
@@ -228,6 +228,7 @@ fn the_next_golden_log_leaves_something_in_every_table() {
         TableId::Backfills,
         TableId::DeadLetters,
         TableId::Work,
+        TableId::Memo,
     ];
     assert_eq!(filled, tables.map(|table| table as u8).into());
 }

@@ -109,7 +109,15 @@ fn a_request_sets_another_limit_for_its_run() {
         let mut flow = definition("Demo", &["start > end", "end"]);
         flow.timeout_seconds = Some(3600.0);
         let flow = FlowChoice::Given(Box::new(causey_protocol::flow::Flow::try_from(flow).unwrap()));
-        Request::Submit { flow, parameters: Values::new(), tags: Vec::new(), host: None, timeout_seconds, standing: Default::default() }
+        Request::Submit {
+            flow,
+            parameters: Values::new(),
+            tags: Vec::new(),
+            host: None,
+            timeout_seconds,
+            standing: Default::default(),
+            fresh: false,
+        }
     };
     world.request(submit(Some(2.5)));
     assert_eq!(world.state.next_timer(), Some(Timestamp(world.now + 2_500_000)));

@@ -397,6 +397,7 @@ fn a_repeated_request_starts_no_second_run() {
         host: None,
         timeout_seconds: None,
         standing: Default::default(),
+        fresh: false,
     };
     let message = || causey_protocol::input::RequestMessage { id: "same".parse().unwrap(), user: "ann".into(), request: submit() };
     world.input(Input::Request(message()));

@@ -142,6 +142,7 @@ fn a_run_that_may_not_begin_says_which_runs_are_before_it() {
             host: None,
             timeout_seconds: None,
             standing: Default::default(),
+            fresh: false,
         };
         let Answer::RunStarted { run, name } = world.request(request) else { panic!() };
         (run, name)

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use causey_engine::{Command, State, commands, decide, outstanding, violations};
-use causey_engine::{History, Run, Sought, TaskRef, TaskState, resumption};
+use causey_engine::{History, Known, Run, Sought, Source, TaskRef, TaskState, resumption};
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::chunk::{CHUNK_BYTES_MAX, CHUNK_ITEMS, Chunk};
 use causey_protocol::codec;
 use causey_protocol::event::CloudEvent;
 use causey_protocol::flow::{Case, Definition, Flow, Step, Transition, Trigger};
 use causey_protocol::gate::ChildStart;
-use causey_protocol::id::{Digest, FlowName, Path, PoolName, RequestId, RunId, StepName, TaskId, TaskKey, Timestamp, WorkerName};
+use causey_protocol::id::{
+    ContentId, Digest, FlowName, Path, PoolName, RequestId, RunId, StepName, TaskId, TaskKey, Timestamp, WorkerName, hash_fields,
+};
 use causey_protocol::input::{FlowChoice, Found, FoundResult, Input, Request, RequestMessage, Resume};
 use causey_protocol::parameter::{Parameter, Values};
 use causey_protocol::problem::Problem;
@@ -56,6 +58,7 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
             grace_seconds: None,
             gather_seconds: None,
             gate: None,
+            memo: None,
         }
     };
     Definition {
@@ -75,6 +78,9 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
     }
 }
 
+/// How a task went on, how many items or members it opened, and what it left.
+type Left = (Vec<StepName>, Option<u32>, ContentId);
+
 /// One coordinator and whatever it has put on the queue.
 #[derive(Debug, Default)]
 pub(crate) struct World {
@@ -92,8 +98,10 @@ pub(crate) struct World {
     pub(crate) told: Vec<RunId>,
     /// Looks into earlier runs that were asked for and not answered.
     pub(crate) sought: Vec<Sought>,
-    /// How tasks went on, by their objects.
-    pub(crate) objects: BTreeMap<(RunId, TaskKey), (Vec<StepName>, Option<u32>)>,
+    /// How tasks went on and what they left, by their objects.
+    pub(crate) objects: BTreeMap<(RunId, TaskKey), Left>,
+    /// What tasks leave now: another text, other contents.
+    pub(crate) values: String,
     /// Histories that were stored.
     pub(crate) histories: BTreeMap<RunId, History>,
     pub(crate) now: u64,
@@ -266,6 +274,7 @@ impl World {
             host: None,
             timeout_seconds: None,
             standing: Standing::default(),
+            fresh: false,
         })
     }
 
@@ -410,9 +419,14 @@ impl World {
         for item in items {
             if let Outcome::Succeeded(success) = &item.outcome {
                 let id = TaskId { step: item.step.clone(), path: item.path.clone(), visit: item.visit };
-                self.objects.insert((item.run, id.key(item.attempt)), (success.next.clone(), success.foreach));
+                let content = self.content(&id);
+                self.objects.insert((item.run, id.key(item.attempt)), (success.next.clone(), success.foreach, content));
             }
         }
+    }
+
+    fn content(&self, task: &TaskId) -> ContentId {
+        ContentId(hash_fields("content of a test", &[task.to_string().as_bytes(), self.values.as_bytes()]))
     }
 
     /// Stores the history of a finished run; the state keeps `keep` finished runs whole.
@@ -438,11 +452,23 @@ impl World {
         self.input(Input::ResultsFound { run, step, tasks, found })
     }
 
-    /// What an earlier run has of what is sought, as the shell finds it.
+    /// What there is of what is sought, as the shell finds it.
     fn look(&self, sought: &Sought) -> Found {
-        let whole = self.state.runs.get(&sought.earlier).map(|run| (run.clone(), self.state.flow_of(run).unwrap()));
+        let earlier = match &sought.source {
+            Source::Run(earlier) => *earlier,
+            Source::Memo(known) => {
+                let result = |known: &Known| {
+                    let Known { place, attempt, object } = *known;
+                    let (next, foreach, content) = self.objects.get(&(object.run, object.key))?.clone();
+                    let ObjectRef { run: owner, digest, bytes, .. } = object;
+                    Some(FoundResult { place, owner, attempt, digest, bytes, next, foreach, content: Some(content) })
+                };
+                return Found::Results(known.iter().filter_map(result).collect());
+            }
+        };
+        let whole = self.state.runs.get(&earlier).map(|run| (run.clone(), self.state.flow_of(run).unwrap()));
         let (run, flow) = whole.unwrap_or_else(|| {
-            let history = &self.histories[&sought.earlier];
+            let history = &self.histories[&earlier];
             (history.run.clone(), history.flow.clone())
         });
         if let (TaskSet::Range { path, from, to }, Some(split)) = (&sought.tasks, &sought.chunk_of)
@@ -462,9 +488,9 @@ impl World {
             let known = run.task(&task).filter(|known| known.state == TaskState::Succeeded);
             let known = known.and_then(|known| Some((known.attempt, run.object(&flow, &task)?)));
             let (attempt, object) = known.or_else(|| stored.get(&id).copied())?;
-            let (next, foreach) = self.objects[&(object.run, object.key)].clone();
+            let (next, foreach, content) = self.objects[&(object.run, object.key)].clone();
             let ObjectRef { run: owner, digest, bytes, .. } = object;
-            Some(FoundResult { place, owner, attempt, digest, bytes, next, foreach })
+            Some(FoundResult { place, owner, attempt, digest, bytes, next, foreach, content: Some(content) })
         };
         Found::Results((0..).zip(sought.tasks.iter()).filter_map(result).collect())
     }
@@ -537,6 +563,7 @@ impl World {
             children: Vec::new(),
             started: Timestamp(self.now),
             ended: Timestamp(self.now + 1),
+            content: dispatch.content.then(|| self.content(&dispatch.task_id(task))),
         };
         item(dispatch, task, Outcome::Succeeded(success))
     }

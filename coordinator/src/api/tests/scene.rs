@@ -60,6 +60,7 @@ fn flow(retries: u32) -> Flow {
         grace_seconds: None,
         gather_seconds: None,
         gate: None,
+        memo: None,
     };
     let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0, on: Vec::new() };
     let definition = Definition {
@@ -96,6 +97,7 @@ fn start(retries: u32) -> Scene {
         host: None,
         timeout_seconds: None,
         standing: Default::default(),
+        fresh: false,
     };
     decide(&mut state, Input::Request(RequestMessage { id, user: "ann".into(), request }));
     let run = state.runs.values().next().unwrap().id();
@@ -169,5 +171,15 @@ fn success(
     started: Timestamp,
     ended: Timestamp,
 ) -> Success {
-    Success { digest: Digest::of(object), bytes: object.len() as u64, next, foreach, publications, children: Vec::new(), started, ended }
+    Success {
+        digest: Digest::of(object),
+        bytes: object.len() as u64,
+        next,
+        foreach,
+        publications,
+        children: Vec::new(),
+        started,
+        ended,
+        content: None,
+    }
 }

@@ -73,6 +73,7 @@ impl World {
             host: Some(HostMode::Reuse),
             timeout_seconds: None,
             standing: Default::default(),
+            fresh: false,
         };
         let id = RequestId::new(format!("r{number}"))?;
         self.turn(vec![Input::Request(RequestMessage { id, user: "bench".into(), request })]);
@@ -87,8 +88,17 @@ impl World {
             let step = flow.step(step);
             let foreach = matches!(step.next, causey_protocol::flow::Transition::Foreach { .. }).then_some(items);
             let (next, publications) = (step.next.targets().into_iter().cloned().collect(), Vec::new());
-            let success =
-                Success { digest: Digest([7; 32]), bytes: 200, next, foreach, publications, children: Vec::new(), started: at, ended: at };
+            let success = Success {
+                digest: Digest([7; 32]),
+                bytes: 200,
+                next,
+                foreach,
+                publications,
+                children: Vec::new(),
+                started: at,
+                ended: at,
+                content: None,
+            };
             ReportItem { run, step: step.name.clone(), path, visit, attempt: 0, outcome: Outcome::Succeeded(success) }
         };
         let open = std::mem::take(&mut self.open);

@@ -146,7 +146,8 @@ async fn report(
         done.extend(dispatch.tasks.iter().map(|task| {
             let digest = Digest::of(&task.path.0.last().copied().unwrap_or_default().to_le_bytes());
             let (next, publications) = (next.clone(), Vec::new());
-            let success = Success { digest, bytes: 300, next, foreach, publications, children: Vec::new(), started: at, ended: at };
+            let success =
+                Success { digest, bytes: 300, next, foreach, publications, children: Vec::new(), started: at, ended: at, content: None };
             let (run, step, path) = (dispatch.run, dispatch.step.clone(), task.path.clone());
             ReportItem { run, step, path, visit: task.visit, attempt: task.attempt, outcome: Outcome::Succeeded(success) }
         }));
