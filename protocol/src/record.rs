@@ -15,9 +15,11 @@ use crate::id::{
     Timestamp, WorkerName,
 };
 use crate::letter::{DeadLetter, LetterEnd};
+use crate::live::Order;
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::problem::Problem;
+use crate::resources::ShapeCount;
 use crate::schedule::BackfillPlan;
 use crate::share::{Shares, Standing};
 use crate::status;
@@ -166,6 +168,9 @@ pub enum Record {
         cause: FailureCause,
         started: Timestamp,
         ended: Timestamp,
+        /// The pool it was offered to, where that does not follow from its step alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<PoolName>,
     },
     RetryScheduled {
         run: RunId,
@@ -455,6 +460,26 @@ pub enum Record {
         pool: PoolName,
         slots: u32,
     },
+    /// The live workers of a pool are others than before. Without any, what the last ones were like is kept.
+    PoolOffered {
+        pool: PoolName,
+        shapes: Vec<ShapeCount>,
+    },
+    /// A gang that stands in line goes to another pool, which has what it needs.
+    GangMoved {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        pool: PoolName,
+    },
+    /// Somebody's word to all workers of a pool, or to one.
+    WorkersOrdered {
+        pool: PoolName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        worker: Option<WorkerName>,
+        order: Order,
+        user: String,
+    },
     /// What the tenants get is other than before.
     SharesChanged(Box<Shares>),
     /// An input with larger effects than fit a turn: the rest of it is decided by and by, before any other input.
@@ -511,6 +536,9 @@ impl Record {
             | Self::DeadLettered(_)
             | Self::DeadLetterClosed { .. }
             | Self::PoolResized { .. }
+            | Self::PoolOffered { .. }
+            | Self::GangMoved { .. }
+            | Self::WorkersOrdered { .. }
             | Self::SharesChanged(_)
             | Self::WorkAccepted(_)
             | Self::EventSpread { .. }

@@ -15,6 +15,7 @@ use crate::id::{
 };
 use crate::parameter::Values;
 use crate::policy::HostMode;
+use crate::resources::Resources;
 use crate::status;
 
 /// Most tasks of one step in one dispatch (host mode `reuse`; the other modes take one).
@@ -79,6 +80,9 @@ pub struct Dispatch {
     /// The run that this one resumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_run: Option<RunId>,
+    /// What an attempt needs beside its slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Box<Resources>>,
 }
 
 /// Where a member of a gang can be reached: the address of its host, and a port that was free there.

@@ -620,6 +620,9 @@ impl Judge {
             | Record::FlowDeployed { .. }
             | Record::EventTaken { .. }
             | Record::PoolResized { .. }
+            | Record::PoolOffered { .. }
+            | Record::GangMoved { .. }
+            | Record::WorkersOrdered { .. }
             | Record::SharesChanged(_)
             | Record::WorkAccepted(_)
             | Record::EventSpread { .. }

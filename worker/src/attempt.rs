@@ -1,6 +1,7 @@
 //! One attempt from its dispatch to its report: look for a stored result, get the code, check the inputs, run the step in a
 //! host, store what it left. It can be cut anywhere before user code has ended; cutting it kills the host.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,6 +23,7 @@ use crate::bench::Bench;
 use crate::depot::Depot;
 use crate::frame::{self, FromHost, Input, Run, ToHost, Trigger};
 use crate::gang::Gangs;
+use crate::gpu::Gpus;
 use crate::host::{HostError, Runner};
 use crate::hosts::Hosts;
 use crate::inputs::{self, Table};
@@ -47,6 +49,9 @@ const INPUTS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Inputs of a wide join whose references the step may still fetch: those touched last.
 const LINKS_KEPT_MAX: usize = 4_096;
 
+/// The variable that says which GPUs a process may use.
+const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+
 /// The language this worker's hosts run.
 pub(crate) const LANGUAGE: &str = "python";
 
@@ -59,6 +64,7 @@ pub(crate) struct Tools {
     pub(crate) live: Live,
     pub(crate) leader: Leader<Nats>,
     pub(crate) gangs: Gangs,
+    pub(crate) gpus: Gpus,
 }
 
 /// One task of a dispatch.
@@ -71,6 +77,8 @@ pub struct Job {
     pub perhaps_done: bool,
     /// The queue has delivered it before: its worker may have vanished.
     pub redelivered: bool,
+    /// The GPUs it may use, as `CUDA_VISIBLE_DEVICES` names them; `None`: nobody says which.
+    pub devices: Option<Arc<str>>,
 }
 
 impl Job {
@@ -191,6 +199,10 @@ impl Bench for Tools {
 
     fn finish(&self, used: Used) {
         used.runner.finish(used.reuse);
+    }
+
+    fn free_gpu_memory(&self) -> BTreeMap<String, u64> {
+        self.gpus.free_mb()
     }
 
     fn gang_changed(&self) {
@@ -503,6 +515,7 @@ impl Running<'_> {
             signals,
             children,
             origin_run: *origin_run,
+            environment: self.job.devices.as_deref().map(|devices| (VISIBLE_DEVICES, devices)).into_iter().collect(),
         }
     }
 

@@ -2,12 +2,14 @@
 //! with one or more attempts; it is acknowledged once all of them are over.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use causey_protocol::live::OpenAttempt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Job;
+use crate::capacity::Booking;
 
 /// Why user code was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(crate) enum Stage {
 pub(crate) struct Attempt {
     pub(crate) job: Job,
     pub(crate) stage: Stage,
+    /// What it has of the worker beside slots.
+    pub(crate) booking: Option<Box<Booking>>,
     deliveries: Vec<u64>,
 }
 
@@ -78,7 +82,7 @@ impl Held {
             let queue = &mut self.queue;
             let attempt = self.attempts.entry(key).or_insert_with(|| {
                 queue.push_back(key);
-                Attempt { job, stage: Stage::Queued, deliveries: vec![] }
+                Attempt { job, stage: Stage::Queued, booking: None, deliveries: vec![] }
             });
             attempt.deliveries.push(id);
         }
@@ -97,10 +101,11 @@ impl Held {
         self.queue.front().and_then(|key| self.attempts.get(key)).map(|attempt| &attempt.job)
     }
 
-    /// Takes the next attempt off the queue; it runs until it has ended or [`Stop`] stops it.
-    pub(crate) fn start_front(&mut self) -> Option<(Job, Stop)> {
+    /// Takes the next attempt off the queue, which gets what is booked for it; it runs until it has ended or [`Stop`] stops it.
+    pub(crate) fn start_front(&mut self, devices: Option<Arc<str>>, booking: Option<Box<Booking>>) -> Option<(Job, Stop)> {
         let key = self.queue.pop_front()?;
         let attempt = self.attempts.get_mut(&key)?;
+        (attempt.job.devices, attempt.booking) = (devices, booking);
         let stop = Stop::default();
         attempt.stage = Stage::Running { stop: stop.clone(), stopped: None };
         Some((attempt.job.clone(), stop))
@@ -212,7 +217,6 @@ mod tests {
     use causey_protocol::id::{Digest, Path};
     use causey_protocol::policy::HostMode;
     use causey_protocol::task::{Dispatch, DispatchedTask, Inputs};
-    use std::sync::Arc;
     use std::time::Duration;
 
     fn jobs(count: u32) -> Vec<Job> {
@@ -242,10 +246,11 @@ mod tests {
             signals: BTreeMap::new(),
             children: Vec::new(),
             origin_run: None,
+            needs: None,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);
-            Job { dispatch: dispatch.clone(), index, key, perhaps_done: false, redelivered: false }
+            Job { dispatch: dispatch.clone(), index, key, perhaps_done: false, redelivered: false, devices: None }
         };
         (0..count as usize).map(job).collect()
     }
@@ -266,8 +271,8 @@ mod tests {
         let mut held = Held::default();
         held.deliver("first".into(), Instant::now(), jobs(1));
         held.deliver("second".into(), Instant::now(), jobs(1));
-        let (job, _) = held.start_front().unwrap();
-        assert!(held.start_front().is_none());
+        let (job, _) = held.start_front(None, None).unwrap();
+        assert!(held.start_front(None, None).is_none());
         assert_eq!(held.close(&job.open_attempt()), ["first", "second"]);
     }
 
@@ -300,7 +305,7 @@ mod tests {
     fn a_stopped_attempt_leaves_the_queue_or_is_told() {
         let mut held = Held::default();
         held.deliver("ack".into(), Instant::now(), jobs(2));
-        let (first, stop) = held.start_front().unwrap();
+        let (first, stop) = held.start_front(None, None).unwrap();
         assert!(held.stop(&first.open_attempt(), Because::Closed).is_none());
         assert!(stop.gently.is_cancelled() && !stop.now.is_cancelled());
         assert!(held.stop(&first.open_attempt(), Because::HandedBack).is_none() && stop.now.is_cancelled());

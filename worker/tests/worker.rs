@@ -14,7 +14,7 @@ use causey_artifacts::{Put, Store, read_artifact, read_object, read_output};
 use causey_protocol::artifact::{ObjectRef, blob_path};
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
 use causey_protocol::id::{Digest, Path, PoolName, RunId, WorkerName};
-use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
+use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Order, Told};
 use causey_protocol::policy::HostMode;
 use causey_protocol::subject;
 use causey_protocol::task::{Address, Dispatch, DispatchedTask, FailureKind, Inputs, Outcome, Report, ReportItem};
@@ -191,7 +191,7 @@ impl Bench {
                 };
                 queue.get_or_create_consumer("default", config).await.unwrap();
                 let closed = open.into_iter().filter(|attempt| closed.lock().unwrap().contains(attempt)).collect();
-                let told = codec::encode(&Told::Welcome { epoch: 1, closed });
+                let told = codec::encode(&Told::Welcome { epoch: 1, closed, order: Order::Serve });
                 client.publish(reply, told.into()).await.unwrap();
             }
         });
@@ -205,6 +205,9 @@ impl Bench {
             pool: pool(),
             name: WorkerName::new("w1").unwrap(),
             slots: Some(slots),
+            equipment: Default::default(),
+            max_tasks: None,
+            exit_when_idle: None,
             python: self.python.clone(),
             sdk: Some(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/python")),
             ack_wait_seconds: 3,
@@ -244,6 +247,7 @@ impl Bench {
             signals: BTreeMap::new(),
             children: Vec::new(),
             origin_run: None,
+            needs: None,
         }
     }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::chunk::BlobUse;
 use crate::gang::{Gang, GangKey};
 use crate::gate::Gates;
+use crate::route;
 use crate::status::Status;
 use crate::tasks::{Place, Tasks};
 use crate::timeout;
@@ -251,6 +252,9 @@ pub struct Run {
     /// Stored apart from the rest of the run.
     #[serde(skip)]
     pub(crate) tasks: Tasks,
+    /// Open attempts of steps whose pool is chosen when they are opened, by step and pool. Follows from the dispatches.
+    #[serde(skip)]
+    pub(crate) away: BTreeMap<(StepIndex, PoolName), u32>,
     /// By the step that splits and its path.
     pub foreaches: BTreeMap<(StepIndex, Path), Foreach>,
     /// By the joining step and its path.
@@ -287,6 +291,7 @@ impl Run {
             waits: None,
             admitted: None,
             tasks: Tasks::default(),
+            away: BTreeMap::new(),
             foreaches: BTreeMap::new(),
             joins: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -407,6 +412,9 @@ impl Run {
         if self.state == RunState::Pending {
             self.state = RunState::Running;
         }
+        if route::routed(flow, step).is_some() {
+            self.go_away(step, &dispatch.pool, dispatch.tasks.len());
+        }
         let mut first = None;
         for (path, visit) in dispatch.tasks.iter() {
             let task = TaskRef::new(step, path, visit);
@@ -476,8 +484,16 @@ impl Run {
             Some((found.dispatch.take()?, found.attempt))
         });
         if let Some((first, attempt)) = dispatch.flatten() {
-            self.tasks.close_one(&first.beside(task), attempt);
+            self.close_one(&first.beside(task), attempt);
         }
+    }
+
+    /// An attempt of the dispatch that `first` leads is over.
+    fn close_one(&mut self, first: &TaskRef, attempt: u32) {
+        if !self.away.is_empty() {
+            self.come_back(first, attempt);
+        }
+        self.tasks.close_one(first, attempt);
     }
 
     /// A member has its result: its attempt is over, and the task waits for the others.
@@ -538,7 +554,7 @@ impl Run {
             Some((found.dispatch.take()?, found.attempt))
         });
         if let Some((first, attempt)) = dispatch.flatten() {
-            self.tasks.close_one(&first.beside(task), attempt);
+            self.close_one(&first.beside(task), attempt);
         }
     }
 
@@ -641,6 +657,7 @@ impl Run {
             });
         }
         self.tasks.close_all();
+        self.away.clear();
         self.joins.clear();
         self.routes.clear();
         self.deadlines.clear();

@@ -38,7 +38,7 @@ logs! {
         GangOpened GangCalled MemberJoined GangFormed MemberSucceeded GangDissolved
         TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet DeadLettered DeadLetterClosed
         ResultsSought ResultsReused ChunkReused
-        PoolResized SharesChanged WorkAccepted EventSpread WorkDone;
+        PoolResized PoolOffered GangMoved WorkersOrdered SharesChanged WorkAccepted EventSpread WorkDone;
 }
 
 /// The largest golden log, in bytes: they are kept for ever.

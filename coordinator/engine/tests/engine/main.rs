@@ -10,6 +10,7 @@ mod golden;
 mod graphs;
 mod letters;
 mod limits;
+mod pools;
 mod properties;
 mod resumes;
 mod scenarios;
