@@ -19,6 +19,7 @@ mod main_road;
 mod marked;
 mod network;
 mod output;
+mod pools;
 mod resume;
 mod schedules;
 mod standby;
