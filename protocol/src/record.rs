@@ -23,7 +23,7 @@ use crate::resources::ShapeCount;
 use crate::schedule::BackfillPlan;
 use crate::share::{Shares, Standing};
 use crate::status;
-use crate::task::{Address, ErrorInfo, Publication, Success};
+use crate::task::{Address, ErrorInfo, Publication, Success, Usage};
 use crate::upkeep::{SnapshotTaken, Storage};
 
 /// What the leader decides in one go and commits as one message.
@@ -384,6 +384,15 @@ pub enum Record {
         /// What its last task left.
         object: Option<ObjectRef>,
     },
+    /// An open attempt, whose result follows, has used this much.
+    AttemptUsed {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        visit: u32,
+        attempt: u32,
+        usage: Usage,
+    },
     /// A running attempt told about its run.
     StatusSet {
         run: RunId,
@@ -569,7 +578,8 @@ impl Record {
             | Self::ApprovalRequested { .. }
             | Self::ApprovalDecided { .. }
             | Self::ChildEnded { .. }
-            | Self::StatusSet { .. } => 1,
+            | Self::StatusSet { .. }
+            | Self::AttemptUsed { .. } => 1,
         }
     }
 }

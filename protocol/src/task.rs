@@ -222,6 +222,20 @@ pub enum Outcome {
     Status {
         values: status::Values,
     },
+    /// What the attempt has used so far; its result follows.
+    Used {
+        usage: Usage,
+    },
+}
+
+/// What an attempt that ran for more than a moment used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The most memory that its process had resident, in bytes.
+    pub peak_memory_bytes: u64,
+    /// Processor time of its process and of those that this one has waited for, in milliseconds; `None` where the process had run other
+    /// attempts before.
+    pub cpu_millis: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -24,7 +24,7 @@ use causey_protocol::schedule::{BackfillPlan, Concurrency, Strategy};
 use causey_protocol::share::{Share, Shares, Standing};
 use causey_protocol::task::{
     Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem,
-    SplitLevel, Success,
+    SplitLevel, Success, Usage,
 };
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 use serde::Serialize;
@@ -833,6 +833,22 @@ fn gates() {
             data: json!({"step": "work"}),
         },
     ];
+    let usage = Usage { peak_memory_bytes: 123_456_789, cpu_millis: Some(1_500) };
+    let used = ReportItem {
+        run,
+        step: "work".parse().unwrap(),
+        path: Path(vec![2]),
+        visit: 0,
+        attempt: 1,
+        outcome: Outcome::Used { usage: Usage { cpu_millis: None, ..usage } },
+    };
+    check("report-used", &Report { pool: "gpu".parse().unwrap(), worker: "w1".parse().unwrap(), items: vec![used] });
+    let used = Record::AttemptUsed { run, step: StepIndex(1), path: Path(vec![2]), visit: 0, attempt: 1, usage };
+    let (now, hash) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
+    check(
+        "turn-used",
+        &Turn { epoch: 3, at: now, inbox: 41, events: 7, announced: Position::default(), previous: hash, records: vec![used] },
+    );
     let set = Record::StatusSet { run, step: StepIndex(1), path: Path(vec![2]), visit: 0, attempt: 1, values: told() };
     let (at_status, before) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
     let told = Turn { epoch: 3, at: at_status, inbox: 41, events: 7, announced: Position::default(), previous: before, records: vec![set] };

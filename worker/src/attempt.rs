@@ -14,7 +14,7 @@ use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
 use causey_protocol::policy::{GRACE_SECONDS_DEFAULT, HostMode};
 use causey_protocol::problem::Code;
 use causey_protocol::task::{
-    Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, INLINE_INPUTS_MAX, InputRef, Inputs, Outcome, ReportItem,
+    Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, INLINE_INPUTS_MAX, InputRef, Inputs, Outcome, ReportItem, Usage,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -252,6 +252,7 @@ async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &Cancellatio
         links,
         gang,
         status: Telling::default(),
+        used: None,
         started: now(),
     };
     if job.mode() == HostMode::Reuse {
@@ -363,6 +364,8 @@ struct Running<'a> {
     /// The addresses of all members, of a gang.
     gang: Vec<Address>,
     status: Telling,
+    /// What its process has used; looked at once a second, so of short attempts nothing is known.
+    used: Option<Usage>,
     started: Timestamp,
 }
 
@@ -386,19 +389,30 @@ impl Running<'_> {
         }
         let run = ToHost::Run(Box::new(self.run_line(&folder, inputs_file.clone())));
         if runner.connection.send(&run).await.is_err() {
-            return Some(self.died(runner, None).await);
+            return Some(self.died(runner).await);
         }
         // While user code runs there is time for it.
         self.tools.depot.prepare(self.job.dispatch.run, &self.job.key);
         let ended = self.listen(runner, end).await;
         // In order before the result, which closes the attempt.
         self.status.tell_last(self.reports, self.job);
+        self.tell_usage(runner);
         if let Some(file) = inputs_file {
             // A file that stays goes with the folder it is in at the next start.
             let _ = std::fs::remove_file(file);
         }
         self.show(|output, at| output.drain(&mut runner.pipes, at));
         ended
+    }
+
+    /// Says what the attempt used, if it was looked at: a last time before its process ends.
+    fn tell_usage(&mut self, runner: &Runner) {
+        let Some(before) = self.used else { return };
+        let mut usage = process::usage(runner.pid).unwrap_or(before);
+        if self.job.mode() == HostMode::Reuse {
+            usage.cpu_millis = None;
+        }
+        self.reports.send(self.job.report(Outcome::Used { usage }), Confirm::Nobody);
     }
 
     async fn listen(&mut self, runner: &mut Runner, end: &CancellationToken) -> Option<Ended> {
@@ -408,7 +422,6 @@ impl Running<'_> {
         let kill = begun + limit.map_or(NEVER, |limit| limit + self.job.grace());
         let mut seconds = tokio::time::interval_at(begun + STARTED_AFTER, STARTED_AFTER);
         let mut told = self.job.redelivered && !self.job.dispatch.gang;
-        let mut peak = None;
         loop {
             tokio::select! {
                 biased;
@@ -420,7 +433,7 @@ impl Running<'_> {
                     Ok(Some(FromHost::Model { name, version })) => self.find_model(runner, &name, version).await,
                     Ok(Some(FromHost::Status { name, value })) => self.status.note(name, value),
                     Ok(Some(other)) => return Some(self.misunderstood(runner, &format!("{other:?}"))),
-                    Ok(None) => return Some(self.died(runner, peak).await),
+                    Ok(None) => return Some(self.died(runner).await),
                     Err(error) => return Some(self.misunderstood(runner, &error.to_string())),
                 },
                 () = end.cancelled() => {
@@ -440,7 +453,7 @@ impl Running<'_> {
                         self.reports.send(self.job.report(Outcome::Started { at: self.started }), Confirm::Nobody);
                     }
                     self.status.tell(self.reports, self.job);
-                    peak = process::peak_memory_bytes(runner.pid).or(peak);
+                    self.used = process::usage(runner.pid).or(self.used);
                 }
             }
         }
@@ -607,9 +620,10 @@ impl Running<'_> {
     }
 
     /// The connection closed without a result.
-    async fn died(&mut self, runner: &mut Runner, peak: Option<u64>) -> Ended {
+    async fn died(&mut self, runner: &mut Runner) -> Ended {
         self.show(|output, at| output.drain(&mut runner.pipes, at));
         let end = runner.how_it_ended().await;
+        let peak = self.used.map(|used| used.peak_memory_bytes);
         let error = process::death_in_words(self.job.dispatch.step.as_str(), end.as_ref(), peak, "");
         Ended::Broken { kind: FailureKind::User, error: Box::new(error) }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use causey_protocol::live::OpenAttempt;
+use causey_protocol::task::Dispatch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -131,10 +132,20 @@ impl Held {
 
     /// Takes members of gangs that have not been started out of the queue. Returns their deliveries, for another worker to have.
     pub(crate) fn pass_on_members(&mut self) -> Vec<String> {
-        let is_member = |key: &&OpenAttempt| self.attempts.get(key).is_some_and(|attempt| attempt.job.dispatch.gang);
-        let members: Vec<OpenAttempt> = self.queue.iter().filter(is_member).copied().collect();
-        self.queue.retain(|queued| !members.contains(queued));
-        members.iter().flat_map(|key| self.close(key)).collect()
+        self.pass_on(0, |dispatch| dispatch.gang)
+    }
+
+    /// Takes attempts with needs out of the queue, but the first of it. Returns their deliveries, for another worker to have. Lists stay:
+    /// some of one may run.
+    pub(crate) fn pass_on_surplus(&mut self) -> Vec<String> {
+        self.pass_on(1, |dispatch| dispatch.needs.is_some() && dispatch.tasks.len() == 1)
+    }
+
+    fn pass_on(&mut self, kept: usize, is_meant: impl Fn(&Dispatch) -> bool) -> Vec<String> {
+        let is_meant = |key: &&OpenAttempt| self.attempts.get(key).is_some_and(|attempt| is_meant(&attempt.job.dispatch));
+        let gone: Vec<OpenAttempt> = self.queue.iter().skip(kept).filter(is_meant).copied().collect();
+        self.queue.retain(|queued| !gone.contains(queued));
+        gone.iter().flat_map(|key| self.close(key)).collect()
     }
 
     /// Stops an attempt before its user code has ended. One that waits is taken out and returned; one that runs will say that it
@@ -216,7 +227,8 @@ mod tests {
     use super::*;
     use causey_protocol::id::{Digest, Path};
     use causey_protocol::policy::HostMode;
-    use causey_protocol::task::{Dispatch, DispatchedTask, Inputs};
+    use causey_protocol::resources::Resources;
+    use causey_protocol::task::{DispatchedTask, Inputs};
     use std::time::Duration;
 
     fn jobs(count: u32) -> Vec<Job> {
@@ -299,6 +311,22 @@ mod tests {
         assert_eq!(held.pass_on_members(), ["member"]);
         assert!(!held.has_member() && held.pass_on_members().is_empty());
         assert_eq!((held.queued(), held.alive()), (1, vec!["plain".to_owned()]));
+    }
+
+    #[test]
+    fn of_attempts_with_needs_only_the_first_is_held() {
+        let mut held = Held::default();
+        let needs = Some(Box::new(Resources { gpu: 1.0, ..Resources::default() }));
+        for (index, job) in jobs(4).into_iter().enumerate() {
+            let tasks = vec![job.task().clone()];
+            let needs = needs.clone().filter(|_| index != 2);
+            let dispatch = Arc::new(Dispatch { tasks, needs, ..(*job.dispatch).clone() });
+            held.deliver(index.to_string(), Instant::now(), vec![Job { dispatch, index: 0, ..job }]);
+        }
+        assert_eq!(held.pass_on_surplus(), ["1", "3"]);
+        assert_eq!((held.queued(), held.alive()), (2, vec!["0".to_owned(), "2".to_owned()]));
+        held.deliver("list".into(), Instant::now(), jobs(4).split_off(1));
+        assert!(held.pass_on_surplus().is_empty());
     }
 
     #[test]

@@ -125,6 +125,7 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                 _ = hello.tick() => self.say_hello(),
                 _ = pull.tick() => {
                     self.pass_on_members().await;
+                    self.pass_on_surplus().await;
                     self.hand_back_misfit();
                 }
             }
@@ -329,6 +330,16 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         }
     }
 
+    /// Behind one that waits for what it needs there may be others, for which another worker has it.
+    async fn pass_on_surplus(&mut self) {
+        if !self.is_blocked() {
+            return;
+        }
+        for reply in self.held.pass_on_surplus() {
+            self.answer(&reply, PASS_ON).await;
+        }
+    }
+
     fn fits_front(&self) -> bool {
         let has_room = |job: &Job| {
             let needs = job.dispatch.needs.as_ref();
@@ -339,8 +350,12 @@ impl<O: Outside, B: Bench> Worker<O, B> {
 
     /// Whether the next attempt needs several slots, or something beside slots, that are not free.
     fn is_blocked(&self) -> bool {
-        let is_large = |job: &Job| job.dispatch.needs.is_some() || self.slots.share(job.dispatch.slots) > 1;
-        self.held.front().is_some_and(is_large) && !self.fits_front()
+        let lacks = |job: &Job| {
+            let share = self.slots.share(job.dispatch.slots);
+            let needs = job.dispatch.needs.as_ref();
+            (share > 1 && !self.slots.fits(share)) || needs.is_some_and(|needs| self.capacity.find(needs).is_none())
+        };
+        self.held.front().is_some_and(lacks)
     }
 
     fn start_attempts(&mut self) {

@@ -288,14 +288,14 @@ impl Running {
 struct Reports(Subscriber);
 
 impl Reports {
-    /// The next reports, those of started attempts left out.
+    /// The next reports, those of started attempts and of what they use left out.
     async fn ends(&mut self, count: usize) -> Vec<ReportItem> {
         let mut ends = vec![];
         while ends.len() < count {
             let message = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("a report comes").unwrap();
             let report: Report = codec::decode(&message.payload, MESSAGE_BYTES_MAX).unwrap();
             assert_eq!(message.subject.as_str(), subject::report(&report.pool, &report.worker));
-            ends.extend(report.items.into_iter().filter(|item| !matches!(item.outcome, Outcome::Started { .. })));
+            ends.extend(report.items.into_iter().filter(|item| !matches!(item.outcome, Outcome::Started { .. } | Outcome::Used { .. })));
         }
         ends
     }
@@ -541,7 +541,7 @@ async fn a_result_outlives_the_broker() {
         let inbox = jetstream::new(bench.client.clone()).get_stream(subject::INBOX_STREAM).await.ok()?;
         let message = inbox.get_last_raw_message_by_subject(&report).await.ok()?;
         let report: Report = codec::decode(&message.payload, MESSAGE_BYTES_MAX).unwrap();
-        report.items.into_iter().find(|item| !matches!(item.outcome, Outcome::Started { .. }))
+        report.items.into_iter().find(|item| !matches!(item.outcome, Outcome::Started { .. } | Outcome::Used { .. }))
     })
     .await;
     assert!(matches!(last.outcome, Outcome::Succeeded(_)), "{last:?}");

@@ -431,6 +431,10 @@ impl Decider<'_> {
                 };
                 self.close(run, &task, attempt, Some(worker.clone()), &cause, (started, ended));
             }
+            Outcome::Used { usage } => {
+                let TaskRef { step, path, visit } = task;
+                self.emit(Record::AttemptUsed { run, step, path, visit, attempt, usage });
+            }
             Outcome::Status { values } => self.tell_status(run, &task, attempt, values),
             Outcome::Released { because } => {
                 let now = self.now();

@@ -9,7 +9,7 @@ use causey_protocol::flow::{Flow, Split, StepIndex, Transition};
 use causey_protocol::id::{Digest, Path, PoolName, RunId, StatusName, TaskId, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{Position, RunStarted, RunState, TaskSet};
-use causey_protocol::task::{ErrorInfo, Success};
+use causey_protocol::task::{ErrorInfo, Success, Usage};
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::BlobUse;
@@ -110,6 +110,9 @@ pub struct Task {
     /// The earlier run whose object it is: the result was taken from there, and no attempt was made here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused: Option<RunId>,
+    /// What its last attempt used, if that ran for more than a moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Box<Usage>>,
 }
 
 impl Task {
@@ -130,6 +133,7 @@ impl Task {
             object: None,
             error: None,
             reused: None,
+            usage: None,
         }
     }
 }
@@ -428,6 +432,7 @@ impl Run {
                 found.worker = None;
                 found.started = None;
                 found.ended = None;
+                found.usage = None;
                 found.dispatch = Some(first);
             };
             if self.change(&task, open).is_none() {
@@ -670,6 +675,10 @@ impl Run {
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);
+    }
+
+    pub(crate) fn use_up(&mut self, task: &TaskRef, usage: Usage) {
+        self.change(task, |found| found.usage = Some(Box::new(usage)));
     }
 
     /// Keeps a task from being opened for a while.

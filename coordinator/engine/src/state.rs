@@ -592,6 +592,7 @@ impl State {
             | Record::ApprovalDecided { run, .. }
             | Record::ChildEnded { run, .. }
             | Record::StatusSet { run, .. }
+            | Record::AttemptUsed { run, .. }
             | Record::RunFinished { run, .. } => self.apply_to_run(*run, record),
             Record::GangOpened { run, .. }
             | Record::GangMoved { run, .. }
@@ -827,6 +828,7 @@ impl State {
                 index.lanes.enter(&flow.definition().name, run);
                 index.timers.extend(run.deadline().map(|due| (due, id, None)));
             }
+            Record::AttemptUsed { step, path, visit, usage, .. } => run.use_up(&TaskRef::new(*step, path.clone(), *visit), *usage),
             Record::StatusSet { step, path, visit, attempt, values, .. } => {
                 run.set_status(at, &TaskRef::new(*step, path.clone(), *visit), *attempt, values);
             }

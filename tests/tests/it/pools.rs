@@ -211,4 +211,10 @@ async fn tasks_spill_to_the_pool_that_has_places() {
     let history = scene.history().await;
     let places = pools(&history, 1);
     assert!(places.iter().any(|pool| pool == "second"), "{places:?}");
+    let tasks = scene.api.get(&format!("/v1/runs/{run}/tasks?step=work")).await;
+    let usage = &tasks["tasks"][0]["usage"];
+    assert!(
+        usage["peak_memory_bytes"].as_u64().unwrap() > 1_000_000 && usage["cpu_millis"].is_u64(),
+        "three seconds are looked at: {tasks}"
+    );
 }

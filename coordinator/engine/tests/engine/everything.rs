@@ -19,7 +19,7 @@ use causey_protocol::record::{Answer, Record, RunState};
 use causey_protocol::resources::{Equipment, Gpu, Resources, Shape, count_shapes};
 use causey_protocol::schedule::Strategy;
 use causey_protocol::share::{Share, Shares, Standing};
-use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome};
+use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Usage};
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 use serde_json::json;
 use uuid::Uuid;
@@ -223,6 +223,8 @@ fn gates(world: &mut World) {
     let (dispatch, task) = world.started("only/0", "w");
     let values = [("progress".parse().unwrap(), json!(0.5)), ("phase".parse().unwrap(), json!({"epoch": [1, null]}))];
     world.report(item(&dispatch, &task, Outcome::Status { values: values.into() }));
+    let usage = Usage { peak_memory_bytes: 50_000_000, cpu_millis: Some(1_250) };
+    world.report(item(&dispatch, &task, Outcome::Used { usage }));
     let ended = world.success(&dispatch, &task, None, Vec::new());
     world.report(ended);
     finish(world, &["end/0", "only/0"]);

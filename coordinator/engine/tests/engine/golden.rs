@@ -36,7 +36,7 @@ logs! {
         AttemptsHeld LossAccepted StartSkipped RunAdmitted ScheduleFired SchedulesPaused SchedulesResumed
         BackfillStarted BackfillAdvanced BackfillCancelled
         GangOpened GangCalled MemberJoined GangFormed MemberSucceeded GangDissolved
-        TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet DeadLettered DeadLetterClosed
+        TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet AttemptUsed DeadLettered DeadLetterClosed
         ResultsSought ResultsReused ChunkReused
         PoolResized PoolOffered GangMoved WorkersOrdered SharesChanged WorkAccepted EventSpread WorkDone;
 }
