@@ -44,6 +44,14 @@ pub(crate) enum Command {
     Reject(Decision),
     /// Say what a run, a task, a trigger or a pool waits for
     Why(Why),
+    /// List the pools: what their workers offer and what is wanted of them
+    Pools(Pools),
+    /// Have workers finish what they run and end
+    Drain(Order),
+    /// Have workers take no more tasks until they are uncordoned
+    Cordon(Order),
+    /// Have cordoned workers take tasks again
+    Uncordon(Order),
     /// Deploy a flow, so that its triggers start it
     Deploy(Deploy),
     /// List the schedules of deployed flows, pause and resume them
@@ -638,6 +646,27 @@ pub(crate) enum DeadLetters {
     Redrive(Letter),
     /// Forget it
     Discard(Letter),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pools {
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Order {
+    /// POOL for all of its workers, or POOL/WORKER for one
+    #[arg(value_name = "POOL[/WORKER]")]
+    pub(crate) whom: String,
+    /// JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 #[derive(Debug, Args)]

@@ -18,6 +18,7 @@ mod logs;
 mod models;
 mod notifications;
 mod packages;
+mod pools;
 mod probes;
 mod publish;
 mod refusal;
@@ -157,7 +158,11 @@ fn routes(shared: Context) -> Router {
         .route("/v1/dead-letters/{letter}", get(letters::show))
         .route("/v1/dead-letters/{letter}/redrive", post(letters::redrive))
         .route("/v1/dead-letters/{letter}/discard", post(letters::discard))
+        .route("/v1/pools", get(pools::list))
         .route("/v1/pools/{pool}/why", get(why::pool))
+        .route("/v1/pools/{pool}/demand", get(pools::demand))
+        .route("/v1/pools/{pool}/order", post(pools::order_pool))
+        .route("/v1/workers/{pool}/{worker}/order", post(pools::order_worker))
         .route("/v1/runs/{run}/follow", get(follow::follow))
         .route("/v1/flows", post(flows::deploy).get(flows::list))
         .route("/v1/flows/{flow}", get(flows::show))

@@ -3,6 +3,7 @@
 //! has just been opened. A standby keeps its own list of workers from their presence, so that it knows whom to miss when it leads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use causey_protocol::id::{ModelName, Path, PoolName, RequestId, RunId, StepName,
 use causey_protocol::input::{Input, Request, RequestMessage};
 use causey_protocol::live::{Ask, Offer, OpenAttempt, Told};
 use causey_protocol::problem::{Code, Problem};
+use causey_protocol::resources::{SHAPES_MAX, Shape, ShapeCount, count_shapes};
 use causey_protocol::subject;
 use causey_protocol::task::Address;
 use tokio::sync::mpsc;
@@ -24,6 +26,9 @@ use crate::outside::{Expect, Listener as _, Message, Outside, Unanswered, Word};
 
 /// How often silence is looked for.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// How often to look for attempts that lie where they find no place.
+const STRAYS_PERIOD: Duration = Duration::from_secs(1);
 
 /// A worker as last heard of.
 #[derive(Clone, Debug)]
@@ -46,7 +51,11 @@ impl Seen {
 
 /// The workers that this coordinator knows: by their questions to it while it leads, by their presence while it stands by.
 #[derive(Debug, Default)]
-pub struct Workers(Mutex<BTreeMap<(PoolName, WorkerName), Seen>>);
+pub struct Workers {
+    known: Mutex<BTreeMap<(PoolName, WorkerName), Seen>>,
+    /// What they offer may be other than what was told of it.
+    changed: AtomicBool,
+}
 
 impl Workers {
     /// A copy, in order of pool and name.
@@ -61,7 +70,7 @@ impl Workers {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(PoolName, WorkerName), Seen>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Notes a hello; returns whether an earlier life of the same worker is thereby known to be over.
@@ -71,6 +80,9 @@ impl Workers {
         let mut all = self.lock();
         let since = since(all.get(&key), offer, at);
         let before = all.insert(key, Seen { offer: offer.clone(), open, since, at });
+        if before.as_ref().is_none_or(|before| before.offer != *offer) {
+            self.changed.store(true, Ordering::Relaxed);
+        }
         before.is_some_and(|before| before.offer.started != offer.started)
     }
 
@@ -82,12 +94,13 @@ impl Workers {
         let at = Instant::now();
         let since = since(all.get(&key), &offer, at);
         all.insert(key, Seen { offer, open, since, at });
+        self.changed.store(true, Ordering::Relaxed);
     }
 
     /// The slots of a pool's workers, once they have been the same for a while.
     fn settled(&self, pool: &PoolName) -> Option<Vec<u32>> {
         let all = self.lock();
-        let mut of = all.values().filter(|seen| seen.offer.pool == *pool).peekable();
+        let mut of = all.values().filter(|seen| seen.offer.pool == *pool && !seen.offer.closed).peekable();
         of.peek()?;
         of.map(|seen| (seen.since.elapsed() > POOL_SETTLED).then_some(seen.offer.slots)).collect()
     }
@@ -95,11 +108,32 @@ impl Workers {
     /// The slots of each pool.
     fn slots(&self) -> BTreeMap<PoolName, u32> {
         let mut slots = BTreeMap::new();
-        for ((pool, _), seen) in self.lock().iter() {
+        for ((pool, _), seen) in self.lock().iter().filter(|(_, seen)| !seen.offer.closed) {
             let sum: &mut u32 = slots.entry(pool.clone()).or_default();
             *sum = sum.saturating_add(seen.offer.slots);
         }
         slots
+    }
+
+    /// How many of each pool are known, and what those that take tasks have. `None`: as when last asked.
+    fn offers(&self) -> Option<BTreeMap<PoolName, (u32, Vec<Shape>)>> {
+        if !self.changed.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        let mut offers = BTreeMap::<PoolName, (u32, Vec<Shape>)>::new();
+        for ((pool, _), seen) in self.lock().iter() {
+            let (known, shapes) = offers.entry(pool.clone()).or_default();
+            *known += 1;
+            if !seen.offer.closed {
+                shapes.push(seen.offer.shape());
+            }
+        }
+        Some(offers)
+    }
+
+    /// What they offer is told once more.
+    fn again(&self) {
+        self.changed.store(true, Ordering::Relaxed);
     }
 
     /// Forgets and returns those silent for too long.
@@ -108,6 +142,7 @@ impl Workers {
         let gone: Vec<_> = all.iter().filter(|(_, seen)| seen.at.elapsed() > WORKER_SILENCE_MAX).map(|(key, _)| key.clone()).collect();
         for key in &gone {
             all.remove(key);
+            self.changed.store(true, Ordering::Relaxed);
         }
         gone
     }
@@ -152,7 +187,8 @@ impl<O: Outside> Desk<O> {
     async fn lead(&self) -> Result<(), Unanswered> {
         let mut questions = self.outside.listen(subject::LIVE_WORKER_ALL).await?;
         let (mut pools, mut told) = (BTreeSet::new(), BTreeMap::new());
-        let mut sweep = tokio::time::interval(SWEEP);
+        let (mut sweep, mut strays) = (tokio::time::interval(SWEEP), tokio::time::interval(STRAYS_PERIOD));
+        self.workers.again();
         let leading = Instant::now();
         loop {
             tokio::select! {
@@ -160,13 +196,17 @@ impl<O: Outside> Desk<O> {
                 Some(message) = questions.next() => {
                     self.answer(&message, &mut pools).await;
                     self.tell_slots(&mut told, false);
+                    self.tell_offers(leading.elapsed() > WORKER_SILENCE_MAX);
                 }
+                _ = strays.tick() => self.seek_places(),
                 _ = sweep.tick() => {
                     self.tell_slots(&mut told, leading.elapsed() > WORKER_SILENCE_MAX);
                     for (pool, worker) in self.workers.silent() {
                         tracing::warn!(%pool, %worker, "worker silent; its attempts run again elsewhere");
                         self.lost(&pool, &worker).await;
                     }
+                    self.workers.again();
+                    self.tell_offers(leading.elapsed() > WORKER_SILENCE_MAX);
                     // Before that, not all workers have had the time to say hello.
                     if leading.elapsed() > POOL_SETTLED {
                         self.count_pools();
@@ -187,6 +227,38 @@ impl<O: Outside> Desk<O> {
                     told.insert(pool, slots);
                 }
             }
+        }
+    }
+
+    /// Tells the leader what the workers of each pool have, where that is other than it knows: of more at once, of less only when as
+    /// many workers have been heard as it knows, or every one must have been.
+    fn tell_offers(&self, all_heard: bool) {
+        let Some(mut offers) = self.workers.offers() else { return };
+        let state = self.committed.read();
+        for (pool, shapes) in &state.offers {
+            // Nobody of it is left.
+            if shapes.iter().any(|count| count.workers > 0) {
+                offers.entry(pool.clone()).or_default();
+            }
+        }
+        for (pool, (heard, shapes)) in offers {
+            let mut counted = count_shapes(shapes);
+            let there: u32 = state.live_shapes(&pool).map(|count| count.workers).sum();
+            if !all_heard && heard < there {
+                counted = at_least(counted, state.live_shapes(&pool));
+            }
+            let is_known = state.live_shapes(&pool).eq(&counted);
+            if !is_known && self.inputs.try_send(Input::PoolOffered { pool, shapes: counted }).is_err() {
+                // A full or closed channel: again with the next sweep, or by the next leader.
+                self.workers.again();
+            }
+        }
+    }
+
+    /// Has attempts moved that lie in queues whose pools have no place for them.
+    fn seek_places(&self) {
+        if !self.committed.read().strays(self.outside.now()).is_empty() {
+            let _ = self.inputs.try_send(Input::PlacesSought);
         }
     }
 
@@ -257,7 +329,8 @@ impl<O: Outside> Desk<O> {
             self.lost(&offer.pool, &offer.worker).await;
         }
         let state = self.committed.read();
-        Told::Welcome { epoch: state.epoch, closed: closed(&state, open) }
+        let order = state.order_for(&offer.pool, &offer.worker, offer.started);
+        Told::Welcome { epoch: state.epoch, closed: closed(&state, open), order }
     }
 
     /// Says in the inbox that a worker is gone, so that the engine decides about its attempts.
@@ -276,6 +349,17 @@ impl<O: Outside> Desk<O> {
             tracing::warn!(%error, %pool, %worker, "loss of a worker not recorded; its dispatches come back after their ack wait");
         }
     }
+}
+
+/// Workers that are known, and those that have not been heard yet.
+fn at_least<'a>(counted: Vec<ShapeCount>, known: impl Iterator<Item = &'a ShapeCount>) -> Vec<ShapeCount> {
+    let mut most: BTreeMap<Shape, u32> = counted.into_iter().map(|ShapeCount { shape, workers }| (shape, workers)).collect();
+    for ShapeCount { shape, workers } in known {
+        let there = most.entry(shape.clone()).or_default();
+        *there = (*there).max(*workers);
+    }
+    let surplus = most.len().saturating_sub(SHAPES_MAX);
+    most.into_iter().skip(surplus).map(|(shape, workers)| ShapeCount { shape, workers }).collect()
 }
 
 /// Those of a worker's attempts that the committed state no longer counts as open.

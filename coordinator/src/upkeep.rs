@@ -137,11 +137,17 @@ impl<O: Outside> Upkeep<O> {
     }
 
     async fn fill(&mut self) -> Result<(), Error> {
-        let (level, waiting) = {
+        let (level, waiting, demands) = {
             let state = self.committed.read();
-            (state.storage.level, state.waiting())
+            (state.storage.level, state.waiting(), state.demands())
         };
         self.show_waiting(waiting);
+        for (pool, demand) in demands {
+            metrics::gauge!("causey_pool_wanted_workers", "pool" => pool.to_string()).set(f64::from(demand.workers));
+            metrics::gauge!("causey_pool_open_slots", "pool" => pool.to_string()).set(demand.open_slots as f64);
+            metrics::gauge!("causey_pool_waiting_slots", "pool" => pool.to_string()).set(demand.waiting_slots as f64);
+            metrics::gauge!("causey_pool_missing", "pool" => pool.to_string()).set(demand.missing.len() as f64);
+        }
         self.storage = fill::measure(&self.outside, level).await?;
         metrics::gauge!("causey_storage_fill_percent").set(f64::from(self.storage.percent));
         if self.storage.level != level {

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::gate::{SIGNALS_BYTES_MAX, StepGate};
 use crate::id::{Digest, FlowName, SignalName, StepName};
 use crate::parameter::Parameter;
-use crate::policy::{self, CatchPolicy, HostMode, MemoPolicy, Resources, RetryPolicy};
+use crate::policy::{self, CatchPolicy, HostMode, MemoPolicy, RetryPolicy};
 use crate::problem::{Code, Problem};
+use crate::resources::Resources;
 use crate::schedule::{Concurrency, SCHEDULES_MAX, Schedule};
 use crate::share::Standing;
 
@@ -522,11 +523,8 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
     if let Some(memo) = &step.memo {
         check_memo(definition, step, memo)?;
     }
-    if let Some(resources) = &step.resources {
-        let cpu_fits = resources.cpu.is_finite() && resources.cpu > 0.0 && resources.cpu <= 1024.0;
-        if !cpu_fits || !resources.gpu.is_finite() || resources.gpu < 0.0 {
-            return Err(fault(definition, Some(step), "asks for an impossible amount of cpu or gpu"));
-        }
+    if let Some(what) = step.resources.as_ref().and_then(Resources::fault) {
+        return Err(fault(definition, Some(step), what));
     }
     match &step.next {
         Transition::Foreach { .. } if step.catch.is_some() => {

@@ -10,9 +10,11 @@ use crate::event::CloudEvent;
 use crate::flow::{Flow, StepIndex};
 use crate::id::{ContentId, Digest, FlowName, PoolName, RequestId, RunId, SignalName, SourceName, StepName, Timestamp, WorkerName};
 use crate::letter::{LetterEnd, Original};
+use crate::live::Order;
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::record::{Position, Resumption, TaskSet};
+use crate::resources::ShapeCount;
 use crate::schedule::BackfillPlan;
 use crate::share::{Shares, Standing};
 use crate::task::ReportItem;
@@ -86,6 +88,12 @@ pub enum Request {
         approved: bool,
         because: String,
     },
+    /// A word to all workers of a pool, or to one.
+    OrderWorkers {
+        pool: PoolName,
+        worker: Option<WorkerName>,
+        order: Order,
+    },
     CloseLetter {
         /// The place of its record in the log.
         letter: Position,
@@ -110,6 +118,7 @@ impl Request {
             Self::Signal { .. } => "signal",
             Self::Approve { .. } => "approve",
             Self::CloseLetter { .. } => "close-letter",
+            Self::OrderWorkers { .. } => "order-workers",
         }
     }
 }
@@ -218,6 +227,13 @@ pub enum Input {
         pool: PoolName,
         slots: u32,
     },
+    /// The shapes of the pool's live workers that take tasks.
+    PoolOffered {
+        pool: PoolName,
+        shapes: Vec<ShapeCount>,
+    },
+    /// Attempts may lie in queues whose pools have no place for them, while another has.
+    PlacesSought,
     /// What the leader's configuration gives to each tenant.
     SharesSet(Box<Shares>),
     /// Nothing new: what has been accepted and not been decided to its end goes on. Given as long as

@@ -17,6 +17,7 @@ pub mod parameter;
 pub mod policy;
 pub mod problem;
 pub mod record;
+pub mod resources;
 pub mod schedule;
 pub mod share;
 pub mod status;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::ObjectRef;
 use crate::id::{ModelName, Path, PoolName, RunId, StepName, TaskKey, Timestamp, WorkerName};
 use crate::problem::Problem;
+use crate::resources::{Equipment, Shape};
 use crate::task::Address;
 
 /// A worker's question on `causey.live.worker.<pool>.<worker>`.
@@ -30,6 +31,38 @@ pub struct Offer {
     pub languages: Vec<String>,
     pub version: String,
     pub started: Timestamp,
+    #[serde(default, skip_serializing_if = "Equipment::is_unknown")]
+    pub equipment: Equipment,
+    /// It takes no tasks at present, or no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
+}
+
+impl Offer {
+    /// What the worker has.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        Shape::new(self.slots, self.memory_mb, &self.languages, &self.equipment)
+    }
+}
+
+/// What workers are told to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Take tasks.
+    #[default]
+    Serve,
+    /// Take no more until told otherwise.
+    Cordon,
+    /// Take no more, finish those at hand, and end.
+    Drain,
+}
+
+impl Order {
+    fn is_serve(&self) -> bool {
+        *self == Self::Serve
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,6 +78,8 @@ pub enum Told {
     Welcome {
         epoch: u64,
         closed: Vec<OpenAttempt>,
+        #[serde(default, skip_serializing_if = "Order::is_serve")]
+        order: Order,
     },
     Model {
         version: u32,

@@ -1,9 +1,9 @@
-//! How a step wants to be run: retries, catch, resources, the kind of host. Times are plain numbers of seconds as people write
+//! How a step wants to be run: retries, catch, the kind of host. Times are plain numbers of seconds as people write
 //! them; the engine computes with microseconds.
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{PoolName, hash_fields};
+use crate::id::hash_fields;
 use crate::task::ErrorInfo;
 
 /// Retries the user may ask for at most.
@@ -159,21 +159,6 @@ pub struct CatchPolicy {
 
 /// Attempts granted beyond the retries to run the fallback of `catch`, when the process died in the last try.
 pub const FALLBACK_ATTEMPTS: u32 = 3;
-
-/// What a task needs of a worker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Resources {
-    #[serde(default = "one")]
-    pub cpu: f64,
-    #[serde(default)]
-    pub memory_mb: Option<u64>,
-    #[serde(default)]
-    pub gpu: f64,
-    /// Ask for this pool and no other.
-    #[serde(default)]
-    pub pool: Option<PoolName>,
-}
 
 /// The kind of process a step runs in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -15,13 +15,15 @@ use crate::id::{
     SourceName, StepName, Timestamp, WorkerName,
 };
 use crate::letter::{DeadLetter, LetterEnd};
+use crate::live::Order;
 use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::problem::Problem;
+use crate::resources::ShapeCount;
 use crate::schedule::BackfillPlan;
 use crate::share::{Shares, Standing};
 use crate::status;
-use crate::task::{Address, ErrorInfo, Publication, Success};
+use crate::task::{Address, ErrorInfo, Publication, Success, Usage};
 use crate::upkeep::{SnapshotTaken, Storage};
 
 /// What the leader decides in one go and commits as one message.
@@ -166,6 +168,9 @@ pub enum Record {
         cause: FailureCause,
         started: Timestamp,
         ended: Timestamp,
+        /// The pool it was offered to, where that does not follow from its step alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<PoolName>,
     },
     RetryScheduled {
         run: RunId,
@@ -389,6 +394,15 @@ pub enum Record {
         /// What its last task left.
         object: Option<ObjectRef>,
     },
+    /// An open attempt, whose result follows, has used this much.
+    AttemptUsed {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        visit: u32,
+        attempt: u32,
+        usage: Usage,
+    },
     /// A running attempt told about its run.
     StatusSet {
         run: RunId,
@@ -465,6 +479,26 @@ pub enum Record {
         pool: PoolName,
         slots: u32,
     },
+    /// The live workers of a pool are others than before. Without any, what the last ones were like is kept.
+    PoolOffered {
+        pool: PoolName,
+        shapes: Vec<ShapeCount>,
+    },
+    /// A gang that stands in line goes to another pool, which has what it needs.
+    GangMoved {
+        run: RunId,
+        step: StepIndex,
+        path: Path,
+        pool: PoolName,
+    },
+    /// Somebody's word to all workers of a pool, or to one.
+    WorkersOrdered {
+        pool: PoolName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        worker: Option<WorkerName>,
+        order: Order,
+        user: String,
+    },
     /// What the tenants get is other than before.
     SharesChanged(Box<Shares>),
     /// An input with larger effects than fit a turn: the rest of it is decided by and by, before any other input.
@@ -521,6 +555,9 @@ impl Record {
             | Self::DeadLettered(_)
             | Self::DeadLetterClosed { .. }
             | Self::PoolResized { .. }
+            | Self::PoolOffered { .. }
+            | Self::GangMoved { .. }
+            | Self::WorkersOrdered { .. }
             | Self::SharesChanged(_)
             | Self::WorkAccepted(_)
             | Self::EventSpread { .. }
@@ -553,7 +590,8 @@ impl Record {
             | Self::ApprovalRequested { .. }
             | Self::ApprovalDecided { .. }
             | Self::ChildEnded { .. }
-            | Self::StatusSet { .. } => 1,
+            | Self::StatusSet { .. }
+            | Self::AttemptUsed { .. } => 1,
         }
     }
 }

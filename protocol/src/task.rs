@@ -15,6 +15,7 @@ use crate::id::{
 };
 use crate::parameter::Values;
 use crate::policy::HostMode;
+use crate::resources::Resources;
 use crate::status;
 
 /// Most tasks of one step in one dispatch (host mode `reuse`; the other modes take one).
@@ -82,6 +83,9 @@ pub struct Dispatch {
     /// A memoised step takes the results: the report says what they contain.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub content: bool,
+    /// What an attempt needs beside its slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Box<Resources>>,
 }
 
 /// Where a member of a gang can be reached: the address of its host, and a port that was free there.
@@ -221,6 +225,20 @@ pub enum Outcome {
     Status {
         values: status::Values,
     },
+    /// What the attempt has used so far; its result follows.
+    Used {
+        usage: Usage,
+    },
+}
+
+/// What an attempt that ran for more than a moment used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The most memory that its process had resident, in bytes.
+    pub peak_memory_bytes: u64,
+    /// Processor time of its process and of those that this one has waited for, in milliseconds; `None` where the process had run other
+    /// attempts before.
+    pub cpu_millis: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

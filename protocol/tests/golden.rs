@@ -12,18 +12,19 @@ use causey_protocol::flow::{Definition, Flow, StepIndex};
 use causey_protocol::gate::{ApprovalGate, Awaited, ChildStart, DefaultData, EndedChild, Gate, Parent, SignalGate, SignalSource, StepGate};
 use causey_protocol::id::{ContentId, Digest, MemoKey, NotificationId, Origin, Path, RunId, TaskKey, Timestamp};
 use causey_protocol::input::{FlowChoice, Request, RequestMessage, Resume};
-use causey_protocol::live::{Ask, LiveOutput, Offer, OpenAttempt, OutputStream, Told};
+use causey_protocol::live::{Ask, LiveOutput, Offer, OpenAttempt, Order, OutputStream, Told};
 use causey_protocol::policy::{HostMode, MemoPolicy};
 use causey_protocol::problem::{Code, Problem};
 use causey_protocol::record::{
     Answer, BackfillStarted, Cause, FailureCause, ItemReused, ItemSucceeded, ModelPublished, Position, Record, ResultRemembered,
     Resumption, RunStarted, RunState, TaskSet, Topic, Turn, Work,
 };
+use causey_protocol::resources::{Equipment, Gpu, Resources, Spill, count_shapes};
 use causey_protocol::schedule::{BackfillPlan, Concurrency, Strategy};
 use causey_protocol::share::{Share, Shares, Standing};
 use causey_protocol::task::{
     Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem,
-    SplitLevel, Success,
+    SplitLevel, Success, Usage,
 };
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 use serde::Serialize;
@@ -173,6 +174,7 @@ fn dispatches() {
         children: Vec::new(),
         origin_run: None,
         content: false,
+        needs: None,
     };
     check("dispatch", &dispatch);
     let ended = EndedChild {
@@ -192,7 +194,83 @@ fn dispatches() {
     check("dispatch-gang", &Dispatch { gang: true, ..dispatch.clone() });
     check("dispatch-timeout", &Dispatch { timeout_seconds: Some(90.0), grace_seconds: Some(0.5), ..dispatch.clone() });
     check("dispatch-resume", &Dispatch { origin_run: Some(run()), ..dispatch.clone() });
-    check("dispatch-memo", &Dispatch { content: true, ..dispatch });
+    check("dispatch-memo", &Dispatch { content: true, ..dispatch.clone() });
+    check("dispatch-needs", &Dispatch { needs: Some(Box::new(needs())), ..dispatch });
+}
+
+fn needs() -> Resources {
+    Resources {
+        cpu: 2.0,
+        memory_mb: Some(512),
+        gpu: 0.5,
+        pool: Some("gpu".parse().unwrap()),
+        gpu_model: Some("A100".into()),
+        gpu_memory_mb: Some(20_000),
+        disk_mb: Some(10_240),
+        shared_memory_mb: Some(64),
+        labels: [("zone".to_owned(), "b".to_owned())].into(),
+        custom: [("licence".to_owned(), 1.0)].into(),
+        spill: Some(Spill { pool: "default".parse().unwrap(), after_seconds: Some(20.0) }),
+    }
+}
+
+fn equipment() -> Equipment {
+    let gpu = Gpu { uuid: "GPU-1".into(), model: "NVIDIA A100".into(), memory_mb: 40_000, mig: false };
+    Equipment {
+        cpu: Some(3_500),
+        disk_mb: 20_000,
+        shared_memory_mb: 128,
+        gpus: vec![gpu.clone(), Gpu { uuid: "MIG-2".into(), mig: true, ..gpu }],
+        labels: [("zone".to_owned(), "b".to_owned())].into(),
+        custom: [("licence".to_owned(), 2_000)].into(),
+    }
+}
+
+#[test]
+fn resources_offers_and_orders() {
+    let mut definition = Definition::from(flow());
+    definition.steps[0].resources = Some(needs());
+    let deploy = Request::Deploy { flow: Box::new(Flow::try_from(definition).unwrap()) };
+    check("request-deploy-resources", &RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request: deploy });
+    let offer = Offer {
+        pool: "gpu".parse().unwrap(),
+        worker: "w1".parse().unwrap(),
+        slots: 2,
+        memory_mb: 1024,
+        languages: vec!["python".into()],
+        version: "0.1.0".into(),
+        started: Timestamp(5),
+        equipment: equipment(),
+        closed: true,
+    };
+    let (run, pool) = (run(), || "gpu".parse().unwrap());
+    let shapes = count_shapes([offer.shape()]);
+    check("ask-hello-equipment", &Ask::Hello { offer, open: vec![] });
+    check("told-welcome-order", &Told::Welcome { epoch: 2, closed: vec![], order: Order::Drain });
+    let order = Request::OrderWorkers { pool: pool(), worker: Some("w1".parse().unwrap()), order: Order::Cordon };
+    check("request-order-workers", &RequestMessage { id: "r-1".parse().unwrap(), user: "ann".into(), request: order });
+    let cause = FailureCause::Released { because: "no place".into() };
+    let (started, ended) = (Timestamp(10), Timestamp(20));
+    let records = vec![
+        Record::PoolOffered { pool: pool(), shapes },
+        Record::PoolOffered { pool: pool(), shapes: Vec::new() },
+        Record::GangMoved { run, step: StepIndex(1), path: Path::default(), pool: pool() },
+        Record::WorkersOrdered { pool: pool(), worker: None, order: Order::Cordon, user: "ann".into() },
+        Record::AttemptFailed {
+            run,
+            step: StepIndex(1),
+            path: Path(vec![2]),
+            visit: 0,
+            attempt: 1,
+            worker: None,
+            cause,
+            started,
+            ended,
+            pool: Some(pool()),
+        },
+    ];
+    let (at, previous) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
+    check("turn-resources", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
 }
 
 #[test]
@@ -205,11 +283,13 @@ fn live_messages() {
         languages: vec!["python".into()],
         version: "0.1.0".into(),
         started: Timestamp(5),
+        equipment: Equipment::default(),
+        closed: false,
     };
     let open = OpenAttempt { run: run(), key: TaskKey([1; 16]) };
     check("ask-hello", &Ask::Hello { offer, open: vec![open] });
     check("ask-find-model", &Ask::FindModel { model: "demand".parse().unwrap(), version: Some(3) });
-    check("told-welcome", &Told::Welcome { epoch: 2, closed: vec![open] });
+    check("told-welcome", &Told::Welcome { epoch: 2, closed: vec![open], order: Order::Serve });
     let metrics = json!({"mape": 0.1}).as_object().unwrap().clone();
     check("told-model", &Told::Model { version: 3, object: object(), artifact: "_m".into(), format: "json".into(), metrics });
     check("told-refused", &Told::Refused(Problem::new(Code::NOT_FOUND, "no model").hint("see: causey models ls")));
@@ -350,7 +430,7 @@ fn timeouts_and_filters() {
     };
     let records = vec![
         Record::RunStarted(Box::new(start)),
-        Record::AttemptFailed { run, step, path, visit: 0, attempt: 1, worker: None, cause, started, ended },
+        Record::AttemptFailed { run, step, path, visit: 0, attempt: 1, worker: None, cause, started, ended, pool: None },
     ];
     let (at, previous) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
     check("turn-timeout", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
@@ -361,8 +441,18 @@ fn timeouts_and_filters() {
 fn turns() {
     let (run, step, path, worker, pool) = (run(), StepIndex(1), Path(vec![2]), "w1".parse().unwrap(), "gpu".parse().unwrap());
     let (started, ended, digest) = (Timestamp(10), Timestamp(20), Digest::of(b"object"));
-    let failed =
-        |cause| Record::AttemptFailed { run, step, path: Path(vec![2]), visit: 0, attempt: 1, worker: None, cause, started, ended };
+    let failed = |cause| Record::AttemptFailed {
+        run,
+        step,
+        path: Path(vec![2]),
+        visit: 0,
+        attempt: 1,
+        worker: None,
+        cause,
+        started,
+        ended,
+        pool: None,
+    };
     let error = || Box::new(error());
     let start = RunStarted {
         run,
@@ -815,6 +905,22 @@ fn gates() {
             data: json!({"step": "work"}),
         },
     ];
+    let usage = Usage { peak_memory_bytes: 123_456_789, cpu_millis: Some(1_500) };
+    let used = ReportItem {
+        run,
+        step: "work".parse().unwrap(),
+        path: Path(vec![2]),
+        visit: 0,
+        attempt: 1,
+        outcome: Outcome::Used { usage: Usage { cpu_millis: None, ..usage } },
+    };
+    check("report-used", &Report { pool: "gpu".parse().unwrap(), worker: "w1".parse().unwrap(), items: vec![used] });
+    let used = Record::AttemptUsed { run, step: StepIndex(1), path: Path(vec![2]), visit: 0, attempt: 1, usage };
+    let (now, hash) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
+    check(
+        "turn-used",
+        &Turn { epoch: 3, at: now, inbox: 41, events: 7, announced: Position::default(), previous: hash, records: vec![used] },
+    );
     let set = Record::StatusSet { run, step: StepIndex(1), path: Path(vec![2]), visit: 0, attempt: 1, values: told() };
     let (at_status, before) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
     let told = Turn { epoch: 3, at: at_status, inbox: 41, events: 7, announced: Position::default(), previous: before, records: vec![set] };

@@ -519,10 +519,10 @@ impl Judge {
                 self.done.remove(&task);
                 self.accept(task, found);
             }
-            Record::StatusSet { run, step, path, visit, attempt, .. } => {
+            Record::StatusSet { run, step, path, visit, attempt, .. } | Record::AttemptUsed { run, step, path, visit, attempt, .. } => {
                 let task = (*run, *step, path.clone(), *visit);
                 if self.open.get(&task) != Some(attempt) {
-                    found.push(format!("I3: attempt {attempt} of {task:?} told about its run while it was not open"));
+                    found.push(format!("I3: attempt {attempt} of {task:?} told about itself or its run while it was not open"));
                 }
             }
             Record::AttemptSucceeded { run, step, path, visit, attempt, .. } => {
@@ -640,6 +640,9 @@ impl Judge {
             | Record::FlowDeployed { .. }
             | Record::EventTaken { .. }
             | Record::PoolResized { .. }
+            | Record::PoolOffered { .. }
+            | Record::GangMoved { .. }
+            | Record::WorkersOrdered { .. }
             | Record::SharesChanged(_)
             | Record::WorkAccepted(_)
             | Record::EventSpread { .. }

@@ -21,6 +21,7 @@ enum Said {
     Started,
     Joined,
     Status,
+    Used,
     Succeeded(Digest),
     /// It failed, or was handed back.
     Over,
@@ -79,6 +80,7 @@ impl Reports {
                 Outcome::Started { .. } => Said::Started,
                 Outcome::Joined { .. } => Said::Joined,
                 Outcome::Status { .. } => Said::Status,
+                Outcome::Used { .. } => Said::Used,
                 Outcome::Succeeded(success) => Said::Succeeded(success.digest),
                 Outcome::Failed(_) | Outcome::Released { .. } => Said::Over,
             };
@@ -124,6 +126,9 @@ impl Reports {
                     let place = place(run, step, &outer.child(*item), *visit, attempt, Some(worker));
                     check(place, "succeeded", &|said| said == Said::Succeeded(*digest));
                 }
+            }
+            Record::AttemptUsed { run, step, path, visit, attempt, .. } => {
+                check(place(run, step, path, *visit, attempt, None), "used so much", &|said| said == Said::Used);
             }
             Record::StatusSet { run, step, path, visit, attempt, .. } => {
                 check(place(run, step, path, *visit, attempt, None), "goes on", &|said| said == Said::Status);

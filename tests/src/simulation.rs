@@ -293,6 +293,8 @@ async fn run_worker(world: &Arc<World>, process: &Arc<Process>, who: (&str, &str
         languages: vec!["python".into()],
         version: "0".into(),
         started: Timestamp(world.clock(process) + process.id % 1_000),
+        equipment: Default::default(),
+        closed: false,
     };
     let setup = causey_worker::life::Setup {
         bench: Arc::new(Simulated {
@@ -307,6 +309,7 @@ async fn run_worker(world: &Arc<World>, process: &Arc<Process>, who: (&str, &str
         events,
         event_sender,
         server: "the simulated server".into(),
+        limits: Default::default(),
     };
     if let Err(error) = causey_worker::life::live(setup, &process.stop, std::future::pending()).await {
         lock(&world.judge).blame(format!("worker {name} cannot go on: {error}"));

@@ -1,6 +1,7 @@
 //! One attempt from its dispatch to its report: look for a stored result, get the code, check the inputs, run the step in a
 //! host, store what it left. It can be cut anywhere before user code has ended; cutting it kills the host.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
 use causey_protocol::policy::{GRACE_SECONDS_DEFAULT, HostMode};
 use causey_protocol::problem::Code;
 use causey_protocol::task::{
-    Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, INLINE_INPUTS_MAX, InputRef, Inputs, Outcome, ReportItem,
+    Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, INLINE_INPUTS_MAX, InputRef, Inputs, Outcome, ReportItem, Usage,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use crate::bench::Bench;
 use crate::depot::Depot;
 use crate::frame::{self, FromHost, Input, Run, ToHost, Trigger};
 use crate::gang::Gangs;
+use crate::gpu::Gpus;
 use crate::host::{HostError, Runner};
 use crate::hosts::Hosts;
 use crate::inputs::{self, Table};
@@ -49,6 +51,9 @@ const INPUTS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Inputs of a wide join whose references the step may still fetch: those touched last.
 const LINKS_KEPT_MAX: usize = 4_096;
 
+/// The variable that says which GPUs a process may use.
+const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+
 /// The language this worker's hosts run.
 pub(crate) const LANGUAGE: &str = "python";
 
@@ -62,6 +67,7 @@ pub(crate) struct Tools {
     pub(crate) leader: Leader<Nats>,
     pub(crate) gangs: Gangs,
     pub(crate) places: Places,
+    pub(crate) gpus: Gpus,
 }
 
 /// One task of a dispatch.
@@ -74,6 +80,8 @@ pub struct Job {
     pub perhaps_done: bool,
     /// The queue has delivered it before: its worker may have vanished.
     pub redelivered: bool,
+    /// The GPUs it may use, as `CUDA_VISIBLE_DEVICES` names them; `None`: nobody says which.
+    pub devices: Option<Arc<str>>,
 }
 
 impl Job {
@@ -193,6 +201,10 @@ impl Bench for Tools {
         used.runner.finish(used.reuse);
     }
 
+    fn free_gpu_memory(&self) -> BTreeMap<String, u64> {
+        self.gpus.free_mb()
+    }
+
     fn gang_changed(&self) {
         self.gangs.tell();
     }
@@ -240,6 +252,7 @@ async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &Cancellatio
         links,
         gang,
         status: Telling::default(),
+        used: None,
         started: now(),
     };
     if job.mode() == HostMode::Reuse {
@@ -360,6 +373,8 @@ struct Running<'a> {
     /// The addresses of all members, of a gang.
     gang: Vec<Address>,
     status: Telling,
+    /// What its process has used; looked at once a second, so of short attempts nothing is known.
+    used: Option<Usage>,
     started: Timestamp,
 }
 
@@ -383,19 +398,30 @@ impl Running<'_> {
         }
         let run = ToHost::Run(Box::new(self.run_line(&folder, inputs_file.clone())));
         if runner.connection.send(&run).await.is_err() {
-            return Some(self.died(runner, None).await);
+            return Some(self.died(runner).await);
         }
         // While user code runs there is time for it.
         self.tools.depot.prepare(self.job.dispatch.run, &self.job.key);
         let ended = self.listen(runner, end).await;
         // In order before the result, which closes the attempt.
         self.status.tell_last(self.reports, self.job);
+        self.tell_usage(runner);
         if let Some(file) = inputs_file {
             // A file that stays goes with the folder it is in at the next start.
             let _ = std::fs::remove_file(file);
         }
         self.show(|output, at| output.drain(&mut runner.pipes, at));
         ended
+    }
+
+    /// Says what the attempt used, if it was looked at: a last time before its process ends.
+    fn tell_usage(&mut self, runner: &Runner) {
+        let Some(before) = self.used else { return };
+        let mut usage = process::usage(runner.pid).unwrap_or(before);
+        if self.job.mode() == HostMode::Reuse {
+            usage.cpu_millis = None;
+        }
+        self.reports.send(self.job.report(Outcome::Used { usage }), Confirm::Nobody);
     }
 
     async fn listen(&mut self, runner: &mut Runner, end: &CancellationToken) -> Option<Ended> {
@@ -405,7 +431,6 @@ impl Running<'_> {
         let kill = begun + limit.map_or(NEVER, |limit| limit + self.job.grace());
         let mut seconds = tokio::time::interval_at(begun + STARTED_AFTER, STARTED_AFTER);
         let mut told = self.job.redelivered && !self.job.dispatch.gang;
-        let mut peak = None;
         loop {
             tokio::select! {
                 biased;
@@ -417,7 +442,7 @@ impl Running<'_> {
                     Ok(Some(FromHost::Model { name, version })) => self.find_model(runner, &name, version).await,
                     Ok(Some(FromHost::Status { name, value })) => self.status.note(name, value),
                     Ok(Some(other)) => return Some(self.misunderstood(runner, &format!("{other:?}"))),
-                    Ok(None) => return Some(self.died(runner, peak).await),
+                    Ok(None) => return Some(self.died(runner).await),
                     Err(error) => return Some(self.misunderstood(runner, &error.to_string())),
                 },
                 () = end.cancelled() => {
@@ -437,7 +462,7 @@ impl Running<'_> {
                         self.reports.send(self.job.report(Outcome::Started { at: self.started }), Confirm::Nobody);
                     }
                     self.status.tell(self.reports, self.job);
-                    peak = process::peak_memory_bytes(runner.pid).or(peak);
+                    self.used = process::usage(runner.pid).or(self.used);
                 }
             }
         }
@@ -512,6 +537,7 @@ impl Running<'_> {
             signals,
             children,
             origin_run: *origin_run,
+            environment: self.job.devices.as_deref().map(|devices| (VISIBLE_DEVICES, devices)).into_iter().collect(),
         }
     }
 
@@ -603,9 +629,10 @@ impl Running<'_> {
     }
 
     /// The connection closed without a result.
-    async fn died(&mut self, runner: &mut Runner, peak: Option<u64>) -> Ended {
+    async fn died(&mut self, runner: &mut Runner) -> Ended {
         self.show(|output, at| output.drain(&mut runner.pipes, at));
         let end = runner.how_it_ended().await;
+        let peak = self.used.map(|used| used.peak_memory_bytes);
         let error = process::death_in_words(self.job.dispatch.step.as_str(), end.as_ref(), peak, "");
         Ended::Broken { kind: FailureKind::User, error: Box::new(error) }
     }

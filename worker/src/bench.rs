@@ -1,6 +1,7 @@
 //! Where attempts are carried out: what the worker's loop asks of whoever runs user code and stores what it left. The real one runs
 //! it in hosts ([`crate::attempt`]); a simulated world has its own.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
@@ -31,6 +32,11 @@ pub trait Bench: Debug + Send + Sync + 'static {
     fn store(&self, job: &Job, ran: Self::Ran) -> impl Future<Output = (Outcome, Option<Self::Used>)> + Send;
 
     fn finish(&self, used: Self::Used);
+
+    /// Memory that is free on this worker's GPUs now, in MB, by UUID; empty where nobody can tell.
+    fn free_gpu_memory(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
+    }
 
     /// Something about a gang has changed: members that wait for the others ask now.
     fn gang_changed(&self) {}

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use causey_protocol::id::{PoolName, WorkerName};
 
+use crate::equipment::Said;
+
 /// How to run a worker.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -31,6 +33,17 @@ pub struct Config {
     /// Tasks that run at once (default: the number of cores)
     #[arg(long, env = "CAUSEY_SLOTS")]
     pub slots: Option<u32>,
+
+    #[command(flatten)]
+    pub equipment: Said,
+
+    /// End once so many tasks have been run
+    #[arg(long, env = "CAUSEY_MAX_TASKS", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_tasks: Option<u64>,
+
+    /// End once there has been nothing to do for so long
+    #[arg(long, env = "CAUSEY_EXIT_WHEN_IDLE", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub exit_when_idle: Option<u64>,
 
     /// Python interpreter that runs Python steps
     #[arg(long, env = "CAUSEY_PYTHON", default_value = "python3")]

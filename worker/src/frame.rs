@@ -203,6 +203,9 @@ pub(crate) struct Run<'a> {
     pub(crate) signals: &'a BTreeMap<SignalName, Value>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(crate) children: &'a [EndedChild],
+    /// Variables to be set before user code begins.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) environment: BTreeMap<&'static str, &'a str>,
 }
 
 /// The gang that the task is a member of, and its place in it.

@@ -2,12 +2,15 @@
 //! with one or more attempts; it is acknowledged once all of them are over.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use causey_protocol::live::OpenAttempt;
+use causey_protocol::task::Dispatch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Job;
+use crate::capacity::Booking;
 
 /// Why user code was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub(crate) enum Stage {
 pub(crate) struct Attempt {
     pub(crate) job: Job,
     pub(crate) stage: Stage,
+    /// What it has of the worker beside slots.
+    pub(crate) booking: Option<Box<Booking>>,
     deliveries: Vec<u64>,
 }
 
@@ -78,7 +83,7 @@ impl Held {
             let queue = &mut self.queue;
             let attempt = self.attempts.entry(key).or_insert_with(|| {
                 queue.push_back(key);
-                Attempt { job, stage: Stage::Queued, deliveries: vec![] }
+                Attempt { job, stage: Stage::Queued, booking: None, deliveries: vec![] }
             });
             attempt.deliveries.push(id);
         }
@@ -97,10 +102,11 @@ impl Held {
         self.queue.front().and_then(|key| self.attempts.get(key)).map(|attempt| &attempt.job)
     }
 
-    /// Takes the next attempt off the queue; it runs until it has ended or [`Stop`] stops it.
-    pub(crate) fn start_front(&mut self) -> Option<(Job, Stop)> {
+    /// Takes the next attempt off the queue, which gets what is booked for it; it runs until it has ended or [`Stop`] stops it.
+    pub(crate) fn start_front(&mut self, devices: Option<Arc<str>>, booking: Option<Box<Booking>>) -> Option<(Job, Stop)> {
         let key = self.queue.pop_front()?;
         let attempt = self.attempts.get_mut(&key)?;
+        (attempt.job.devices, attempt.booking) = (devices, booking);
         let stop = Stop::default();
         attempt.stage = Stage::Running { stop: stop.clone(), stopped: None };
         Some((attempt.job.clone(), stop))
@@ -126,10 +132,20 @@ impl Held {
 
     /// Takes members of gangs that have not been started out of the queue. Returns their deliveries, for another worker to have.
     pub(crate) fn pass_on_members(&mut self) -> Vec<String> {
-        let is_member = |key: &&OpenAttempt| self.attempts.get(key).is_some_and(|attempt| attempt.job.dispatch.gang);
-        let members: Vec<OpenAttempt> = self.queue.iter().filter(is_member).copied().collect();
-        self.queue.retain(|queued| !members.contains(queued));
-        members.iter().flat_map(|key| self.close(key)).collect()
+        self.pass_on(0, |dispatch| dispatch.gang)
+    }
+
+    /// Takes attempts with needs out of the queue, but the first of it. Returns their deliveries, for another worker to have. Lists stay:
+    /// some of one may run.
+    pub(crate) fn pass_on_surplus(&mut self) -> Vec<String> {
+        self.pass_on(1, |dispatch| dispatch.needs.is_some() && dispatch.tasks.len() == 1)
+    }
+
+    fn pass_on(&mut self, kept: usize, is_meant: impl Fn(&Dispatch) -> bool) -> Vec<String> {
+        let is_meant = |key: &&OpenAttempt| self.attempts.get(key).is_some_and(|attempt| is_meant(&attempt.job.dispatch));
+        let gone: Vec<OpenAttempt> = self.queue.iter().skip(kept).filter(is_meant).copied().collect();
+        self.queue.retain(|queued| !gone.contains(queued));
+        gone.iter().flat_map(|key| self.close(key)).collect()
     }
 
     /// Stops an attempt before its user code has ended. One that waits is taken out and returned; one that runs will say that it
@@ -211,8 +227,8 @@ mod tests {
     use super::*;
     use causey_protocol::id::{Digest, Path};
     use causey_protocol::policy::HostMode;
-    use causey_protocol::task::{Dispatch, DispatchedTask, Inputs};
-    use std::sync::Arc;
+    use causey_protocol::resources::Resources;
+    use causey_protocol::task::{DispatchedTask, Inputs};
     use std::time::Duration;
 
     fn jobs(count: u32) -> Vec<Job> {
@@ -243,10 +259,11 @@ mod tests {
             children: Vec::new(),
             origin_run: None,
             content: false,
+            needs: None,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);
-            Job { dispatch: dispatch.clone(), index, key, perhaps_done: false, redelivered: false }
+            Job { dispatch: dispatch.clone(), index, key, perhaps_done: false, redelivered: false, devices: None }
         };
         (0..count as usize).map(job).collect()
     }
@@ -267,8 +284,8 @@ mod tests {
         let mut held = Held::default();
         held.deliver("first".into(), Instant::now(), jobs(1));
         held.deliver("second".into(), Instant::now(), jobs(1));
-        let (job, _) = held.start_front().unwrap();
-        assert!(held.start_front().is_none());
+        let (job, _) = held.start_front(None, None).unwrap();
+        assert!(held.start_front(None, None).is_none());
         assert_eq!(held.close(&job.open_attempt()), ["first", "second"]);
     }
 
@@ -298,10 +315,26 @@ mod tests {
     }
 
     #[test]
+    fn of_attempts_with_needs_only_the_first_is_held() {
+        let mut held = Held::default();
+        let needs = Some(Box::new(Resources { gpu: 1.0, ..Resources::default() }));
+        for (index, job) in jobs(4).into_iter().enumerate() {
+            let tasks = vec![job.task().clone()];
+            let needs = needs.clone().filter(|_| index != 2);
+            let dispatch = Arc::new(Dispatch { tasks, needs, ..(*job.dispatch).clone() });
+            held.deliver(index.to_string(), Instant::now(), vec![Job { dispatch, index: 0, ..job }]);
+        }
+        assert_eq!(held.pass_on_surplus(), ["1", "3"]);
+        assert_eq!((held.queued(), held.alive()), (2, vec!["0".to_owned(), "2".to_owned()]));
+        held.deliver("list".into(), Instant::now(), jobs(4).split_off(1));
+        assert!(held.pass_on_surplus().is_empty());
+    }
+
+    #[test]
     fn a_stopped_attempt_leaves_the_queue_or_is_told() {
         let mut held = Held::default();
         held.deliver("ack".into(), Instant::now(), jobs(2));
-        let (first, stop) = held.start_front().unwrap();
+        let (first, stop) = held.start_front(None, None).unwrap();
         assert!(held.stop(&first.open_attempt(), Because::Closed).is_none());
         assert!(stop.gently.is_cancelled() && !stop.now.is_cancelled());
         assert!(held.stop(&first.open_attempt(), Because::HandedBack).is_none() && stop.now.is_cancelled());

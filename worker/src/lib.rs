@@ -1,19 +1,22 @@
 //! A worker: pulls dispatches of its pool, runs them in hosts, stores what they leave and reports. What it knows by itself it may
 //! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
 //!
-//! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
+//! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `capacity`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
 //! `host` and `connection` (processes), `package`, `depot` and `cache` (files), `output` and `result`; `report`, `leader`,
 //! `presence` and `live` speak to the rest of Causey.
 
 mod attempt;
 pub mod bench;
 mod cache;
+mod capacity;
 pub mod config;
 mod connection;
 pub mod decoders;
 mod depot;
+pub mod equipment;
 mod frame;
 mod gang;
+mod gpu;
 mod held;
 mod host;
 mod hosts;

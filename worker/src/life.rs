@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::Bench;
+use crate::capacity::Capacity;
 use crate::held::Held;
 use crate::leader::Leader;
 use crate::lease::Lease;
@@ -47,6 +48,16 @@ pub struct Setup<O, B> {
     pub event_sender: mpsc::UnboundedSender<Event>,
     /// Address of the server, for people to read.
     pub server: String,
+    pub limits: Limits,
+}
+
+/// When a worker ends by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Once it has run so many tasks.
+    pub tasks: Option<u64>,
+    /// Once it has had nothing to do for so long.
+    pub idle: Option<Duration>,
 }
 
 /// Waits for a coordinator, works until `stopping`, and drains, which `hurry` makes short.
@@ -58,7 +69,7 @@ pub async fn live<O: Outside, B: Bench>(
     stopping: &CancellationToken,
     hurry: impl Future<Output = ()>,
 ) -> Result<(), Unanswered> {
-    let Setup { outside, bench, offer, ack_wait, events, event_sender, server } = setup;
+    let Setup { outside, bench, offer, ack_wait, events, event_sender, server, limits } = setup;
     let leader = Leader::new(outside.clone(), &offer.pool, &offer.worker);
     let (pool, name) = (offer.pool.clone(), offer.worker.clone());
     let mut presence = Presence::new(outside.clone(), offer);
@@ -71,6 +82,7 @@ pub async fn live<O: Outside, B: Bench>(
     let cancels = outside.listen(CANCEL_ALL).await?;
     let gangs = outside.listen(GANG_ALL).await?;
     let slots = Slots::new(presence.offer().slots);
+    let capacity = Capacity::new(presence.offer());
     tracing::info!(%pool, worker = %name, slots = slots.total(), "worker ready");
     let mut worker = Worker {
         reports: Reports::open(outside.clone(), pool, name, event_sender.clone()),
@@ -79,6 +91,7 @@ pub async fn live<O: Outside, B: Bench>(
         leader,
         presence,
         slots,
+        capacity,
         lease: Lease::new(ack_wait),
         pull,
         arrivals,
@@ -89,8 +102,15 @@ pub async fn live<O: Outside, B: Bench>(
         held: Held::default(),
         outdated: false,
         misfit_since: None,
+        ending: None,
+        limits,
+        begun: 0,
+        idle_since: Instant::now(),
     };
     worker.run(stopping).await;
+    if let Some(why) = &worker.ending {
+        tracing::info!(why, "worker ends");
+    }
     drain(&mut worker, hurry).await;
     Ok(())
 }

@@ -49,17 +49,19 @@ impl<O: Outside> Presence<O> {
         self.refreshing = Some(stop.drop_guard());
     }
 
+    /// Says whether the worker takes tasks; returns whether that is news.
+    pub(crate) fn close(&mut self, closed: bool) -> bool {
+        let is_news = self.offer.closed != closed;
+        self.offer.closed = closed;
+        if is_news && self.refreshing.is_some() {
+            self.show();
+        }
+        is_news
+    }
+
     /// Takes the offer back.
     pub(crate) async fn remove(&mut self) {
         self.refreshing = None;
         let _ = self.outside.delete_key(&self.subject).await;
     }
-}
-
-/// The memory of this machine in MiB; 0 when the system does not say.
-pub(crate) fn memory_mb() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes = total.and_then(|line| line.trim().strip_suffix("kB")).and_then(|number| number.trim().parse::<u64>().ok());
-    kilobytes.unwrap_or(0) / 1024
 }

@@ -8,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use causey_protocol::problem::Code;
-use causey_protocol::task::ErrorInfo;
+use causey_protocol::task::{ErrorInfo, Usage};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
@@ -106,6 +106,20 @@ pub(crate) fn group_exists(pid: i32) -> bool {
     let Some(pid) = Pid::from_raw(pid) else { return false };
     let gone = Err(Errno::SRCH);
     rustix::process::test_kill_process_group(pid) != gone || rustix::process::test_kill_process(pid) != gone
+}
+
+/// What a live process has used so far.
+pub(crate) fn usage(pid: i32) -> Option<Usage> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(Usage { peak_memory_bytes: peak_memory_bytes(pid)?, cpu_millis: cpu_millis(&stat, rustix::param::clock_ticks_per_second()) })
+}
+
+/// Processor time out of `/proc/PID/stat`: of the process, and of its children that it has waited for.
+fn cpu_millis(stat: &str, ticks_per_second: u64) -> Option<u64> {
+    // The name may hold blanks and parentheses; the first field behind it is the third.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let times: Vec<u64> = rest.split_whitespace().skip(11).take(4).filter_map(|field| field.parse().ok()).collect();
+    (times.len() == 4).then(|| times.iter().sum::<u64>() * 1_000 / ticks_per_second.max(1))
 }
 
 /// The most memory a live process has used, in bytes.
@@ -223,5 +237,13 @@ mod tests {
     fn peak_memory_of_a_live_process_is_known() {
         assert!(peak_memory_bytes(std::process::id().try_into().unwrap()).unwrap() > 100_000);
         assert_eq!(peak_memory_bytes(-1), None);
+    }
+
+    #[test]
+    fn processor_time_is_read_behind_whatever_name_a_process_has() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 150 50 30 20 20 0 1 0 5 1000 10";
+        assert_eq!(cpu_millis(stat, 100), Some(2_500));
+        assert_eq!(cpu_millis("7 (short) S 1", 100), None);
+        assert!(usage(std::process::id().try_into().unwrap()).unwrap().cpu_millis.is_some());
     }
 }

@@ -16,13 +16,13 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::depot::Depot;
 use crate::gang::Gangs;
+use crate::gpu::Gpus;
 use crate::hosts::Hosts;
 use crate::leader::Leader;
-use crate::life::{self, FAREWELL_TIME_MAX, Setup};
+use crate::life::{self, FAREWELL_TIME_MAX, Limits, Setup};
 use crate::live::Live;
 use crate::package::Packages;
 use crate::place::Places;
-use crate::presence;
 use crate::process::Interpreter;
 use crate::{leftover, nats};
 
@@ -41,7 +41,8 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let name = format!("causey-worker {}.{}", config.pool, config.name);
     let connecting = nats::connect(&config.nats_url, name, event_sender.clone()).await;
     let nats = connecting.with_context(|| format!("cannot connect to {}", nats::shown(&config.nats_url)))?;
-    let offer = offer(&config);
+    let gpus = Gpus::open();
+    let offer = offer(&config, &folder, &gpus)?;
     let bench = Arc::new(Tools {
         depot,
         packages: Packages::new(folder.join("packages"), cache),
@@ -50,6 +51,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         gangs: Gangs::default(),
         places: Places::new(&config)?,
         leader: Leader::new(nats.clone(), &config.pool, &config.name),
+        gpus,
     });
     let stopping = CancellationToken::new();
     tokio::spawn({
@@ -77,6 +79,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         events,
         event_sender,
         server: nats::shown(&config.nats_url),
+        limits: Limits { tasks: config.max_tasks, idle: config.exit_when_idle.map(Duration::from_secs) },
     };
     life::live(setup, &stopping, hurry).await?;
     // Hosts that are ending may still remove theirs; what stays is removed at the next start.
@@ -108,17 +111,26 @@ fn watch_owner() -> anyhow::Result<CancellationToken> {
     Ok(gone)
 }
 
-fn offer(config: &Config) -> Offer {
+fn offer(config: &Config, folder: &Path, gpus: &Gpus) -> anyhow::Result<Offer> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
-    Offer {
+    Ok(Offer {
         pool: config.pool.clone(),
         worker: config.name.clone(),
-        slots: config.slots.unwrap_or(cores).max(1),
-        memory_mb: presence::memory_mb(),
+        slots: config.slots.unwrap_or_else(|| said_cores(config.equipment.cpu).unwrap_or(cores)).max(1),
+        memory_mb: config.equipment.memory_mb(),
         languages: vec![LANGUAGE.into()],
         version: env!("CARGO_PKG_VERSION").into(),
         started: wall::now(),
-    }
+        equipment: config.equipment.equipment(folder, gpus)?,
+        closed: false,
+    })
+}
+
+/// Whole cores of those that were said to be offered.
+fn said_cores(cpu: Option<f64>) -> Option<u32> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the argument is between 0 and 1024")]
+    let cores = cpu?.floor() as u32;
+    Some(cores)
 }
 
 /// Paths are made absolute: hosts start in another folder. A bare name is looked up in PATH.

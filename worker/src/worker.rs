@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use causey_artifacts::failpoint;
 use causey_protocol::codec::{self, DISPATCH_BYTES_MAX, DecodeError};
-use causey_protocol::live::{Ask, OpenAttempt, Told};
+use causey_protocol::live::{Ask, OpenAttempt, Order, Told};
+use causey_protocol::resources::Resources;
 use causey_protocol::subject;
 use causey_protocol::task::{Dispatch, Outcome};
 use tokio::sync::mpsc;
@@ -17,9 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Job;
 use crate::bench::{self, Bench, Progress};
+use crate::capacity::Capacity;
 use crate::held::{Because, Held, Stage, Stop};
 use crate::leader::Leader;
 use crate::lease::Lease;
+use crate::life::Limits;
 use crate::outside::{Listener as _, Message, Outside};
 use crate::presence::Presence;
 use crate::pull::{Arrival, Pull, delivery_count};
@@ -32,8 +35,14 @@ const HELLO_PERIOD: Duration = Duration::from_secs(10);
 /// How often to look whether to ask for tasks although nothing happened: requests lapse, pauses end.
 const PULL_CHECK_PERIOD: Duration = Duration::from_millis(250);
 
-/// An attempt that needs more slots than are free is handed back after this time: another worker may have them.
+/// An attempt that needs more than is free is handed back after this time: another worker may have them.
 const MISFIT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How often that time doubles for one that has been handed back before.
+const MISFIT_DOUBLINGS_MAX: u32 = 6;
+
+/// Deliveries of something that this worker can never run which are left to others of its pool before it is handed back.
+const PASSED_ON_MAX: u64 = 4;
 
 /// Longest wait for what the queue had sent before it learnt that no more is wanted.
 const PULL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -71,6 +80,7 @@ pub(crate) struct Worker<O: Outside, B> {
     pub(crate) leader: Leader<O>,
     pub(crate) presence: Presence<O>,
     pub(crate) slots: Slots,
+    pub(crate) capacity: Capacity,
     pub(crate) lease: Lease,
     pub(crate) pull: Pull<O>,
     pub(crate) arrivals: O::Listener,
@@ -82,10 +92,16 @@ pub(crate) struct Worker<O: Outside, B> {
     /// A dispatch of a later version was seen: this program is too old to take more.
     pub(crate) outdated: bool,
     pub(crate) misfit_since: Option<Instant>,
+    /// Why it ends, once it is to.
+    pub(crate) ending: Option<String>,
+    pub(crate) limits: Limits,
+    /// Attempts that were begun.
+    pub(crate) begun: u64,
+    pub(crate) idle_since: Instant,
 }
 
 impl<O: Outside, B: Bench> Worker<O, B> {
-    /// Runs until `shutdown`; attempts are still under way then.
+    /// Runs until `shutdown`, or until it ends by itself; attempts may still be under way then.
     pub(crate) async fn run(&mut self, shutdown: &CancellationToken) {
         let ticker = |period| {
             let mut ticker = tokio::time::interval(period);
@@ -109,12 +125,16 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                 _ = hello.tick() => self.say_hello(),
                 _ = pull.tick() => {
                     self.pass_on_members().await;
+                    self.pass_on_surplus().await;
                     self.hand_back_misfit();
                 }
             }
             self.start_attempts();
             self.reports.gather(self.slots.streams(self.held.queued()));
             self.ask_for_tasks().await;
+            if self.is_over() {
+                return;
+            }
         }
     }
 
@@ -141,6 +161,9 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         if let Some(attempt) = self.held.get_mut(attempt) {
             self.slots.give_back(self.slots.share(attempt.job.dispatch.slots));
             self.slots.observe(ran);
+            if let Some(booking) = attempt.booking.take() {
+                self.capacity.give_back(&booking);
+            }
             attempt.stage = Stage::Ended;
         }
     }
@@ -150,6 +173,9 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         let Stage::Running { stopped, .. } = &attempt.stage else { return };
         let because = *stopped;
         self.slots.give_back(self.slots.share(attempt.job.dispatch.slots));
+        if let Some(booking) = attempt.booking.take() {
+            self.capacity.give_back(&booking);
+        }
         let job = attempt.job.clone();
         attempt.stage = Stage::Ended;
         match because {
@@ -194,7 +220,8 @@ impl<O: Outside, B: Bench> Worker<O, B> {
 
     async fn on_told(&mut self, told: Told) {
         match told {
-            Told::Welcome { closed, .. } => {
+            Told::Welcome { closed, order, .. } => {
+                self.obey(order);
                 for key in closed {
                     if let Some(job) = self.held.stop(&key, Because::Closed) {
                         self.settle_stopped(&job, Because::Closed).await;
@@ -224,16 +251,32 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         };
         let dispatch = Arc::new(dispatch);
         let delivered = delivery_count(&reply);
+        if self.presence.offer().closed {
+            return self.answer(&reply, PASS_ON).await;
+        }
+        let lack = dispatch.needs.as_ref().and_then(|needs| self.capacity.lacks(&dispatch.language, needs).pop());
+        if lack.is_some() && delivered <= PASSED_ON_MAX {
+            return self.answer(&reply, PASS_ON).await;
+        }
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);
             let redelivered = delivered > 1;
-            Job { dispatch: dispatch.clone(), index, key, perhaps_done: redelivered || dispatch.again, redelivered }
+            Job { dispatch: dispatch.clone(), index, key, perhaps_done: redelivered || dispatch.again, redelivered, devices: None }
         };
         let jobs: Vec<Job> = (0..dispatch.tasks.len()).map(job).collect();
         if jobs.is_empty() {
             return self.answer(&reply, "+TERM").await;
         }
+        let unfit = lack.map(|lack| (jobs.iter().map(Job::open_attempt).collect::<Vec<_>>(), format!("this worker does not offer {lack}")));
         self.held.deliver(reply, received, jobs);
+        for (key, because) in unfit.iter().flat_map(|(keys, because)| keys.iter().map(move |key| (key, because))) {
+            if let Some(job) = self.held.stop(key, Because::HandedBack) {
+                self.release(&job, because);
+            }
+        }
+        if unfit.is_some() {
+            return;
+        }
         // Where a slot is free the attempt itself does this.
         if self.held.queued() > 1 || !self.fits_front() {
             let bench = self.bench.clone();
@@ -287,49 +330,125 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         }
     }
 
-    fn fits_front(&self) -> bool {
-        self.held.front().is_some_and(|job| self.slots.fits(self.slots.share(job.dispatch.slots)))
+    /// Behind one that waits for what it needs there may be others, for which another worker has it.
+    async fn pass_on_surplus(&mut self) {
+        if !self.is_blocked() {
+            return;
+        }
+        for reply in self.held.pass_on_surplus() {
+            self.answer(&reply, PASS_ON).await;
+        }
     }
 
-    /// Whether the next attempt needs several slots that are not free.
+    fn fits_front(&self) -> bool {
+        let has_room = |job: &Job| {
+            let needs = job.dispatch.needs.as_ref();
+            self.slots.fits(self.slots.share(job.dispatch.slots)) && needs.is_none_or(|needs| self.capacity.find(needs).is_some())
+        };
+        self.held.front().is_some_and(has_room)
+    }
+
+    /// Whether the next attempt needs several slots, or something beside slots, that are not free.
     fn is_blocked(&self) -> bool {
-        self.held.front().is_some_and(|job| self.slots.share(job.dispatch.slots) > 1) && !self.fits_front()
+        let lacks = |job: &Job| {
+            let share = self.slots.share(job.dispatch.slots);
+            let needs = job.dispatch.needs.as_ref();
+            (share > 1 && !self.slots.fits(share)) || needs.is_some_and(|needs| self.capacity.find(needs).is_none())
+        };
+        self.held.front().is_some_and(lacks)
     }
 
     fn start_attempts(&mut self) {
         while self.fits_front() {
-            let Some((job, stop)) = self.held.start_front() else { return };
+            let (devices, booking) = match self.held.front().and_then(|job| job.dispatch.needs.clone()) {
+                None => (None, None),
+                Some(needs) => {
+                    self.measure(&needs);
+                    let Some(booking) = self.capacity.find(&needs) else { return };
+                    self.capacity.take(&booking);
+                    (self.capacity.visible_devices(&booking).map(Into::into), Some(Box::new(booking)))
+                }
+            };
+            let Some((job, stop)) = self.held.start_front(devices, booking) else { return };
             self.slots.take(self.slots.share(job.dispatch.slots));
             self.misfit_since = None;
+            self.begun += 1;
             tokio::spawn(perform(self.bench.clone(), self.reports.clone(), job, stop, self.event_sender.clone()));
         }
     }
 
-    /// The front of the queue needs more slots than are free: it keeps all others waiting, so not for long.
+    /// What is free on a GPU that is shared is measured when a share is about to be given.
+    fn measure(&mut self, needs: &Resources) {
+        if needs.gpu_memory_mb.is_some() && self.capacity.has_devices() {
+            let free = self.bench.free_gpu_memory();
+            self.capacity.measured(&free);
+        }
+    }
+
+    /// The front of the queue needs more than is free: it keeps all others waiting, so not for long; but each time it comes back for
+    /// longer, lest small ones have the place for ever.
     fn hand_back_misfit(&mut self) {
+        if let Some(needs) = self.held.front().and_then(|job| job.dispatch.needs.clone()) {
+            self.measure(&needs);
+        }
         if !self.is_blocked() {
             self.misfit_since = None;
             return;
         }
         let since = *self.misfit_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > MISFIT_TIME_MAX
+        let returns = self.held.front().map(Job::task).map_or(0, |task| task.attempt.saturating_sub(task.retry));
+        if since.elapsed() > MISFIT_TIME_MAX * (1 << returns.min(MISFIT_DOUBLINGS_MAX))
             && let Some(key) = self.held.front().map(Job::open_attempt)
             && let Some(job) = self.held.stop(&key, Because::HandedBack)
         {
             self.misfit_since = None;
-            self.release(&job, "its slots were not free in time");
+            self.release(&job, "what it needs was not free in time");
         }
     }
 
     async fn ask_for_tasks(&mut self) {
         // A task that waits for more slots than are free is the only one held ahead.
-        if self.outdated || self.is_blocked() || !self.outside.is_connected() {
+        if self.outdated || self.presence.offer().closed || self.is_blocked() || !self.outside.is_connected() {
             return;
         }
+        let left = self.limits.tasks.map_or(u32::MAX, |most| u32::try_from(most.saturating_sub(self.begun)).unwrap_or(u32::MAX));
         let (slots, queued) = (&self.slots, self.held.queued());
         // The slots of a gang are not free soon, and the next task may be one more member.
         let ahead = if self.held.has_member() { 0 } else { slots.prefetch() };
-        self.pull.ask(Instant::now(), |credit| slots.want(queued, credit, ahead)).await;
+        let want = |credit: u32| slots.want(queued, credit, ahead).min(left.saturating_sub(queued.saturating_add(credit)));
+        self.pull.ask(Instant::now(), want).await;
+    }
+
+    /// Does what the coordinator says.
+    fn obey(&mut self, order: Order) {
+        if order == Order::Drain && self.ending.is_none() {
+            self.ending = Some("it was told to drain".into());
+        }
+        if self.presence.close(order != Order::Serve) {
+            let closed = self.presence.offer().closed;
+            tracing::info!(
+                closed,
+                "{}",
+                if closed { "cordoned: this worker takes no more tasks" } else { "this worker takes tasks again" }
+            );
+            self.say_hello();
+        }
+    }
+
+    /// Whether the worker ends: it was told to, has run what it was to run, or has been idle for long enough.
+    fn is_over(&mut self) -> bool {
+        if !self.held.is_empty() {
+            self.idle_since = Instant::now();
+        }
+        if self.ending.is_none() {
+            let Limits { tasks, idle } = self.limits;
+            if let Some(most) = tasks.filter(|most| self.begun >= *most && self.held.is_empty()) {
+                self.ending = Some(format!("it has run {most} tasks"));
+            } else if let Some(idle) = idle.filter(|idle| self.idle_since.elapsed() >= *idle) {
+                self.ending = Some(format!("it has had nothing to do for {} s", idle.as_secs()));
+            }
+        }
+        self.ending.is_some()
     }
 
     /// Sends signs of life for everything held; the answer to the last of them tells that all have arrived.
@@ -390,6 +509,9 @@ impl<O: Outside, B: Bench> Worker<O, B> {
             if let Some(job) = self.held.stop(&key, Because::HandedBack) {
                 self.release(&job, "the worker stops");
             }
+        }
+        if self.presence.close(true) {
+            self.say_hello();
         }
     }
 

@@ -14,7 +14,7 @@ use causey_artifacts::{Put, Store, read_artifact, read_object, read_output};
 use causey_protocol::artifact::{ObjectRef, blob_path};
 use causey_protocol::codec::{self, MESSAGE_BYTES_MAX};
 use causey_protocol::id::{Digest, Path, PoolName, RunId, WorkerName};
-use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
+use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Order, Told};
 use causey_protocol::policy::HostMode;
 use causey_protocol::subject;
 use causey_protocol::task::{Address, Dispatch, DispatchedTask, FailureKind, Inputs, Outcome, Report, ReportItem};
@@ -191,7 +191,7 @@ impl Bench {
                 };
                 queue.get_or_create_consumer("default", config).await.unwrap();
                 let closed = open.into_iter().filter(|attempt| closed.lock().unwrap().contains(attempt)).collect();
-                let told = codec::encode(&Told::Welcome { epoch: 1, closed });
+                let told = codec::encode(&Told::Welcome { epoch: 1, closed, order: Order::Serve });
                 client.publish(reply, told.into()).await.unwrap();
             }
         });
@@ -205,6 +205,9 @@ impl Bench {
             pool: pool(),
             name: WorkerName::new("w1").unwrap(),
             slots: Some(slots),
+            equipment: Default::default(),
+            max_tasks: None,
+            exit_when_idle: None,
             python: self.python.clone(),
             sdk: Some(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/python")),
             ack_wait_seconds: 3,
@@ -245,6 +248,7 @@ impl Bench {
             children: Vec::new(),
             origin_run: None,
             content: false,
+            needs: None,
         }
     }
 
@@ -285,14 +289,14 @@ impl Running {
 struct Reports(Subscriber);
 
 impl Reports {
-    /// The next reports, those of started attempts left out.
+    /// The next reports, those of started attempts and of what they use left out.
     async fn ends(&mut self, count: usize) -> Vec<ReportItem> {
         let mut ends = vec![];
         while ends.len() < count {
             let message = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("a report comes").unwrap();
             let report: Report = codec::decode(&message.payload, MESSAGE_BYTES_MAX).unwrap();
             assert_eq!(message.subject.as_str(), subject::report(&report.pool, &report.worker));
-            ends.extend(report.items.into_iter().filter(|item| !matches!(item.outcome, Outcome::Started { .. })));
+            ends.extend(report.items.into_iter().filter(|item| !matches!(item.outcome, Outcome::Started { .. } | Outcome::Used { .. })));
         }
         ends
     }
@@ -538,7 +542,7 @@ async fn a_result_outlives_the_broker() {
         let inbox = jetstream::new(bench.client.clone()).get_stream(subject::INBOX_STREAM).await.ok()?;
         let message = inbox.get_last_raw_message_by_subject(&report).await.ok()?;
         let report: Report = codec::decode(&message.payload, MESSAGE_BYTES_MAX).unwrap();
-        report.items.into_iter().find(|item| !matches!(item.outcome, Outcome::Started { .. }))
+        report.items.into_iter().find(|item| !matches!(item.outcome, Outcome::Started { .. } | Outcome::Used { .. }))
     })
     .await;
     assert!(matches!(last.outcome, Outcome::Succeeded(_)), "{last:?}");

@@ -13,6 +13,7 @@ pub(crate) mod given;
 pub(crate) mod letters;
 pub(crate) mod logs;
 pub(crate) mod models;
+pub(crate) mod pools;
 pub(crate) mod query;
 pub(crate) mod resume;
 pub(crate) mod run;

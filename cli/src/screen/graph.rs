@@ -71,7 +71,14 @@ fn notes(step: &Step) -> Vec<String> {
         notes.push(format!("cpu {}", resources.cpu));
         notes.extend(resources.memory_mb.map(|memory| format!("memory {memory} MB")));
         notes.extend((resources.gpu > 0.0).then(|| format!("gpu {}", resources.gpu)));
+        notes.extend(resources.gpu_model.clone());
+        notes.extend(resources.gpu_memory_mb.map(|memory| format!("gpu memory {memory} MB")));
+        notes.extend(resources.disk_mb.map(|disk| format!("disk {disk} MB")));
+        notes.extend(resources.shared_memory_mb.map(|memory| format!("shared memory {memory} MB")));
+        notes.extend(resources.labels.iter().map(|(name, value)| format!("{name}={value}")));
+        notes.extend(resources.custom.iter().map(|(name, wanted)| format!("{name} {wanted}")));
         notes.extend(resources.pool.as_ref().map(|pool| format!("pool {pool}")));
+        notes.extend(resources.spill.as_ref().map(|spill| format!("spills to pool {}", spill.pool)));
     }
     notes.extend(
         step.host

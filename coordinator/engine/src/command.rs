@@ -7,11 +7,11 @@ use causey_protocol::record::{FailureCause, Position, Record};
 use causey_protocol::task::{Dispatch, DispatchedTask, InputRef, Inputs, SplitLevel};
 
 use crate::chunk::{self, BlobUse};
-use crate::engine::pool_of;
 use crate::gang;
 use crate::join;
 use crate::resume::{self, Sought};
 use crate::retry::retries_max;
+use crate::route;
 use crate::run::{Run, TaskRef};
 use crate::state::{Notification, State};
 use crate::switch;
@@ -46,11 +46,21 @@ pub fn commands(state: &State, position: Position, record: &Record) -> Option<Co
             dispatch_command(state, run, &TaskRef::new(*step, path, visit), *attempt, false)
         }
         // Of these the worker does not know that they are over.
-        Record::AttemptFailed { run, step, path, visit, attempt, cause: FailureCause::Lost, .. }
-        | Record::AttemptFailed { run, step, path, visit, attempt, worker: None, cause: FailureCause::TimedOut { .. }, .. } => {
+        Record::AttemptFailed { run, step, path, visit, attempt, cause: FailureCause::Lost, pool, .. }
+        | Record::AttemptFailed {
+            run,
+            step,
+            path,
+            visit,
+            attempt,
+            worker: None,
+            cause: FailureCause::TimedOut { .. } | FailureCause::Released { .. },
+            pool,
+            ..
+        } => {
             let run = state.run(*run)?;
             let flow = state.flow_of(run)?;
-            let pool = pool_of(&flow, *step).clone();
+            let pool = pool.as_ref().or_else(|| route::fixed(&flow, *step))?.clone();
             let task = TaskRef::new(*step, path.clone(), *visit);
             // A message that the rest of its list still needs stays.
             let over = run.dispatch(&task, *attempt).is_none();
@@ -165,6 +175,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         children: run.ended_children(&flow),
         origin_run: run.start.cause.earlier().map(|earlier| earlier.run),
         content: flow.feeds_memo(first.step),
+        needs: step.resources.as_ref().filter(|resources| !resources.is_plain()).map(|resources| Box::new(resources.clone())),
     })
 }
 

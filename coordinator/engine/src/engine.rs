@@ -2,7 +2,7 @@
 //! always look at what already holds. Total: any input in any state has an answer, if only `Ignored`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use causey_protocol::flow::{Flow, StepIndex, Transition};
 use causey_protocol::id::{Digest, FlowName, Origin, Path, PoolName, RequestId, RunId, StepName, Timestamp, WorkerName};
@@ -19,6 +19,7 @@ use crate::concurrency::Begun;
 use crate::gate;
 use crate::name::run_name;
 use crate::resume::{SOUGHT_MAX, is_sought, origin_of};
+use crate::route;
 use crate::run::{Run, TaskRef, join_after};
 use crate::state::State;
 use crate::switch;
@@ -45,6 +46,8 @@ pub fn decide(state: &mut State, input: Input) -> Vec<Record> {
         Input::PoolCounted { pool, slots } => decider.pool_counted(&pool, &slots),
         Input::ResultsFound { run, step, tasks, found } => decider.results_found(run, step, &tasks, found),
         Input::PoolResized { pool, slots } => decider.pool_resized(&pool, slots),
+        Input::PoolOffered { pool, shapes } => decider.pool_offered(&pool, shapes),
+        Input::PlacesSought => decider.places_sought(),
         Input::SharesSet(shares) => decider.shares_set(shares),
         Input::Continue => decider.next_piece(),
     }
@@ -173,6 +176,7 @@ impl Decider<'_> {
             Request::Signal { run, name, data } => self.signal(run, name, data, user, id.clone()),
             Request::Approve { run, step, approved, because } => self.approve(run, &step, approved, user, because),
             Request::CloseLetter { letter, end } => self.close_letter(letter, end, user),
+            Request::OrderWorkers { pool, worker, order } => self.order_workers(pool, worker, order, user),
         };
         self.emit(Record::RequestAnswered { id, answer });
     }
@@ -315,8 +319,9 @@ impl Decider<'_> {
         cause: &FailureCause,
         (started, ended): (Timestamp, Timestamp),
     ) {
+        let pool = self.run_and_flow(run).and_then(|(found, flow)| route::said_pool(found, &flow, task));
         let TaskRef { step, path, visit } = task.clone();
-        self.emit(Record::AttemptFailed { run, step, path, visit, attempt, worker, cause: cause.clone(), started, ended });
+        self.emit(Record::AttemptFailed { run, step, path, visit, attempt, worker, cause: cause.clone(), started, ended, pool });
         self.after_failure(run, task, cause);
     }
 
@@ -440,6 +445,10 @@ impl Decider<'_> {
                     FailureKind::TimedOut => FailureCause::TimedOut { error, object },
                 };
                 self.close(run, &task, attempt, Some(worker.clone()), &cause, (started, ended));
+            }
+            Outcome::Used { usage } => {
+                let TaskRef { step, path, visit } = task;
+                self.emit(Record::AttemptUsed { run, step, path, visit, attempt, usage });
             }
             Outcome::Status { values } => self.tell_status(run, &task, attempt, values),
             Outcome::Released { because } => {
@@ -608,13 +617,6 @@ pub(crate) fn sets(outer: &Path, items: &[u32], most: usize) -> impl Iterator<It
             [] => None,
         }
     })
-}
-
-/// The pool whose workers run a step.
-pub(crate) fn pool_of(flow: &Flow, step: StepIndex) -> &PoolName {
-    static DEFAULT: LazyLock<PoolName> = LazyLock::new(|| PoolName::new("default").expect("a name"));
-    let wanted = flow.step(step).resources.as_ref().and_then(|resources| resources.pool.as_ref());
-    wanted.unwrap_or(&DEFAULT)
 }
 
 /// Whether the steps a task named are those of its transition, in any order; of a switch one of them.

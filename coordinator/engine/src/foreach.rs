@@ -8,11 +8,12 @@ use causey_protocol::record::{Record, TaskSet};
 use causey_protocol::task::TASKS_PER_DISPATCH_MAX;
 
 use crate::chunk;
-use crate::engine::{Decider, pool_of, sets};
+use crate::engine::{Decider, sets};
 use crate::gate;
 use crate::hold::PIECE_RECORDS;
 use crate::line::{WINDOW_MIN, WINDOW_UNKNOWN};
 use crate::resume::{SOUGHT_MAX, is_sought};
+use crate::route;
 use crate::run::{Foreach, Run, TaskRef};
 use crate::state::State;
 
@@ -49,9 +50,9 @@ impl State {
     pub(crate) fn list(&self, run: &Run, flow: &Flow, step: StepIndex, count: u32) -> u32 {
         match run.start.host.or(flow.step(step).host).unwrap_or_default() {
             HostMode::Reuse => {
-                let pool = pool_of(flow, step);
                 // One worker gets the whole list: every slot needs one.
-                let each = self.pools.get(pool).map_or(u32::MAX, |slots| self.window(pool) / (*slots).max(1));
+                let slots = route::pool_for(&self.offers, flow, step).and_then(|pool| Some((pool, *self.pools.get(pool)?)));
+                let each = slots.map_or(u32::MAX, |(pool, slots)| self.window(pool) / slots.max(1));
                 // A list waits until there is room for all of it: two lists keep a window busy.
                 let own = run.start.standing.max_parallel.map_or(u32::MAX, |window| window / 2);
                 let tenant = self.shares.of(run.tenant()).window.map_or(u32::MAX, |window| window / 2);
@@ -69,7 +70,8 @@ impl State {
             return None;
         }
         let list = self.list(run, flow, step, count);
-        let window = items_window(self.window(pool_of(flow, step)), run, flow, split, path);
+        let pool_window = route::pool_for(&self.offers, flow, step).map_or(WINDOW_UNKNOWN, |pool| self.window(pool));
+        let window = items_window(pool_window, run, flow, split, path);
         let limit = arrived.saturating_add(window.max(list));
         let has_room = opened.saturating_add(list) <= limit;
         has_room.then(|| (opened, opened.saturating_add(list).min(count)))
@@ -96,7 +98,7 @@ impl Decider<'_> {
         // A late report of many items comes here although none of them counts.
         let Some((found, flow)) = self.run_and_flow(run).filter(|(found, _)| !found.state.is_terminal()) else { return };
         let Some((step, foreach)) = target(&flow, split).zip(found.foreach(split, path)) else { return };
-        let (count, pool) = (foreach.count, pool_of(&flow, step));
+        let count = foreach.count;
         if self.state.held_back.contains(&(run, TaskRef::new(step, path.child(foreach.opened), 0))) {
             return;
         }
@@ -121,15 +123,16 @@ impl Decider<'_> {
         if gate::may_wait(found, &flow, step) && self.gated(run, step, &rest) {
             return;
         }
+        let pool = route::pool_for(&self.state.offers, &flow, step).cloned();
         while let Some((from, to)) = self.state.run(run).and_then(|run| self.state.next_items(run, &flow, split, step, path)) {
             let range = |to| TaskSet::Range { path: path.clone(), from, to };
             let is_full = self.records().len() >= PIECE_RECORDS;
             if !is_full && self.recall_items(run, step, path, (from, to), count) {
                 continue;
             }
-            if is_full || !self.state.has_room(run, pool, to - from) {
+            let Some(pool) = pool.as_ref().filter(|pool| !is_full && self.state.has_room(run, pool, to - from)) else {
                 return self.hold(run, step, range(count), 0, 0);
-            }
+            };
             self.emit(Record::AttemptsOpened { run, step, pool: pool.clone(), tasks: range(to), attempt: 0, retry: 0 });
         }
     }
@@ -140,7 +143,10 @@ impl Decider<'_> {
         for run in self.state.live_runs() {
             let Some(flow) = self.state.flow_of(run) else { continue };
             for ((split, path), foreach) in run.foreaches.iter().filter(|(_, foreach)| foreach.opened < foreach.count) {
-                let Some(step) = target(&flow, *split).filter(|step| pool_of(&flow, *step) == pool) else { continue };
+                let Some(step) = target(&flow, *split).filter(|step| route::pool_for(&self.state.offers, &flow, *step) == Some(pool))
+                else {
+                    continue;
+                };
                 // What is sought goes on by itself.
                 let sought = is_sought(run, &flow, &TaskRef::new(step, path.child(foreach.opened), 0));
                 if !sought && self.state.next_items(run, &flow, *split, step, path).is_some() {
@@ -164,7 +170,7 @@ impl Decider<'_> {
         if gate::may_wait(found, &flow, step) {
             return sets(outer, items, list).for_each(|tasks| self.pass_gates(run, step, tasks, 0, 0));
         }
-        let pool = pool_of(&flow, step);
+        let pool = route::pool_for(&self.state.offers, &flow, step).cloned();
         for neighbours in items.chunk_by(|one, next| one + 1 == *next) {
             let mut left = neighbours;
             while !left.is_empty() {
@@ -175,10 +181,10 @@ impl Decider<'_> {
                     left = later;
                     continue;
                 }
-                if is_full || !self.state.has_room(run, pool, more) {
+                let Some(pool) = pool.as_ref().filter(|pool| !is_full && self.state.has_room(run, pool, more)) else {
                     sets(outer, left, left.len()).for_each(|tasks| self.hold(run, step, tasks, 0, 0));
                     break;
-                }
+                };
                 for tasks in sets(outer, now, list) {
                     self.emit(Record::AttemptsOpened { run, step, pool: pool.clone(), tasks, attempt: 0, retry: 0 });
                 }

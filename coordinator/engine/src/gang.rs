@@ -15,7 +15,8 @@ use causey_protocol::upkeep::StorageLevel;
 use serde::{Deserialize, Serialize};
 
 use crate::command::slots;
-use crate::engine::{Decider, pool_of};
+use crate::engine::Decider;
+use crate::route;
 use crate::run::{Run, TaskRef, TaskState};
 use crate::state::State;
 
@@ -178,9 +179,10 @@ impl Lines {
         }
     }
 
-    /// The first of each line that may gather, because no other gang of its pool does.
-    fn first(&self) -> impl Iterator<Item = &(Timestamp, GangRef)> {
-        self.0.values().filter(|line| line.gathering.is_none()).filter_map(|line| line.waiting.first())
+    /// The first of each line for which there is what it needs, where no other gang of the pool gathers.
+    fn first<'a>(&'a self, has_place: impl Fn(&GangRef, &PoolName) -> bool + 'a) -> impl Iterator<Item = &'a (Timestamp, GangRef)> {
+        let free = self.0.iter().filter(|(_, line)| line.gathering.is_none());
+        free.filter_map(move |(pool, line)| line.waiting.iter().find(|(_, gang)| has_place(gang, pool)))
     }
 
     /// All of a pool that have not formed, in order.
@@ -205,12 +207,17 @@ impl State {
         if self.storage.level == StorageLevel::Critical {
             return None;
         }
-        self.index_by.lines.first().map(|(since, _)| *since).min()
+        self.index_by.lines.first(|gang, pool| self.may_gather(gang, pool)).map(|(since, _)| *since).min()
+    }
+
+    /// Whether live workers of a pool have what a gang's members need.
+    fn may_gather(&self, (run, (step, _)): &GangRef, pool: &PoolName) -> bool {
+        self.has_place_for(*run, *step, pool)
     }
 
     fn due_gang(&self) -> Option<GangRef> {
         let due = |(since, _): &&(Timestamp, GangRef)| *since <= self.at;
-        self.index_by.lines.first().find(due).map(|(_, gang)| gang.clone())
+        self.index_by.lines.first(|gang, pool| self.may_gather(gang, pool)).find(due).map(|(_, gang)| gang.clone())
     }
 
     /// Pools whose gangs have not all formed.
@@ -230,8 +237,15 @@ impl State {
     pub fn gangs_too_large(&self, pool: &PoolName, workers: &[u32]) -> Vec<TooLarge> {
         let check = |(run, key): GangRef| {
             let found = self.run(run)?;
-            let (size, wanted) = (found.gangs.get(&key)?.size, slots(self.flow_of(found)?.as_ref(), key.0));
-            let room = workers.iter().map(|slots| slots.max(&1)).map(|slots| slots / wanted.min(*slots)).sum();
+            let flow = self.flow_of(found)?;
+            let (size, wanted) = (found.gangs.get(&key)?.size, slots(&flow, key.0));
+            let room: u32 = workers.iter().map(|slots| slots.max(&1)).map(|slots| slots / wanted.min(*slots)).sum();
+            // Where nobody has what they need, that is what they wait for.
+            let room = match self.offers.get(pool).and_then(|_| route::routed(&flow, key.0)) {
+                Some(_) if !self.may_gather(&(run, key.clone()), pool) => return None,
+                Some(_) => room.min(route::places(&self.offers, &flow, key.0, pool)),
+                None => room,
+            };
             (size > room && !workers.is_empty()).then_some(TooLarge { run, step: key.0, size, room })
         };
         self.index_by.lines.of(pool).into_iter().filter_map(check).collect()
@@ -261,7 +275,9 @@ impl Decider<'_> {
 
     /// Puts a gang in its pool's line.
     pub(crate) fn line_up(&mut self, run: RunId, flow: &Flow, step: StepIndex, path: &Path, size: u32) {
-        self.emit(Record::GangOpened { run, step, path: path.clone(), size, pool: pool_of(flow, step).clone() });
+        // Where nobody has what its members need it waits in the line of the pool that would be asked otherwise.
+        let pool = route::pool_with_room(&self.state.offers, flow, step, size).unwrap_or_else(|| route::named(flow, step));
+        self.emit(Record::GangOpened { run, step, path: path.clone(), size, pool: pool.clone() });
     }
 
     /// Lets the first gang of each line gather whose pool is free. Called whenever something has been decided, so nobody else has to think

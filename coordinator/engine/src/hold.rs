@@ -9,9 +9,10 @@ use causey_protocol::record::{Record, TaskSet};
 use causey_protocol::upkeep::StorageLevel;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Decider, pool_of};
+use crate::engine::Decider;
 use crate::foreach;
 use crate::line::{Line, Pass, Rank, Waiter, window};
+use crate::route;
 use crate::run::{Run, TaskRef};
 use crate::state::State;
 
@@ -34,6 +35,8 @@ pub struct HeldBack {
 pub enum HoldReason {
     /// The streams are nearly full.
     Storage,
+    /// No live worker has what they need.
+    Nowhere,
     /// As many attempts of the run are open as it wants at a time.
     Run { open: u32, window: u32 },
     /// As many attempts of its tenant are open as that may have.
@@ -49,6 +52,7 @@ impl HoldReason {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Storage => "storage",
+            Self::Nowhere => "nowhere",
             Self::Run { .. } => "run",
             Self::Tenant { .. } => "tenant",
             Self::Foreach => "foreach",
@@ -61,6 +65,7 @@ impl std::fmt::Display for HoldReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Storage => f.write_str("waits until the streams have room again"),
+            Self::Nowhere => f.write_str("waits for a worker that has what it needs"),
             Self::Run { open, window } => write!(f, "waits for the run's own tasks: {open} are open, and it wants {window} at a time"),
             Self::Tenant { tenant, open, window } => {
                 write!(f, "waits for other tasks of {tenant}: {open} are open, and {window} may be")
@@ -127,7 +132,7 @@ impl State {
         let held = self.held_back.get(&(run, first.clone()))?;
         let found = self.run(run)?;
         let flow = self.flow_of(found)?;
-        let pool = pool_of(&flow, first.step);
+        let Some(pool) = route::pool_for(&self.offers, &flow, first.step) else { return Some(HoldReason::Nowhere) };
         let next = self.portion(found, &flow, first, held).map(|next| next.len());
         Some(self.why_run_waits(found, pool, next))
     }
@@ -221,7 +226,7 @@ impl State {
     }
 
     /// What goes through next, wherever there is room.
-    fn next_through(&mut self) -> Option<(RunId, TaskRef, TaskSet)> {
+    fn next_through(&mut self) -> Option<(RunId, TaskRef, TaskSet, PoolName)> {
         if self.held_back.is_empty() || self.storage.level == StorageLevel::Critical {
             return None;
         }
@@ -231,7 +236,7 @@ impl State {
         pools.into_iter().find_map(|pool| {
             let (rank, waiter, next) = self.first_in(&pool)?;
             let line = self.index_by.room.pools.get(&pool)?;
-            fits(line.open, next.len(), Some(line.window)).then_some((rank.run, waiter.first, next))
+            fits(line.open, next.len(), Some(line.window)).then_some((rank.run, waiter.first, next, pool))
         })
     }
 
@@ -286,11 +291,11 @@ impl State {
         self.held_back.insert((id, first), held);
     }
 
-    /// Enters held attempts in the line before their pool.
+    /// Enters held attempts in the line before their pool. Those that no pool can have stand in none.
     pub(crate) fn queue(&mut self, id: RunId, first: &TaskRef, held: &HeldBack) {
         let Some(run) = self.runs.get(&id) else { return };
         let Some(flow) = self.definitions.get(&run.start.definition) else { return };
-        let pool = pool_of(flow, first.step);
+        let Some(pool) = route::pool_for(&self.offers, flow, first.step) else { return };
         let line = self.index_by.room.of(&self.pools, pool);
         line.enter(&self.shares, run, open_in(run, flow, pool), waiter(flow, first, held), held.tasks.len());
     }
@@ -307,7 +312,8 @@ impl State {
     fn leave_line(&mut self, id: RunId, first: &TaskRef, held: &HeldBack) {
         let Some(run) = self.runs.get(&id) else { return };
         let Some(flow) = self.definitions.get(&run.start.definition) else { return };
-        if let Some(line) = self.index_by.room.pools.get_mut(pool_of(flow, first.step)) {
+        let pool = route::pool_for(&self.offers, flow, first.step);
+        if let Some(line) = pool.and_then(|pool| self.index_by.room.pools.get_mut(pool)) {
             line.leave(&self.shares, id, &waiter(flow, first, held), held.tasks.len());
         }
     }
@@ -330,7 +336,8 @@ impl State {
         let Some((step, foreach)) = foreach::target(flow, split).zip(run.foreach(split, path)) else { return };
         let first = TaskRef::new(step, path.child(foreach.opened), 0);
         let Some(held) = self.held_back.get(&(id, first.clone())) else { return };
-        if let Some(line) = self.index_by.room.pools.get_mut(pool_of(flow, step)) {
+        let pool = route::pool_for(&self.offers, flow, step);
+        if let Some(line) = pool.and_then(|pool| self.index_by.room.pools.get_mut(pool)) {
             line.wake_waiter(&self.shares, id, &waiter(flow, &first, held));
         }
     }
@@ -346,10 +353,13 @@ impl State {
             };
             for step in flow.indices() {
                 let open = run.open_at(step);
-                if open > 0 {
-                    let line = self.index_by.room.of(&self.pools, pool_of(flow, step));
+                if let Some(pool) = route::fixed(flow, step).filter(|_| open > 0) {
+                    let line = self.index_by.room.of(&self.pools, pool);
                     line.count(&self.shares, id, run.tenant(), 0, open);
                 }
+            }
+            for ((_, pool), open) in &run.away {
+                self.index_by.room.of(&self.pools, pool).count(&self.shares, id, run.tenant(), 0, *open);
             }
         }
         let held: Vec<_> = self.held_back.iter().map(|((run, first), held)| (*run, first.clone(), held.clone())).collect();
@@ -361,7 +371,8 @@ impl State {
 
 /// What a run has open in a pool.
 fn open_in(run: &Run, flow: &Flow, pool: &PoolName) -> u32 {
-    flow.indices().filter(|step| pool_of(flow, *step) == pool).map(|step| run.open_at(step)).sum()
+    let fixed: u32 = flow.indices().filter(|step| route::fixed(flow, *step) == Some(pool)).map(|step| run.open_at(step)).sum();
+    fixed + run.away_in(pool)
 }
 
 fn fits_run(run: &Run, more: u32) -> bool {
@@ -370,17 +381,17 @@ fn fits_run(run: &Run, more: u32) -> bool {
 }
 
 impl Decider<'_> {
-    /// Opens attempts of one step as one dispatch, or holds them back; results that are remembered of first ones are asked for instead. The members of a gang do not come here: all or none of them go.
+    /// Opens attempts of one step as one dispatch, or holds them back; results that are remembered of first ones are asked for
+    /// instead. The members of a gang do not come here: all or none of them go.
     pub(crate) fn offer(&mut self, run: RunId, step: StepIndex, tasks: TaskSet, attempt: u32, retry: u32) {
         let Some((_, flow)) = self.run_and_flow(run) else { return };
-        let pool = pool_of(&flow, step);
         if attempt == 0 && self.recall(run, step, &tasks) {
             return;
         }
-        if self.state.has_room(run, pool, tasks.len()) {
-            self.emit(Record::AttemptsOpened { run, step, pool: pool.clone(), tasks, attempt, retry });
-        } else {
-            self.hold(run, step, tasks, attempt, retry);
+        let pool = route::pool_for(&self.state.offers, &flow, step).cloned();
+        match pool.filter(|pool| self.state.has_room(run, pool, tasks.len())) {
+            Some(pool) => self.emit(Record::AttemptsOpened { run, step, pool, tasks, attempt, retry }),
+            None => self.hold(run, step, tasks, attempt, retry),
         }
     }
 
@@ -394,14 +405,12 @@ impl Decider<'_> {
     /// Opens what waits and has room now, in order of dispatch.
     pub(crate) fn let_through(&mut self) {
         while self.records().len() < PIECE_RECORDS
-            && let Some((run, first, tasks)) = self.state.next_through()
+            && let Some((run, first, tasks, pool)) = self.state.next_through()
         {
             let Some(HeldBack { attempt, retry, .. }) = self.state.held_back.get(&(run, first.clone())).cloned() else { return };
-            let Some((_, flow)) = self.run_and_flow(run) else { return };
             if attempt == 0 && self.recall(run, first.step, &tasks) {
                 continue;
             }
-            let pool = pool_of(&flow, first.step).clone();
             self.emit(Record::AttemptsOpened { run, step: first.step, pool, tasks, attempt, retry });
         }
     }

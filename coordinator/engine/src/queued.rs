@@ -2,6 +2,7 @@
 
 use causey_protocol::id::{PoolName, RunId, TaskKey, Timestamp};
 
+use crate::command::slots;
 use crate::run::{OpenDispatch, Run, TaskRef};
 use crate::state::State;
 
@@ -18,6 +19,8 @@ pub struct Queued {
     pub opened: Timestamp,
     /// Its attempts that are open.
     pub attempts: Vec<TaskKey>,
+    /// Slots that each of them occupies.
+    pub slots: u32,
 }
 
 /// All open dispatches, in the order of runs and tasks.
@@ -37,5 +40,6 @@ fn entry(state: &State, run: &Run, first: TaskRef, dispatch: &OpenDispatch) -> O
         }
     }
     let (pool, attempt, key) = (dispatch.pool.clone(), dispatch.attempt, first.id(&flow).key(dispatch.attempt));
-    Some(Queued { run: run.id(), pool, first, attempt, key, opened, attempts })
+    let slots = slots(&flow, first.step);
+    Some(Queued { run: run.id(), pool, first, attempt, key, opened, attempts, slots })
 }

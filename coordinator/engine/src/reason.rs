@@ -63,6 +63,8 @@ pub enum Reason {
     Store { blobs: u32 },
     /// For a place among what is open in its pool, its run or for its user.
     Room { room: HoldReason },
+    /// For a worker that has what they need: `missing` is what none has, `together` says that each of it is there, but on no one worker.
+    Nowhere { missing: Vec<String>, together: bool, pools: Vec<String>, start: String },
     /// Items of a foreach for earlier ones: only so many are open at once.
     Window { opened: u32, count: u32 },
     /// For steps before it.
@@ -122,6 +124,7 @@ impl Reason {
             (Self::Retry { at, .. }, Self::Retry { at: other, .. }) => earlier(at, other),
             (Self::Storage { .. }, Self::Storage { .. }) => {}
             (Self::Room { room }, Self::Room { room: other }) if room == other => {}
+            (Self::Nowhere { missing, .. }, Self::Nowhere { missing: other, .. }) if missing == other => {}
             (
                 Self::Gate { since, signals, approval, children, .. },
                 Self::Gate { since: other, signals: named, approval: by, children: runs, .. },
@@ -242,6 +245,14 @@ impl Reason {
             Self::Results { run } => format!("waits for a look at what run {run} has of its results"),
             Self::Store { blobs } => format!("waits for {} to be stored in the artifact store", many(*blobs, "list of results")),
             Self::Room { room } => room.to_string(),
+            Self::Nowhere { missing, together, pools, .. } => {
+                let there = match pools.as_slice() {
+                    [] => "no pool has a live worker".to_owned(),
+                    pools => format!("there are {}", pools.join("; ")),
+                };
+                let how = if *together { " together" } else { "" };
+                format!("no live worker offers {}{how}; {there}", missing.join(" and "))
+            }
             Self::Window { opened, count } => {
                 format!("{} of {count} items have been opened; the others wait for those", opened)
             }
@@ -275,6 +286,7 @@ impl Reason {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoWorker { pool, .. } => Some(format!("start one: causey worker --pool {pool}")),
+            Self::Nowhere { start, .. } => Some(format!("start one: {start}")),
             Self::Gate { signals, .. } if !signals.is_empty() => Some(format!("send it: causey signal RUN {}", signals[0])),
             Self::Gate { approval: Some(_), .. } => Some("decide: causey approve RUN STEP, or causey reject RUN STEP".into()),
             Self::Ended { problem: Some(problem), .. } | Self::Storage { problem } => problem.hint.clone(),

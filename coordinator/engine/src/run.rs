@@ -9,12 +9,13 @@ use causey_protocol::flow::{Flow, Split, StepIndex, Transition};
 use causey_protocol::id::{ContentId, Digest, Path, PoolName, RunId, StatusName, TaskId, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{Position, RunStarted, RunState, TaskSet};
-use causey_protocol::task::{ErrorInfo, Success};
+use causey_protocol::task::{ErrorInfo, Success, Usage};
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::BlobUse;
 use crate::gang::{Gang, GangKey};
 use crate::gate::Gates;
+use crate::route;
 use crate::status::Status;
 use crate::tasks::{Place, Tasks};
 use crate::timeout;
@@ -112,6 +113,9 @@ pub struct Task {
     /// What the object contains, where a memoised step takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Box<ContentId>>,
+    /// What its last attempt used, if that ran for more than a moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Box<Usage>>,
 }
 
 impl Task {
@@ -133,6 +137,7 @@ impl Task {
             error: None,
             reused: None,
             content: None,
+            usage: None,
         }
     }
 }
@@ -255,6 +260,9 @@ pub struct Run {
     /// Stored apart from the rest of the run.
     #[serde(skip)]
     pub(crate) tasks: Tasks,
+    /// Open attempts of steps whose pool is chosen when they are opened, by step and pool. Follows from the dispatches.
+    #[serde(skip)]
+    pub(crate) away: BTreeMap<(StepIndex, PoolName), u32>,
     /// By the step that splits and its path.
     pub foreaches: BTreeMap<(StepIndex, Path), Foreach>,
     /// By the joining step and its path.
@@ -291,6 +299,7 @@ impl Run {
             waits: None,
             admitted: None,
             tasks: Tasks::default(),
+            away: BTreeMap::new(),
             foreaches: BTreeMap::new(),
             joins: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -411,6 +420,9 @@ impl Run {
         if self.state == RunState::Pending {
             self.state = RunState::Running;
         }
+        if route::routed(flow, step).is_some() {
+            self.go_away(step, &dispatch.pool, dispatch.tasks.len());
+        }
         let mut first = None;
         for (path, visit) in dispatch.tasks.iter() {
             let task = TaskRef::new(step, path, visit);
@@ -424,6 +436,7 @@ impl Run {
                 found.worker = None;
                 found.started = None;
                 found.ended = None;
+                found.usage = None;
                 found.dispatch = Some(first);
             };
             if self.change(&task, open).is_none() {
@@ -480,8 +493,16 @@ impl Run {
             Some((found.dispatch.take()?, found.attempt))
         });
         if let Some((first, attempt)) = dispatch.flatten() {
-            self.tasks.close_one(&first.beside(task), attempt);
+            self.close_one(&first.beside(task), attempt);
         }
+    }
+
+    /// An attempt of the dispatch that `first` leads is over.
+    fn close_one(&mut self, first: &TaskRef, attempt: u32) {
+        if !self.away.is_empty() {
+            self.come_back(first, attempt);
+        }
+        self.tasks.close_one(first, attempt);
     }
 
     /// A member has its result: its attempt is over, and the task waits for the others.
@@ -542,7 +563,7 @@ impl Run {
             Some((found.dispatch.take()?, found.attempt))
         });
         if let Some((first, attempt)) = dispatch.flatten() {
-            self.tasks.close_one(&first.beside(task), attempt);
+            self.close_one(&first.beside(task), attempt);
         }
     }
 
@@ -654,6 +675,7 @@ impl Run {
             });
         }
         self.tasks.close_all();
+        self.away.clear();
         self.joins.clear();
         self.routes.clear();
         self.deadlines.clear();
@@ -666,6 +688,10 @@ impl Run {
         self.state = state;
         self.problem = problem;
         self.finished = Some(at);
+    }
+
+    pub(crate) fn use_up(&mut self, task: &TaskRef, usage: Usage) {
+        self.change(task, |found| found.usage = Some(Box::new(usage)));
     }
 
     /// Keeps a task from being opened for a while.

@@ -21,13 +21,13 @@ use uuid::Uuid;
 use crate::backfill::Backfill;
 use crate::chunk::BlobUse;
 use crate::concurrency::Lanes;
-use crate::engine::pool_of;
 use crate::gang::{self, Gang, GangKey, GangPhase, Lines, Member};
 use crate::hold::HeldBack;
 use crate::letter::Letter;
 use crate::line;
 use crate::memo::Remembered;
 use crate::retire::{self, RetiredRun};
+use crate::route::{self, Offers, Orders};
 use crate::run::{Join, OpenDispatch, Run, TaskRef, TaskState, join_after};
 use crate::schedule::{Fired, Schedules};
 use crate::table::{Change, Table, TableId, encode};
@@ -118,6 +118,10 @@ pub struct State {
     pub streams: BTreeMap<String, u64>,
     /// Slots of the pools whose workers are known.
     pub pools: BTreeMap<PoolName, u32>,
+    /// What the live workers of each pool have.
+    pub offers: Offers,
+    /// What workers are told to do.
+    pub orders: Orders,
     pub shares: Shares,
     pub requests: Table<RequestId, (Timestamp, Answer)>,
     pub definitions: Table<Digest, Arc<Flow>>,
@@ -182,6 +186,18 @@ pub(crate) struct Indices {
     origins: BTreeSet<(Timestamp, Origin)>,
 }
 
+/// What is open of a step: all of it, and by pool where the pools of its attempts are chosen.
+struct OpenAt {
+    all: u32,
+    away: Vec<(PoolName, u32)>,
+}
+
+impl OpenAt {
+    fn of(run: &Run, step: StepIndex) -> Self {
+        Self { all: run.open_at(step), away: if run.away.is_empty() { Vec::new() } else { run.away_of(step) } }
+    }
+}
+
 impl Indices {
     /// A task whose attempt ends, or gets another holder.
     fn release(&mut self, run: &Run, id: RunId, task: &TaskRef) {
@@ -216,12 +232,17 @@ impl Indices {
     }
 
     /// Attempts of a run at one step, of which `before` were open, have been closed.
-    fn closed(&mut self, shares: &Shares, run: &Run, flow: &Flow, step: StepIndex, before: u32) {
+    fn closed(&mut self, shares: &Shares, run: &Run, flow: &Flow, step: StepIndex, before: OpenAt) {
         let after = run.open_at(step);
-        if let Some(line) = self.room.pools.get_mut(pool_of(flow, step)) {
-            line.count(shares, run.id(), run.tenant(), before, after);
+        if let Some(line) = route::fixed(flow, step).and_then(|pool| self.room.pools.get_mut(pool)) {
+            line.count(shares, run.id(), run.tenant(), before.all, after);
         }
-        if after < before {
+        for (pool, before) in before.away {
+            if let Some(line) = self.room.pools.get_mut(&pool) {
+                line.count(shares, run.id(), run.tenant(), before, run.away_at(step, &pool));
+            }
+        }
+        if after < before.all {
             self.room.wake(shares, run.id(), run.tenant());
         }
     }
@@ -294,6 +315,10 @@ pub(crate) struct Header {
     streams: BTreeMap<String, u64>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pools: BTreeMap<PoolName, u32>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    offers: Offers,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    orders: Orders,
     #[serde(default, skip_serializing_if = "Shares::is_default")]
     shares: Shares,
 }
@@ -478,6 +503,8 @@ impl State {
                 self.pools.insert(pool.clone(), *slots);
                 self.rebuild_lines();
             }
+            Record::PoolOffered { pool, shapes } => self.offer_pool(pool, shapes),
+            Record::WorkersOrdered { pool, worker, order, .. } => self.order_workers(pool, worker.as_ref(), *order),
             Record::SharesChanged(shares) => {
                 self.shares.clone_from(shares);
                 self.rebuild_lines();
@@ -573,8 +600,10 @@ impl State {
             | Record::ApprovalDecided { run, .. }
             | Record::ChildEnded { run, .. }
             | Record::StatusSet { run, .. }
+            | Record::AttemptUsed { run, .. }
             | Record::RunFinished { run, .. } => self.apply_to_run(*run, record),
             Record::GangOpened { run, .. }
+            | Record::GangMoved { run, .. }
             | Record::GangCalled { run, .. }
             | Record::MemberJoined { run, .. }
             | Record::GangFormed { run, .. }
@@ -654,9 +683,11 @@ impl State {
                 let first = tasks.iter().next().map(|(path, visit)| TaskRef::new(*step, path, visit));
                 let dispatch =
                     OpenDispatch { pool: pool.clone(), tasks: tasks.clone(), attempt: *attempt, retry: *retry, open: tasks.len() };
-                let before = run.open_at(*step);
+                let is_fixed = route::routed(&flow, *step).is_none();
+                let open = |run: &Run| if is_fixed { run.open_at(*step) } else { run.away_at(*step, pool) };
+                let before = open(run);
                 run.offer(&flow, *step, dispatch, at);
-                index.room.of(&self.pools, pool).count(&self.shares, id, run.tenant(), before, run.open_at(*step));
+                index.room.of(&self.pools, pool).count(&self.shares, id, run.tenant(), before, open(run));
                 if let Some(first) = first.as_ref().filter(|_| run.gates.is_some()) {
                     index.let_through(run, first);
                 }
@@ -676,7 +707,7 @@ impl State {
             }
             Record::AttemptSucceeded { step, path, visit, worker, digest, bytes, started, ended, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
-                let before = run.open_at(*step);
+                let before = OpenAt::of(run, *step);
                 index.release(run, id, &task);
                 run.succeed(&task, worker, (*digest, *bytes), (*started, *ended));
                 let (outer, item) = task.path.split_last().map_or((Path::default(), None), |(outer, item)| (outer, Some(item)));
@@ -687,7 +718,7 @@ impl State {
                 }
             }
             Record::AttemptsSucceeded { step, outer, visit, worker, since, items, .. } => {
-                let before = run.open_at(*step);
+                let before = OpenAt::of(run, *step);
                 for ItemSucceeded(item, digest, bytes, started, ended) in items {
                     let task = TaskRef::new(*step, outer.child(*item), *visit);
                     index.release(run, id, &task);
@@ -701,7 +732,7 @@ impl State {
             }
             Record::AttemptFailed { step, path, visit, worker, cause, started, ended, .. } => {
                 let task = TaskRef::new(*step, path.clone(), *visit);
-                let before = run.open_at(*step);
+                let before = OpenAt::of(run, *step);
                 index.release(run, id, &task);
                 run.close(&task, *started, *ended, |found| {
                     found.state = TaskState::Failed;
@@ -793,7 +824,7 @@ impl State {
                 let others = if *state == RunState::Cancelled { TaskState::Cancelled } else { TaskState::Aborted };
                 index.forget(run);
                 index.lanes.leave(&flow.definition().name, run);
-                let open: Vec<_> = flow.indices().map(|step| (step, run.open_at(step))).filter(|(_, open)| *open > 0).collect();
+                let open: Vec<_> = flow.indices().map(|step| (step, OpenAt::of(run, step))).filter(|(_, open)| open.all > 0).collect();
                 run.finish(*state, problem.clone(), others, at);
                 for (step, before) in open {
                     index.closed(&self.shares, run, &flow, step, before);
@@ -814,6 +845,7 @@ impl State {
                 index.lanes.enter(&flow.definition().name, run);
                 index.timers.extend(run.deadline().map(|due| (due, id, None)));
             }
+            Record::AttemptUsed { step, path, visit, usage, .. } => run.use_up(&TaskRef::new(*step, path.clone(), *visit), *usage),
             Record::StatusSet { step, path, visit, attempt, values, .. } => {
                 run.set_status(at, &TaskRef::new(*step, path.clone(), *visit), *attempt, values);
             }
@@ -835,6 +867,9 @@ impl State {
                 run.call_gang(&flow, *step, path);
                 self.change_gang(id, &(*step, path.clone()), |gang| gang.call(*attempt, *until));
             }
+            Record::GangMoved { step, path, pool, .. } => {
+                self.change_gang(id, &(*step, path.clone()), |gang| gang.pool = pool.clone());
+            }
             Record::MemberJoined { step, path, worker, address, at, .. } => {
                 let task = TaskRef::new(*step, path.clone(), 0);
                 self.index_by.release(run, id, &task);
@@ -849,13 +884,13 @@ impl State {
             }
             Record::MemberSucceeded { step, path, worker, success, .. } => {
                 let task = TaskRef::new(*step, path.clone(), 0);
-                let before = run.open_at(*step);
+                let before = OpenAt::of(run, *step);
                 self.index_by.release(run, id, &task);
                 run.member_succeeded(&task, worker, success);
                 self.index_by.closed(&self.shares, run, &flow, *step, before);
             }
             Record::GangDissolved { step, path, retry, not_before, because, .. } => {
-                let before = run.open_at(*step);
+                let before = OpenAt::of(run, *step);
                 let size = run.gangs.get(&(*step, path.clone())).map_or(0, |gang| gang.size);
                 for task in gang::members(*step, path, size) {
                     self.index_by.release(run, id, &task);
@@ -942,6 +977,8 @@ impl State {
             storage: self.storage.clone(),
             streams: self.streams.clone(),
             pools: self.pools.clone(),
+            offers: self.offers.clone(),
+            orders: self.orders.clone(),
             shares: self.shares.clone(),
         };
         rmp_serde::to_vec_named(&header).expect("the header serializes")
@@ -965,6 +1002,8 @@ impl State {
             storage: header.storage,
             streams: header.streams,
             pools: header.pools,
+            offers: header.offers,
+            orders: header.orders,
             shares: header.shares,
             ..Self::default()
         };
@@ -992,8 +1031,21 @@ impl State {
             };
             Arc::make_mut(run).tasks.restore(key, rmp_serde::from_slice(&group)?);
         }
+        state.count_away();
         state.rebuild_indices();
         Ok(state)
+    }
+
+    fn count_away(&mut self) {
+        let live: Vec<RunId> = self.runs.iter().filter(|(_, run)| !run.state.is_terminal()).map(|(id, _)| *id).collect();
+        for id in live {
+            let Some(flow) = self.run(id).and_then(|run| self.flow_of(run)) else { continue };
+            if flow.indices().any(|step| route::routed(&flow, step).is_some())
+                && let Some(run) = self.runs.peek_mut(&id)
+            {
+                Arc::make_mut(run).count_away(&flow);
+            }
+        }
     }
 
     fn rebuild_indices(&mut self) {

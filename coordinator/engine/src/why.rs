@@ -104,7 +104,7 @@ fn of_run(state: &State, id: RunId, wanted: &dyn Fn(StepIndex) -> bool) -> Vec<W
         waits.add(&flow, first.step, Some(first.clone()), tasks.len(), reason);
     }
     for ((step, path), gang) in run.gangs.iter().filter(|((step, _), _)| wanted(*step)) {
-        if let Some(reason) = gang_reason(gang) {
+        if let Some(reason) = gang_reason(state, id, *step, gang) {
             waits.add(&flow, *step, Some(TaskRef::new(*step, path.child(0), 0)), gang.size, reason);
         }
     }
@@ -155,8 +155,9 @@ fn gate_reason(state: &State, flow: &Flow, first: &TaskRef, gated: &Gated) -> Re
 }
 
 /// What the members of a gang wait for; `None` once it has formed.
-fn gang_reason(gang: &Gang) -> Option<Reason> {
+fn gang_reason(state: &State, run: RunId, step: StepIndex, gang: &Gang) -> Option<Reason> {
     let (gathering, since, until) = match gang.phase {
+        GangPhase::InLine { .. } if !state.has_place_for(run, step, &gang.pool) => return state.nowhere(run, step),
         GangPhase::InLine { since } => (false, Some(since), None),
         GangPhase::Gathering { until } => (true, None, Some(until)),
         GangPhase::Formed => return None,
@@ -278,6 +279,9 @@ fn open_reason(state: &State, run: &Run, task: &TaskRef, found: &Task) -> Reason
             silent_seconds: None,
             gone: false,
         },
+        (_, _, _, Some(pool)) if !state.has_place_for(run.id(), task.step, &pool) => {
+            state.nowhere(run.id(), task.step).unwrap_or(Reason::Queued { pool, since: found.opened, attempt: found.attempt })
+        }
         (_, _, _, Some(pool)) => Reason::Queued { pool, since: found.opened, attempt: found.attempt },
         (_, Some(at), ..) => Reason::Retry { at, attempt: found.attempt + 1, error: error_words(found) },
         (_, None, _, None) => match held_reason(state, run.id(), task) {
@@ -292,6 +296,7 @@ fn held_reason(state: &State, run: RunId, first: &TaskRef) -> Option<Reason> {
     match state.why_held(run, first)? {
         HoldReason::Storage => state.storage_problem().map(|problem| Reason::Storage { problem }),
         HoldReason::Foreach => None,
+        HoldReason::Nowhere => state.nowhere(run, first.step),
         room => Some(Reason::Room { room }),
     }
 }

@@ -48,7 +48,7 @@ fn worker(seen: &Seen, running: &Running) -> Value {
     let offer = &seen.offer;
     let running = running.get(&(offer.pool.clone(), offer.worker.clone())).copied().unwrap_or_default();
     json!({"pool": offer.pool, "name": offer.worker, "slots": offer.slots, "running": running, "open": seen.open.len(), "version": offer.version,
-           "languages": offer.languages, "memory_mb": offer.memory_mb, "started": offer.started})
+           "languages": offer.languages, "memory_mb": offer.memory_mb, "equipment": offer.equipment, "closed": offer.closed, "started": offer.started})
 }
 
 /// Attempts that a worker is known to run. Only open attempts are looked at, whose number is bounded.

@@ -11,7 +11,7 @@ use causey_protocol::artifact::ObjectRef;
 use causey_protocol::chunk::StoredTask;
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Path, RunId, StepName, Timestamp, WorkerName};
-use causey_protocol::task::ErrorInfo;
+use causey_protocol::task::{ErrorInfo, Usage};
 use serde::{Deserialize, Serialize};
 
 use super::context::{Context, not_found};
@@ -58,6 +58,7 @@ struct TaskView {
     object: Option<ObjectRef>,
     /// The earlier run whose result it is; no attempt was made in this one.
     reused: Option<RunId>,
+    usage: Option<Usage>,
 }
 
 pub(super) async fn list(
@@ -172,6 +173,7 @@ fn stored_view(run: RunId, task: StoredTask) -> TaskView {
         started: Some(task.started),
         finished: Some(task.ended),
         error: None,
+        usage: None,
         reused: Some(task.object.run).filter(|owner| *owner != run),
         object: Some(task.object),
     }
@@ -194,6 +196,7 @@ fn view(run: &Run, flow: &Flow, task: &TaskRef, found: &Task) -> TaskView {
         error: found.error.as_deref().cloned(),
         object: has_object.then(|| run.object(flow, task)).flatten(),
         reused: found.reused,
+        usage: found.usage.as_deref().copied(),
     }
 }
 

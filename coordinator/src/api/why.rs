@@ -118,7 +118,7 @@ fn view(wait: &Wait, flow: Option<&causey_protocol::flow::Flow>) -> Value {
 }
 
 fn worker(seen: &Seen) -> Value {
-    json!({"name": seen.offer.worker, "slots": seen.offer.slots, "open": seen.open.len(), "silent_seconds": seen.silence().as_secs()})
+    json!({"name": seen.offer.worker, "slots": seen.offer.slots, "open": seen.open.len(), "silent_seconds": seen.silence().as_secs(), "closed": seen.offer.closed, "offers": seen.offer.shape().words()})
 }
 
 fn count(many: usize) -> u32 {
@@ -150,13 +150,13 @@ impl<'a> Known<'a> {
         self.standstill.clone().map(|reason| Wait { step: None, tasks: Vec::new(), count: 0, reason })
     }
 
-    fn workers_of(&self, pool: &PoolName) -> impl Iterator<Item = &Seen> {
+    pub(super) fn workers_of(&self, pool: &PoolName) -> impl Iterator<Item = &Seen> {
         self.workers.iter().filter(move |seen| seen.offer.pool == *pool)
     }
 
     pub(super) fn pools(&self) -> Vec<PoolSeen> {
         let mut pools: BTreeMap<&PoolName, (u32, u32)> = BTreeMap::new();
-        for seen in &self.workers {
+        for seen in self.workers.iter().filter(|seen| !seen.offer.closed) {
             let (workers, slots) = pools.entry(&seen.offer.pool).or_default();
             (*workers, *slots) = (*workers + 1, slots.saturating_add(seen.offer.slots));
         }
@@ -165,14 +165,16 @@ impl<'a> Known<'a> {
 
     /// Workers, slots and attempts held of a pool.
     fn capacity(&self, pool: &PoolName) -> (u32, u32, u32) {
+        // A closed one may still have something, and takes nothing.
         let add = |(workers, slots, taken): (u32, u32, u32), seen: &Seen| {
-            (workers + 1, slots.saturating_add(seen.offer.slots), taken + count(seen.open.len()))
+            let (one, own) = if seen.offer.closed { (0, 0) } else { (1, seen.offer.slots) };
+            (workers + one, slots.saturating_add(own), taken + count(seen.open.len()))
         };
         self.workers_of(pool).fold((0, 0, 0), add)
     }
 
     /// Dispatches that lie on the queue of a pool and are with no worker.
-    fn queued<'b>(&'b self, pool: &'b PoolName) -> impl Iterator<Item = Queued> + 'b {
+    pub(super) fn queued<'b>(&'b self, pool: &'b PoolName) -> impl Iterator<Item = Queued> + 'b {
         let is_held = |queued: &Queued| {
             let held = |key| OpenAttempt { run: queued.run, key };
             queued.attempts.iter().any(|key| self.workers_of(pool).any(|seen| seen.open.contains(&held(*key))))

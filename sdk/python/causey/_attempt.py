@@ -112,7 +112,7 @@ class Attempt:
             if message["retry"] > message["retries_max"]:
                 raise FailureHandledByCatch(message["retry"])
             with TimeLimit(message["step"], message.get("timeout_seconds")):
-                self._call_as_member(flow, function, is_join)
+                self._call_equipped(flow, function, is_join)
             if catch and catch["var"]:
                 setattr(flow, catch["var"], None)
             return self._finished(flow)
@@ -153,6 +153,16 @@ class Attempt:
             step, path, splits, artifacts, self.message["parameters"], self._loaded.constants, is_join
         )
         return flow
+
+    def _call_equipped(self, flow: FlowSpec, function: Any, is_join: bool) -> None:
+        environment = self.message.get("environment")
+        if not environment:
+            self._call_as_member(flow, function, is_join)
+            return
+        from causey._environment import variables
+
+        with variables(environment):
+            self._call_as_member(flow, function, is_join)
 
     def _call_as_member(self, flow: FlowSpec, function: Any, is_join: bool) -> None:
         if self.message.get("gang") is None:

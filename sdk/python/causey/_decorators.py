@@ -156,12 +156,18 @@ if TYPE_CHECKING:
     def resources(
         function: Any = None,
         *,
-        cpu: float = 1,
-        memory: int = 4096,
-        gpu: int | None = None,
+        cpu: float | str = 1,
+        memory: int | str | None = None,
+        gpu: float | str | None = None,
+        disk: int | str | None = None,
+        shared_memory: int | str | None = None,
+        gpu_model: str | None = None,
+        gpu_memory: int | str | None = None,
         pool: str | None = None,
-        disk: int | None = None,
-        shared_memory: int | None = None,
+        spill: str | None = None,
+        spill_seconds: float | None = None,
+        labels: dict[str, str] | None = None,
+        custom: dict[str, float] | None = None,
     ) -> Any: ...
 
     def host(function: Any = None, *, mode: str = "fork") -> Any: ...
@@ -218,7 +224,20 @@ else:
     catch = _decorator("catch", {"var": None, "print_exception": True}, mark_step)
     resources = _decorator(
         "resources",
-        {"cpu": 1, "memory": 4096, "gpu": None, "pool": None, "disk": None, "shared_memory": None},
+        {
+            "cpu": 1,
+            "memory": None,
+            "gpu": None,
+            "disk": None,
+            "shared_memory": None,
+            "gpu_model": None,
+            "gpu_memory": None,
+            "pool": None,
+            "spill": None,
+            "spill_seconds": None,
+            "labels": None,
+            "custom": None,
+        },
         mark_step,
     )
     approval = _decorator("approval", {"by": (), "timeout": None}, mark_step)

@@ -8,6 +8,7 @@ from causey._check import check_graph, in_order_of_the_graph
 from causey._decorators import error_names
 from causey._definition_gates import gate_problems, step_gate
 from causey._definition_memo import memo_problems, step_memo
+from causey._definition_resources import resources, resources_problem
 from causey._graph import NoSource, read_graph
 from causey._problem import DECORATOR, GRAPH, FlowProblem, Problem
 
@@ -91,7 +92,7 @@ def _step(node: Node) -> dict[str, Any]:
         "next": _next(node),
         "retry": _retry(decorators["retry"]) if "retry" in decorators else None,
         "catch": {"variable": decorators["catch"]["var"]} if "catch" in decorators else None,
-        "resources": _resources(decorators["resources"]) if "resources" in decorators else None,
+        "resources": resources(decorators["resources"]) if "resources" in decorators else None,
         "host": decorators["host"]["mode"] if "host" in decorators else None,
         **({"timeout_seconds": _seconds(decorators["timeout"])} if "timeout" in decorators else {}),
         **({"grace_seconds": float(decorators["grace"]["seconds"])} if "grace" in decorators else {}),
@@ -173,15 +174,6 @@ def _run_timeout(flow: type[FlowSpec], path: str) -> tuple[float | None, list[Pr
     return None, []
 
 
-def _resources(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "cpu": float(attributes["cpu"]),
-        "memory_mb": int(attributes["memory"]),
-        "gpu": int(attributes["gpu"] or 0),
-        "pool": attributes["pool"],
-    }
-
-
 def _decorator_problems(node: Node) -> list[Problem]:
     from causey._refused import STEP_DECORATORS
 
@@ -260,7 +252,7 @@ def _decorator_problems(node: Node) -> list[Problem]:
         if problem:
             refuse("grace", f"@grace of step '{node.name}': {problem}")
     if "resources" in decorators:
-        problem = _out_of_range(decorators["resources"], {"cpu": (0, None), "memory": (1, None), "gpu": (0, None)})
+        problem = resources_problem(decorators["resources"])
         if problem:
             refuse("resources", f"@resources of step '{node.name}': {problem}")
     if "recursion" in decorators:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import namedtuple
 from contextlib import contextmanager
+
+from causey._environment import variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def parallel(message: Message) -> Parallel:
 
 @contextmanager
 def gang_environment(message: Message) -> Iterator[None]:
-    """Sets the variables while the step runs; a process that is used again must not keep them."""
+    """Sets the variables while the step runs."""
     gang = parallel(message)
     values = {
         "MASTER_ADDR": gang.main_ip,
@@ -47,13 +48,5 @@ def gang_environment(message: Message) -> Iterator[None]:
         "MF_PARALLEL_NODE_INDEX": gang.node_index,
         "MF_PARALLEL_CONTROL_TASK_ID": gang.control_task_id,
     }
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: str(value) for name, value in values.items()})
-    try:
+    with variables(values):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -22,6 +22,54 @@ class Small(FlowSpec):
 """
 
 
+def described(flow_file, decorator):
+    path = flow_file(SMALL.replace("    @step\n    def start", f"    {decorator}\n    @step\n    def start"))
+    return peer.describe(path)
+
+
+def test_resources_are_numbers_or_text_in_metaflows_units(flow_file):
+    given = (
+        '@resources(cpu="2", memory="8192", gpu=0.5, gpu_model="A100", gpu_memory=10_000, disk="20480", shared_memory=64, '
+        'pool="gpu", spill="cpu", spill_seconds=20, labels={"zone": "b"}, custom={"licence": 1})'
+    )
+    steps = described(flow_file, given)["definition"]["steps"]
+    assert steps[0]["resources"] == {
+        "cpu": 2.0,
+        "memory_mb": 8192,
+        "gpu": 0.5,
+        "gpu_model": "A100",
+        "gpu_memory_mb": 10_000,
+        "disk_mb": 20_480,
+        "shared_memory_mb": 64,
+        "pool": "gpu",
+        "spill": {"pool": "cpu", "after_seconds": 20.0},
+        "labels": {"zone": "b"},
+        "custom": {"licence": 1.0},
+    }
+    # What is not asked for is not needed: memory too, although Metaflow's decorator has a default.
+    plain = described(flow_file, "@resources")["definition"]["steps"][0]["resources"]
+    assert plain == {"cpu": 1.0, "memory_mb": None, "gpu": 0.0, "pool": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("cpu=0", "cpu=0 is not between 0.001 and 1024"),
+        ("memory='lots'", "memory='lots' is not a number"),
+        ("gpu=1.5", "gpu=1.5: ask for whole ones, or for a share of one below 1"),
+        ("gpu_model='A100'", "gpu_model= says which GPU, but none is asked for"),
+        ("labels=['zone']", "is not a dict of at most 32 entries"),
+        ("custom={'licence': 0}", "custom['licence']=0 is not between"),
+        ("spill='other'", "spill='other' needs pool="),
+    ],
+)
+def test_wrong_resources_name_step_and_line(flow_file, given, words):
+    answer = described(flow_file, f"@resources({given})")
+    [problem] = answer.get("problems") or [answer["problem"]]
+    assert problem["step"] == "start" and problem["line"] > 0
+    assert problem["message"].startswith("@resources of step 'start': ") and words in problem["message"]
+
+
 def test_definition_holds_everything_the_coordinator_needs(flow_file):
     path = flow_file(
         '''

@@ -12,6 +12,7 @@ pub(crate) const PARENT: &str = include_str!("../../flows/parent.py");
 pub(crate) const QUOTIENT: &str = include_str!("../../flows/quotient.py");
 pub(crate) const TELLING: &str = include_str!("../../flows/telling.py");
 pub(crate) const MENDED: &str = include_str!("../../flows/mended.py");
+pub(crate) const POOLS: &str = include_str!("../../flows/pools.py");
 pub(crate) const DICE: &str = include_str!("../../flows/dice.py");
 
 /// A flow that does in its first step what `body` says.

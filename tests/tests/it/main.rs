@@ -21,6 +21,7 @@ mod marked;
 mod memo;
 mod network;
 mod output;
+mod pools;
 mod resume;
 mod schedules;
 mod standby;

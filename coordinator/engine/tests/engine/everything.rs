@@ -12,12 +12,14 @@ use causey_protocol::gate::{ChildStart, StepGate};
 use causey_protocol::id::{Digest, RunId, Timestamp};
 use causey_protocol::input::{FlowChoice, Found, Input, Request};
 use causey_protocol::letter::{LetterEnd, Original};
+use causey_protocol::live::Order;
 use causey_protocol::parameter::{Parameter, ParameterType, Values};
 use causey_protocol::policy::{CatchPolicy, HostMode, MemoPolicy, RetryPolicy};
 use causey_protocol::record::{Answer, Record, RunState};
+use causey_protocol::resources::{Equipment, Gpu, Resources, Shape, count_shapes};
 use causey_protocol::schedule::Strategy;
 use causey_protocol::share::{Share, Shares, Standing};
-use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome};
+use causey_protocol::task::{ErrorInfo, Failure, FailureKind, Outcome, Usage};
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 use serde_json::json;
 use uuid::Uuid;
@@ -43,6 +45,7 @@ pub(crate) fn everything() -> World {
     by_the_clock(&mut world);
     shares(&mut world);
     work(&mut world);
+    pools(&mut world);
     world.take_over(vec![leader("beta")], (world.state.inbox, world.state.events));
     world.restart();
     resumes(&mut world);
@@ -221,6 +224,8 @@ fn gates(world: &mut World) {
     let (dispatch, task) = world.started("only/0", "w");
     let values = [("progress".parse().unwrap(), json!(0.5)), ("phase".parse().unwrap(), json!({"epoch": [1, null]}))];
     world.report(item(&dispatch, &task, Outcome::Status { values: values.into() }));
+    let usage = Usage { peak_memory_bytes: 50_000_000, cpu_millis: Some(1_250) };
+    world.report(item(&dispatch, &task, Outcome::Used { usage }));
     let ended = world.success(&dispatch, &task, None, Vec::new());
     world.report(ended);
     finish(world, &["end/0", "only/0"]);
@@ -404,6 +409,35 @@ fn shares(world: &mut World) {
         ..Shares::default()
     })));
     world.input(Input::PoolResized { pool: pool("default"), slots: 512 });
+}
+
+/// A task and a gang for which there is no worker at first, a pool that loses what an attempt needs, words to workers.
+fn pools(world: &mut World) {
+    let shape = |gpus: usize| {
+        let gpu = |number| Gpu { uuid: format!("GPU-{number}"), model: "NVIDIA T4".into(), memory_mb: 16_000, mig: false };
+        let equipment = Equipment { gpus: (0..gpus).map(gpu).collect(), ..Equipment::default() };
+        Shape::new(4, 16_000, &["python".into()], &equipment)
+    };
+    let offer = |world: &mut World, name: &str, gpus: &[usize]| {
+        let shapes = count_shapes(gpus.iter().map(|gpus| shape(*gpus)));
+        world.input(Input::PoolOffered { pool: pool(name), shapes });
+    };
+    offer(world, "default", &[0, 0]);
+    let mut flow = definition("Equipped", &["start gang train", "train > gather", "gather* > end", "end"]);
+    let gpu = Resources { gpu: 1.0, ..Resources::default() };
+    (flow.steps[1].resources, flow.steps[2].resources) = (Some(gpu.clone()), Some(gpu));
+    let answer = world.submit(flow, Values::new());
+    let Answer::RunStarted { run, .. } = answer else { panic!("{answer:?}") };
+    world.succeed("start/0", Some(2));
+    offer(world, "gpu", &[2]);
+    offer(world, "gpu", &[0]);
+    for order in [Order::Cordon, Order::Drain, Order::Serve] {
+        world.request(Request::OrderWorkers { pool: pool("gpu"), worker: None, order });
+    }
+    world.request(Request::OrderWorkers { pool: pool("gpu"), worker: Some("w9".parse().unwrap()), order: Order::Cordon });
+    world.request(Request::Cancel { run, because: String::new() });
+    offer(world, "gpu", &[]);
+    offer(world, "default", &[]);
 }
 
 /// A lost worker with more attempts than a piece takes.

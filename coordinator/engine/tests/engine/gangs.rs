@@ -8,16 +8,17 @@ use causey_protocol::flow::StepIndex;
 use causey_protocol::id::{Path, RunId, Timestamp};
 use causey_protocol::input::{Input, Request};
 use causey_protocol::parameter::Values;
-use causey_protocol::policy::{HostMode, Resources, RetryPolicy};
+use causey_protocol::policy::{HostMode, RetryPolicy};
 use causey_protocol::problem::Code;
 use causey_protocol::record::{Answer, FailureCause, Record, RunState};
+use causey_protocol::resources::Resources;
 use causey_protocol::task::{
     Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, GANG_MEMBERS_MAX, Inputs, Outcome, Publication,
 };
 use causey_protocol::upkeep::{Storage, StorageLevel};
 use proptest::prelude::*;
 
-const LINES: [&str; 4] = ["start gang train", "train > gather", "gather* > end", "end"];
+pub(crate) const LINES: [&str; 4] = ["start gang train", "train > gather", "gather* > end", "end"];
 const SECOND: u64 = 1_000_000;
 
 /// A world with one run whose gang of so many members gathers.
@@ -239,7 +240,7 @@ fn gangs_of_two_pools_gather_beside_each_other() {
     let mut world = World::new();
     for name in ["default", "gpu"] {
         let mut flow = definition("Demo", &LINES);
-        flow.steps[1].resources = Some(Resources { cpu: 1.0, memory_mb: None, gpu: 0.0, pool: Some(pool(name)) });
+        flow.steps[1].resources = Some(Resources { pool: Some(pool(name)), ..Resources::default() });
         world.submit(flow, Values::new());
         world.succeed("start/0", Some(2));
     }
@@ -278,7 +279,7 @@ fn a_gang_larger_than_its_pool_is_refused_by_name_but_not_before_the_pool_is_kno
 fn members_that_need_several_slots_are_counted_as_workers_hold_them() {
     let mut world = World::new();
     let mut flow = definition("Demo", &LINES);
-    flow.steps[1].resources = Some(Resources { cpu: 3.0, memory_mb: None, gpu: 0.0, pool: None });
+    flow.steps[1].resources = Some(Resources { cpu: 3.0, ..Resources::default() });
     let Answer::RunStarted { run, .. } = world.submit(flow, Values::new()) else { panic!("refused") };
     world.succeed("start/0", Some(4));
     // Two on the largest, one on each of the others, the smaller of which it takes whole.

@@ -36,9 +36,9 @@ logs! {
         AttemptsHeld LossAccepted StartSkipped RunAdmitted ScheduleFired SchedulesPaused SchedulesResumed
         BackfillStarted BackfillAdvanced BackfillCancelled
         GangOpened GangCalled MemberJoined GangFormed MemberSucceeded GangDissolved
-        TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet DeadLettered DeadLetterClosed
+        TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet AttemptUsed DeadLettered DeadLetterClosed
         ResultsSought ResultsReused ChunkReused ResultsRemembered ResultsForgotten
-        PoolResized SharesChanged WorkAccepted EventSpread WorkDone;
+        PoolResized PoolOffered GangMoved WorkersOrdered SharesChanged WorkAccepted EventSpread WorkDone;
 }
 
 /// The largest golden log, in bytes: they are kept for ever.

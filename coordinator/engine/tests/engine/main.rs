@@ -11,6 +11,7 @@ mod graphs;
 mod letters;
 mod limits;
 mod memos;
+mod pools;
 mod properties;
 mod resumes;
 mod scenarios;

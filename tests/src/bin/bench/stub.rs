@@ -82,7 +82,17 @@ impl Stub {
 async fn hello(client: &Client) -> anyhow::Result<()> {
     let (pool, worker) = (PoolName::new(POOL)?, WorkerName::new(WORKER)?);
     let subject = subject::live_worker(&pool, &worker);
-    let offer = Offer { pool, worker, slots: 64, memory_mb: 1, languages: Vec::new(), version: String::new(), started: Timestamp(0) };
+    let offer = Offer {
+        pool,
+        worker,
+        slots: 64,
+        memory_mb: 1,
+        languages: Vec::new(),
+        version: String::new(),
+        started: Timestamp(0),
+        equipment: Default::default(),
+        closed: false,
+    };
     let answer = client.request(subject, codec::encode(&Ask::Hello { offer, open: Vec::new() }).into()).await?;
     match codec::decode(&answer.payload, MESSAGE_BYTES_MAX)? {
         Told::Welcome { .. } => Ok(()),
