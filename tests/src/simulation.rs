@@ -17,7 +17,7 @@ pub mod plan;
 mod server;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +69,8 @@ pub struct Verdict {
     pub notes: Vec<String>,
     pub steps: u64,
     pub turns: usize,
+    /// Kinds of records in the log, by their names.
+    pub kinds: BTreeSet<String>,
     /// Simulated time.
     pub lasted: Duration,
     /// The faults that came, each with its time and whom it befell, in words.
@@ -125,6 +127,7 @@ async fn through(plan: Plan) -> Verdict {
         notes: world.notes(),
         steps: world.steps(),
         turns: judge.turns(),
+        kinds: judge.kinds().clone(),
         lasted,
         came: world.came(),
         refusals,
@@ -324,11 +327,19 @@ pub struct Failure {
     pub report: String,
 }
 
-/// Lives through the worlds of the seeds from `first` on with as many threads as there are cores, until `goes_on` says no of the next;
-/// gives how many there were and which failed.
+/// What came of many worlds.
+#[derive(Debug, Default)]
+pub struct Lived {
+    pub worlds: u64,
+    pub failures: Vec<Failure>,
+    /// Kinds of records in any of their logs.
+    pub kinds: BTreeSet<String>,
+}
+
+/// Lives through the worlds of the seeds from `first` on with as many threads as there are cores, until `goes_on` says no of the next.
 #[must_use]
-pub fn many(first: u64, goes_on: impl Fn(u64) -> bool + Sync) -> (u64, Vec<Failure>) {
-    let (next, lived, failures) = (AtomicU64::new(first), AtomicU64::new(0), Mutex::new(Vec::new()));
+pub fn many(first: u64, goes_on: impl Fn(u64) -> bool + Sync) -> Lived {
+    let (next, all) = (AtomicU64::new(first), Mutex::new(Lived::default()));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -336,16 +347,17 @@ pub fn many(first: u64, goes_on: impl Fn(u64) -> bool + Sync) -> (u64, Vec<Failu
                 return;
             }
             let plan = Plan::of(seed);
-            if !live(&plan).violations.is_empty() {
-                lock(&failures).push(Failure { seed, report: report(&plan) });
-            }
-            lived.fetch_add(1, Ordering::Relaxed);
+            let mut verdict = live(&plan);
+            let failure = (!verdict.violations.is_empty()).then(|| Failure { seed, report: report(&plan) });
+            let mut all = lock(&all);
+            all.worlds += 1;
+            all.failures.extend(failure);
+            all.kinds.append(&mut verdict.kinds);
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
-    let failures = std::mem::take(&mut *lock(&failures));
-    (lived.into_inner(), failures)
+    std::mem::take(&mut *lock(&all))
 }
 
 /// A process in a world without faults: what stands in for a connection to NATS in the suite over both. To be called in a runtime with

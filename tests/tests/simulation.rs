@@ -5,12 +5,21 @@ use causey_tests::simulation::{Mistake, Plan, Verdict, live, many, report, shrin
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 1_000;
 
+/// Records that show that something was there to be judged.
+const KINDS: &str = "LeaderChanged PoolResized SharesChanged SnapshotTaken HistoryStored RunRetired AttemptStarted AttemptFailed
+    RetryScheduled AttemptsSucceeded AttemptsHeld SwitchTaken ForeachOpened EventHeld EventTaken RunAdmitted StartSkipped ScheduleFired
+    SchedulesPaused SchedulesResumed BackfillStarted BackfillAdvanced BackfillCancelled GangOpened GangCalled MemberJoined GangFormed
+    MemberSucceeded GangDissolved TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet ResultsSought
+    ResultsReused ModelPublished Notified DeadLettered DeadLetterClosed Ignored RunFinished";
+
 #[test]
 fn many_worlds_keep_every_invariant() {
-    let (lived, failures) = many(0, |seed| seed < SEEDS);
-    let reports: Vec<&str> = failures.iter().map(|failure| failure.report.as_str()).collect();
-    assert!(reports.is_empty(), "{} of {lived} seeds fail\n\n{}", reports.len(), reports.join("\n\n"));
-    assert_eq!(lived, SEEDS);
+    let lived = many(0, |seed| seed < SEEDS);
+    let reports: Vec<&str> = lived.failures.iter().map(|failure| failure.report.as_str()).collect();
+    assert!(reports.is_empty(), "{} of {SEEDS} seeds fail\n\n{}", reports.len(), reports.join("\n\n"));
+    assert_eq!(lived.worlds, SEEDS);
+    let missing: Vec<&str> = KINDS.split_whitespace().filter(|kind| !lived.kinds.contains(*kind)).collect();
+    assert!(missing.is_empty(), "no world had a record of {missing:?}");
 }
 
 /// Seeds that are lived through twice.

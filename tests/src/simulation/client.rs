@@ -110,7 +110,7 @@ impl Client {
         for flow in flows::DEPLOYED.iter() {
             self.request(Request::Deploy { flow: Box::new(Flow::clone(flow)) }).await;
         }
-        for number in 0..self.draw(|chance| chance.u32(4..14)) {
+        for number in 0..self.draw(|chance| chance.u32(4..13)) {
             let flow = self.draw(|chance| &flows::SUBMITTED[chance.usize(..flows::SUBMITTED.len())]);
             match self.draw(|chance| chance.u32(..24)) {
                 0..=2 => {

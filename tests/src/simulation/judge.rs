@@ -1,6 +1,7 @@
 //! Looks at everything that is stored in the simulated world, turn by turn, with the checkers that judge real processes too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::mem::Discriminant;
 
 use bytes::Bytes;
 use causey_artifacts::Memory;
@@ -34,6 +35,9 @@ pub(crate) struct Judge {
     answered: BTreeSet<RequestId>,
     accepted_event: u64,
     turns: Vec<Turn>,
+    seen: HashSet<Discriminant<Record>>,
+    /// Names of the kinds of records that were seen.
+    kinds: BTreeSet<String>,
     /// The fold after each [`MARK`] turns.
     marks: Vec<State>,
     violations: Vec<String>,
@@ -49,6 +53,8 @@ impl Judge {
             answered: BTreeSet::new(),
             accepted_event: 0,
             turns: Vec::new(),
+            seen: HashSet::new(),
+            kinds: BTreeSet::new(),
             marks: vec![State::default()],
             violations: Vec::new(),
             store,
@@ -78,6 +84,10 @@ impl Judge {
                 self.checker.turn(&entry, &mut found);
                 self.checker.ends(inputs, &mut found);
                 for (index, record) in (0..).zip(&entry.turn.records) {
+                    if self.seen.insert(std::mem::discriminant(record)) {
+                        let text = format!("{record:?}");
+                        self.kinds.insert(text.chars().take_while(char::is_ascii_alphabetic).collect());
+                    }
                     if let Record::RequestAnswered { id, .. } = record {
                         self.answered.insert(id.clone());
                     }
@@ -161,6 +171,10 @@ impl Judge {
             state.apply_turn(sequence, turn);
         }
         Some(state.hash())
+    }
+
+    pub(crate) fn kinds(&self) -> &BTreeSet<String> {
+        &self.kinds
     }
 
     pub(crate) fn turns(&self) -> usize {

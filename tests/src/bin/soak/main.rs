@@ -64,11 +64,11 @@ fn soak(limit: Option<Duration>, from: Option<u64>) -> ExitCode {
     let (mut worlds, mut failed) = (0, 0);
     while limit.is_none_or(|limit| begun.elapsed() < limit) {
         let (end, within) = (next + ROUND, || limit.is_none_or(|limit| begun.elapsed() < limit));
-        let (lived, failures) = many(next, |seed| seed < end && within());
+        let lived = many(next, |seed| seed < end && within());
         next = end;
-        worlds += lived;
-        failed += failures.len();
-        failures.iter().for_each(|failure| eprintln!("{}\n", failure.report));
+        worlds += lived.worlds;
+        failed += lived.failures.len();
+        lived.failures.iter().for_each(|failure| eprintln!("{}\n", failure.report));
         let hours = begun.elapsed().as_secs_f64() / 3_600.0;
         println!("{worlds} worlds, {failed} failed, {:.0} an hour", worlds as f64 / hours);
     }
