@@ -37,7 +37,7 @@ impl JetStream {
     }
 }
 
-fn unseen(error: &GetStreamError) -> Unseen {
+pub(crate) fn unseen(error: &GetStreamError) -> Unseen {
     match error.kind() {
         GetStreamErrorKind::JetStream(ref inner) if inner.error_code().0 == 10_059 => Unseen::Gone,
         _ => Unanswered::new(error).into(),

@@ -80,7 +80,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         durability::check(config.nats_monitoring_url.as_deref()).await?;
     }
     let limits = streams::Limits { bytes_max: config.stream_bytes_max, replicas: config.replicas };
-    streams::ensure(&front, limits, witness(&config, &store, tail).await?).await?;
+    let ensured = streams::ensure_patiently(&front, limits, witness(&config, &store, tail).await?);
+    let Some(ensured) = shutdown.run_until_cancelled(ensured).await else { return Ok(()) };
+    ensured?;
 
     let stop = shutdown.child_token();
     // Nothing else is unique to this process wherever it runs.

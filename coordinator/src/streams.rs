@@ -7,12 +7,13 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, kv};
 use causey_artifacts::failpoint;
+use causey_protocol::backoff::Delays;
 use causey_protocol::codec::{DISPATCH_BYTES_MAX, MESSAGE_BYTES_MAX, TURN_BYTES_MAX};
 use causey_protocol::subject;
 use futures_util::future::{join_all, try_join_all};
 
 use crate::config::LEADERSHIP_TTL;
-use crate::jetstream::JetStream;
+use crate::jetstream::{self, JetStream};
 use crate::outside::{Streams, Unseen};
 
 /// Why the streams cannot be trusted or used.
@@ -118,10 +119,27 @@ fn buckets(replicas: u8) -> [kv::Config; 2] {
     [bucket(subject::LEADER_BUCKET, LEADERSHIP_TTL), bucket(subject::PRESENCE_BUCKET, PRESENCE_TTL)]
 }
 
+/// Does what [`ensure`] does once the servers answer: those of a cluster that have no leader yet will elect one.
+///
+/// # Errors
+/// As [`ensure`], but for [`Error::Look`], which is waited out.
+pub(crate) async fn ensure_patiently(nats: &JetStream, limits: Limits, witness: Option<String>) -> Result<(), Error> {
+    let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(2));
+    loop {
+        match ensure(nats, limits, witness.clone()).await {
+            Err(error @ Error::Look { .. }) => {
+                tracing::warn!(%error, "waiting for the NATS servers: a cluster answers once most of its servers run");
+                tokio::time::sleep(delays.next_delay()).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Makes sure that all streams exist; creates what is missing when none holds a message and no `witness` knows an earlier log.
 ///
 /// # Errors
-/// [`Error`] when some are missing, when a log has vanished, or when the server refuses.
+/// [`Error`] when some are missing, when a log has vanished, or when the server refuses or does not answer.
 pub async fn ensure(nats: &JetStream, limits: Limits, witness: Option<String>) -> Result<(), Error> {
     let context = &nats.context;
     let looks = STREAMS.map(|name| async move {
@@ -160,15 +178,16 @@ pub async fn ensure(nats: &JetStream, limits: Limits, witness: Option<String>) -
 
 /// Buckets hold nothing that must last, so a missing one is simply made. One that another version made serves as it is.
 async fn ensure_buckets(context: &Context, replicas: u8) -> Result<(), Error> {
-    let create = buckets(replicas).map(|config| async move {
-        let stream = config.bucket.clone();
-        match context.create_key_value(config).await {
-            Ok(_) => {
-                failpoint::here("bucket.created");
-                Ok(())
-            }
-            Err(_) if context.get_key_value(&stream).await.is_ok() => Ok(()),
-            Err(error) => Err(Error::Create { stream, reason: error.to_string() }),
+    let names = [subject::LEADER_BUCKET, subject::PRESENCE_BUCKET];
+    let create = buckets(replicas).into_iter().zip(names).map(|(config, name)| async move {
+        let Err(error) = context.create_key_value(config).await else {
+            failpoint::here("bucket.created");
+            return Ok(());
+        };
+        match context.get_stream(format!("KV_{name}")).await.map_err(|error| jetstream::unseen(&error)) {
+            Ok(_) => Ok(()),
+            Err(Unseen::Gone) => Err(Error::Create { stream: name.into(), reason: error.to_string() }),
+            Err(Unseen::Unanswered(why)) => Err(Error::Look { stream: name, reason: why.to_string() }),
         }
     });
     try_join_all(create).await.map(drop)

@@ -3,7 +3,7 @@
 
 use causey_protocol::subject::{EVENT_STREAM, INBOX_STREAM, LOG_STREAM, NOTIFY_STREAM};
 use causey_tests::service::{Place, worker};
-use causey_tests::{Cluster, Coordinator, Nats, Project};
+use causey_tests::{Cluster, Coordinator, Nats, Project, until};
 
 use crate::marked::Marked;
 
@@ -37,6 +37,24 @@ async fn row_11_a_run_goes_on_when_the_server_that_leads_the_log_is_killed_and_a
         marked.ends_well(api, &client, &store).await;
     }
     assert_eq!(one.service.ended().or(two.service.ended()), None, "{}\n{}", one.service.stderr(), two.service.stderr());
+}
+
+#[tokio::test]
+async fn a_coordinator_that_starts_while_the_streams_have_no_leader_waits_for_one() {
+    let project = Project::new();
+    let base = project.path();
+    let mut cluster = Cluster::start(&project.file("cluster")).await;
+    let place = Place { options: vec!["--replicas=3".into()], ..Place::new(base, "one") };
+    let mut first = Coordinator::start_at(&cluster.url(0), base, &place);
+    first.with_role("leader").await;
+    drop(first);
+    // One of three is not most of them.
+    (1..3).for_each(|node| cluster.kill(node));
+    let mut second = Coordinator::start_at(&cluster.url(0), base, &place);
+    until("it says what it waits for", 60, async || second.service.stderr().contains("waiting for the NATS servers").then_some(())).await;
+    cluster.start_node(1).await;
+    cluster.leader_of(LOG_STREAM).await;
+    second.with_role("leader").await;
 }
 
 #[tokio::test]
