@@ -37,6 +37,7 @@ use crate::place::Places;
 use crate::process::{self, FlowCode};
 use crate::report::{Confirm, Reports};
 use crate::result::{self, Ended, Ending};
+use crate::space::Space;
 use crate::status::Telling;
 
 /// An attempt older than this is reported as started; younger ones show in live output only.
@@ -68,6 +69,7 @@ pub(crate) struct Tools {
     pub(crate) gangs: Gangs,
     pub(crate) places: Places,
     pub(crate) gpus: Gpus,
+    pub(crate) space: Space,
 }
 
 /// One task of a dispatch.
@@ -193,8 +195,12 @@ impl Bench for Tools {
         let task_folder = runner.as_ref().map(Runner::task_folder);
         let (task, key, content) = (job.note(), job.key, job.dispatch.content);
         let ending = Ending { task, key, task_folder, output, started, ended: at, content };
-        let outcome = result::conclude(&self.depot, &ending, ended).await;
+        let outcome = self.space.excuse(result::conclude(&self.depot, &ending, ended).await);
         (outcome, runner.map(|runner| Used { runner, reuse }))
+    }
+
+    fn lacks_space(&self) -> bool {
+        self.space.is_short()
     }
 
     fn finish(&self, used: Used) {

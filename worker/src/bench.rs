@@ -38,6 +38,11 @@ pub trait Bench: Debug + Send + Sync + 'static {
         BTreeMap::new()
     }
 
+    /// Whether there is no room for what attempts leave.
+    fn lacks_space(&self) -> bool {
+        false
+    }
+
     /// Something about a gang has changed: members that wait for the others ask now.
     fn gang_changed(&self) {}
 

@@ -62,6 +62,10 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_ACK_WAIT_SECONDS", default_value_t = 30)]
     pub ack_wait_seconds: u32,
 
+    /// Bytes that must be free on the disks of folder and store: with fewer this worker takes no tasks
+    #[arg(long, env = "CAUSEY_FREE_BYTES_MIN", default_value_t = 64 * 1024 * 1024)]
+    pub free_bytes_min: u64,
+
     /// Accept a NATS server that does not sync every write; artifacts are then not synced either
     #[arg(long, env = "CAUSEY_UNSAFE_DURABILITY")]
     pub unsafe_durability: bool,

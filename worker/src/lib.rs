@@ -2,7 +2,7 @@
 //! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
 //!
 //! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `capacity`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
-//! `host` and `connection` (processes), `package`, `depot` and `cache` (files), `output` and `result`; `report`, `leader`,
+//! `host` and `connection` (processes), `package`, `depot`, `cache` and `space` (files), `output` and `result`; `report`, `leader`,
 //! `presence` and `live` speak to the rest of Causey.
 
 mod attempt;
@@ -37,6 +37,7 @@ mod pull;
 mod report;
 mod result;
 mod slots;
+mod space;
 mod start;
 mod status;
 mod template;

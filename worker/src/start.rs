@@ -24,6 +24,7 @@ use crate::live::Live;
 use crate::package::Packages;
 use crate::place::Places;
 use crate::process::Interpreter;
+use crate::space::Space;
 use crate::{leftover, nats};
 
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -34,6 +35,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     leftover::make_empty(&folder.join("tasks"))?;
     let cache = Cache::open(folder.join("cache"));
     let store = Store::open(&config.store, !config.unsafe_durability).await?;
+    let disks = std::iter::once(folder.clone()).chain(store.root().map(Path::to_owned)).collect();
     let depot = Depot::open(store, &folder.join("store"), cache.clone()).await?;
 
     let (event_sender, events) = mpsc::unbounded_channel();
@@ -43,6 +45,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let nats = connecting.with_context(|| format!("cannot connect to {}", nats::shown(&config.nats_url)))?;
     let gpus = Gpus::open();
     let offer = offer(&config, &folder, &gpus)?;
+    let space = Space::new(disks, config.free_bytes_min);
     let bench = Arc::new(Tools {
         depot,
         packages: Packages::new(folder.join("packages"), cache),
@@ -50,6 +53,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         live: Live::open(nats.clone()),
         gangs: Gangs::default(),
         places: Places::new(&config)?,
+        space,
         leader: Leader::new(nats.clone(), &config.pool, &config.name),
         gpus,
     });

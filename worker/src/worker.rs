@@ -50,6 +50,9 @@ const PULL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The answer to a delivery that another worker shall have, and not at once: this one may be the only one that asks.
 const PASS_ON: &str = r#"-NAK {"delay":500000000}"#;
 
+/// The answer to a delivery that comes while there is no room for what it would leave.
+const NO_SPACE: &str = r#"-NAK {"delay":1000000000}"#;
+
 /// Longest wait for the server to confirm an acknowledgement.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -127,6 +130,7 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                     self.pass_on_members().await;
                     self.pass_on_surplus().await;
                     self.hand_back_misfit();
+                    self.hand_back_without_space();
                 }
             }
             self.start_attempts();
@@ -245,6 +249,9 @@ impl<O: Outside, B: Bench> Worker<O, B> {
 
     async fn on_task(&mut self, message: Message, received: Instant) {
         let Some(reply) = message.reply else { return };
+        if self.bench.lacks_space() {
+            return self.answer(&reply, NO_SPACE).await;
+        }
         let dispatch: Dispatch = match codec::decode(&message.payload, DISPATCH_BYTES_MAX) {
             Ok(dispatch) => dispatch,
             Err(error) => return self.on_unreadable(&message.subject, &reply, &error).await,
@@ -359,7 +366,7 @@ impl<O: Outside, B: Bench> Worker<O, B> {
     }
 
     fn start_attempts(&mut self) {
-        while self.fits_front() {
+        while self.fits_front() && !self.bench.lacks_space() {
             let (devices, booking) = match self.held.front().and_then(|job| job.dispatch.needs.clone()) {
                 None => (None, None),
                 Some(needs) => {
@@ -406,9 +413,20 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         }
     }
 
+    /// Others may have the space that this worker lacks.
+    fn hand_back_without_space(&mut self) {
+        while self.bench.lacks_space()
+            && let Some(key) = self.held.front().map(Job::open_attempt)
+            && let Some(job) = self.held.stop(&key, Because::HandedBack)
+        {
+            self.release(&job, "the worker's disk is full");
+        }
+    }
+
     async fn ask_for_tasks(&mut self) {
         // A task that waits for more slots than are free is the only one held ahead.
-        if self.outdated || self.presence.offer().closed || self.is_blocked() || !self.outside.is_connected() {
+        let closed = self.outdated || self.presence.offer().closed;
+        if closed || self.is_blocked() || !self.outside.is_connected() || self.bench.lacks_space() {
             return;
         }
         let left = self.limits.tasks.map_or(u32::MAX, |most| u32::try_from(most.saturating_sub(self.begun)).unwrap_or(u32::MAX));

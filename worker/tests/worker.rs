@@ -211,6 +211,7 @@ impl Bench {
             python: self.python.clone(),
             sdk: Some(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/python")),
             ack_wait_seconds: 3,
+            free_bytes_min: 0,
             unsafe_durability: true,
             owned: false,
             address: None,

@@ -5,16 +5,17 @@ use std::path::Path;
 use async_nats::Client;
 use causey_protocol::codec;
 use causey_protocol::id::{Path as TaskPath, RunId, Timestamp};
-use causey_protocol::record::Record;
+use causey_protocol::record::{FailureCause, Record};
 use causey_protocol::task::{Outcome, Report, ReportItem, Success};
 use causey_tests::api::send;
+use causey_tests::service::{Place, worker_command};
 use causey_tests::wait::until_true;
-use causey_tests::{History, Nats, Project, Role, Stack, until};
+use causey_tests::{Coordinator, History, Nats, Project, Role, Service, Stack, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cancel::{running, start_marked};
-use crate::flows::{SMALL, with_start};
+use crate::flows::{SMALL, WAITING, with_start};
 
 /// A normal run still works.
 async fn small_runs(project: &Project) {
@@ -575,6 +576,51 @@ async fn a_nearly_full_disk_is_called_by_its_name_before_anything_starts() {
     project.is_quiet().await;
 }
 
+#[tokio::test]
+async fn row_29_a_worker_whose_disk_fills_takes_no_tasks_until_there_is_space_and_nothing_is_charged() {
+    let project = Project::new();
+    let base = project.path();
+    let at = project.file("disk");
+    let Some(_disk) = SmallDisk::mount(&at, 32) else { return };
+    let nats = Nats::start(&project.file("jetstream")).await;
+    let place = Place::new(base, "one");
+    let (_coordinator, api) = Coordinator::leading(&nats, base, &place).await;
+    let mut command = worker_command(&nats.url(), &at, &place.store, "local");
+    command.arg("--free-bytes-min=8000000");
+    let worker = Service::start(command, &base.join("local"));
+    project.ok(&["deploy", &project.flow("waiting.py", WAITING), "--url", &api.url, "--token", &api.token]).await;
+    let go = project.file("go");
+    let body = json!({"request_id": "r", "flow": "Waiting", "parameters": {"go": go, "size": 3_000_000}});
+    let run = api.post("/v1/runs", &body).await.body["name"].as_str().unwrap().to_owned();
+    until_true("two items run", 60, || (0..4).filter(|number| go.with_file_name(format!("go-{number}")).is_file()).count() == 2).await;
+    let filler = at.join("filler");
+    let free = rustix::fs::statvfs(&at).map(|found| found.f_bavail * found.f_frsize).unwrap();
+    std::fs::write(&filler, vec![0_u8; usize::try_from(free).unwrap() - 1_000_000]).unwrap();
+    std::fs::write(&go, "").unwrap();
+    until_true("the worker says that it takes no tasks", 60, || worker.stderr().contains("takes no tasks")).await;
+    let failed = async || {
+        let history = History::read(&nats.client().await).await;
+        let causes = history.records().filter_map(|(_, record)| match record {
+            Record::AttemptFailed { cause, .. } => Some(cause.clone()),
+            _ => None,
+        });
+        causes.collect::<Vec<_>>()
+    };
+    until("what runs fails", 60, async || {
+        let causes = failed().await;
+        causes.iter().any(|cause| matches!(cause, FailureCause::Infrastructure { .. })).then_some(())
+    })
+    .await;
+    std::fs::remove_file(&filler).unwrap();
+    let ended = api.ended(&run, 90).await;
+    assert_eq!(ended["state"], "succeeded", "{ended} {}", worker.stderr());
+    let uncharged = |cause: &FailureCause| matches!(cause, FailureCause::Infrastructure { .. } | FailureCause::Released { .. });
+    let causes = failed().await;
+    assert!(causes.iter().all(uncharged), "{causes:?}");
+    assert!(worker.stderr().contains("there is space again"));
+    assert_eq!(History::read(&nats.client().await).await.violations(), Vec::<String>::new());
+}
+
 /// Row 13 of the fault model.
 #[tokio::test]
 async fn a_full_artifact_disk_refuses_packages_and_works_again_once_there_is_space() {
@@ -583,8 +629,8 @@ async fn a_full_artifact_disk_refuses_packages_and_works_again_once_there_is_spa
     let at = project.file("disk");
     let Some(_disk) = SmallDisk::mount(&at, 8) else { return };
     let nats = Nats::start(&project.file("jetstream")).await;
-    let place = causey_tests::service::Place { store: at.join("store"), ..causey_tests::service::Place::new(base, "one") };
-    let (mut coordinator, api) = causey_tests::Coordinator::leading(&nats, base, &place).await;
+    let place = Place { store: at.join("store"), ..Place::new(base, "one") };
+    let (mut coordinator, api) = Coordinator::leading(&nats, base, &place).await;
     std::fs::write(at.join("filler"), vec![0_u8; 7_900_000]).unwrap();
     let package = vec![7_u8; 2_000_000];
     let path = format!("/v1/packages/{}", blake3::hash(&package).to_hex());

@@ -1,6 +1,7 @@
 //! The flow files of these tests.
 
 pub(crate) const MARKED: &str = include_str!("../../flows/marked.py");
+pub(crate) const WAITING: &str = include_str!("../../flows/waiting.py");
 pub(crate) const SMALL: &str = include_str!("../../flows/small.py");
 pub(crate) const ARRIVAL: &str = include_str!("../../flows/arrival.py");
 pub(crate) const EVERYTHING: &str = include_str!("../../flows/everything.py");
