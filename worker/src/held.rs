@@ -242,6 +242,8 @@ mod tests {
             signals: BTreeMap::new(),
             children: Vec::new(),
             origin_run: None,
+            transition: None,
+            typed: false,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);

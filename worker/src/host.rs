@@ -45,6 +45,9 @@ pub(crate) enum HostError {
     Load(Box<ErrorInfo>),
     #[error("the interpreter died while it started")]
     Died { end: Option<End>, tail: String },
+    /// The program that runs this language is not there.
+    #[error("{message}")]
+    Missing { message: String, hint: &'static str },
     #[error("{0}")]
     System(String),
 }

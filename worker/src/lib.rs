@@ -2,7 +2,7 @@
 //! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
 //!
 //! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
-//! `host` and `connection` (processes), `package`, `depot` and `cache` (files), `output` and `result`; `report`, `leader`,
+//! `host` and `connection` (processes), `executable` (the host of commands), `package`, `depot` and `cache` (files), `output` and `result`; `report`, `leader`,
 //! `presence` and `live` speak to the rest of Causey.
 
 mod attempt;
@@ -12,6 +12,7 @@ pub mod config;
 mod connection;
 pub mod decoders;
 mod depot;
+pub mod executable;
 mod frame;
 mod gang;
 mod held;

@@ -206,6 +206,9 @@ impl Bench {
             name: WorkerName::new("w1").unwrap(),
             slots: Some(slots),
             python: self.python.clone(),
+            rscript: "Rscript".into(),
+            r_sdk: None,
+            command_host: None,
             sdk: Some(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/python")),
             ack_wait_seconds: 3,
             unsafe_durability: true,
@@ -244,6 +247,8 @@ impl Bench {
             signals: BTreeMap::new(),
             children: Vec::new(),
             origin_run: None,
+            transition: None,
+            typed: false,
         }
     }
 

@@ -56,6 +56,7 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
             grace_seconds: None,
             gather_seconds: None,
             gate: None,
+            code: None,
         }
     };
     Definition {

@@ -60,6 +60,7 @@ fn flow(retries: u32) -> Flow {
         grace_seconds: None,
         gather_seconds: None,
         gate: None,
+        code: None,
     };
     let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0, on: Vec::new() };
     let definition = Definition {
