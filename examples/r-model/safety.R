@@ -16,7 +16,8 @@ law <- function(until) {
 }
 
 fit_order <- function(series, order, until) {
-  arima(casualties(series, until), order = order, seasonal = list(order = c(0, 1, 1)), xreg = law(until), method = "CSS-ML")
+  # The call is kept in the model and looked at again when it forecasts, elsewhere: so it must hold the values themselves.
+  do.call(arima, list(casualties(series, until), order = order, seasonal = list(order = c(0, 1, 1)), xreg = law(until), method = "CSS-ML"))
 }
 
 flow("safety", doc = "Effect of the seat-belt law on casualties, by ARIMA with intervention.", timeout = "10m") |>

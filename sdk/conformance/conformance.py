@@ -88,7 +88,7 @@ class Host:
         (self.store / "cas").mkdir(parents=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CAUSEY_HOST")}
         environment |= dict.fromkeys(THREADS, "1")
-        environment |= {"CAUSEY_HOST_ID": "h0", "CAUSEY_HOST_ROLE": "runner", "CAUSEY_FLOW_FILE": str(flow)}
+        environment |= {"CAUSEY_HOST_ID": "h0", "CAUSEY_HOST_ROLE": "runner", "CAUSEY_FLOW_FILE": str(flow), "TMPDIR": str(self.folder)}
         listener = None
         if settings.pipes:
             names = [self.folder / "in", self.folder / "out"]

@@ -97,6 +97,16 @@ pub(crate) enum Line<'a> {
     Pipes(&'a Path, &'a Path),
 }
 
+/// A host to be started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) role: Role,
+    pub(crate) id: &'a str,
+    pub(crate) line: Line<'a>,
+    /// Where its temporary files go, for languages that keep a folder of them for as long as they live: it may be killed.
+    pub(crate) temporary: Option<&'a Path>,
+}
+
 impl Interpreters {
     /// The program that the hosts of a language are.
     pub(crate) fn program(&self, language: Language) -> &Path {
@@ -144,7 +154,8 @@ impl Interpreters {
     ///
     /// # Errors
     /// When the program is not there or the system has no room for a process.
-    pub(crate) fn start(&self, code: &FlowCode, role: Role, id: &str, line: Line<'_>) -> io::Result<Child> {
+    pub(crate) fn start(&self, code: &FlowCode, start: Start<'_>) -> io::Result<Child> {
+        let Start { role, id, line, temporary } = start;
         let mut command = self.command(code);
         command.current_dir(&code.folder).env_clear();
         for (name, value) in env::vars_os().filter(|(name, _)| is_inherited(name)) {
@@ -155,6 +166,9 @@ impl Interpreters {
         }
         for name in THREAD_LIMITS {
             command.env(name, "1");
+        }
+        if let Some(temporary) = temporary {
+            command.env("TMPDIR", temporary);
         }
         match line {
             Line::Socket(socket) => command.env("CAUSEY_HOST_SOCKET", socket),

@@ -21,7 +21,7 @@ use crate::host::{HostError, Place, READY_TIMEOUT, Runner, output_pipes};
 use crate::hosts::Shared;
 use crate::leftover;
 use crate::output::Pipes;
-use crate::process::{self, End, FlowCode, Interpreters, Language, Line};
+use crate::process::{self, End, FlowCode, Interpreters, Language, Line, Start};
 
 /// A template nobody asked for so long goes.
 const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -484,14 +484,18 @@ impl Keeper {
         let (shared, code, handle) = (self.shared.clone(), self.code.clone(), self.handle.clone());
         let id = shared.expected.new_id('s');
         let arrival = shared.expected.host(&id);
-        let prepared = Place::make(&shared.folders, id.clone()).and_then(|place| {
-            let pipes = match code.language {
-                Language::R => Some(PipesToHost::make(&shared.folders.hosts, &id)),
-                Language::Python | Language::Executable => None,
-            };
-            let pipes = pipes.transpose().map_err(|error| HostError::system("cannot make the pipes to a host", &error))?;
+        let prepared = Place::make(&shared.folders, id.clone()).and_then(|mut place| {
+            let is_r = code.language == Language::R;
+            if is_r {
+                place.make_temporary()?;
+            }
+            let pipes = is_r
+                .then(|| PipesToHost::make(&shared.folders.hosts, &id))
+                .transpose()
+                .map_err(|error| HostError::system("cannot make the pipes to a host", &error))?;
             let line = pipes.as_ref().and_then(PipesToHost::line).unwrap_or(Line::Socket(&shared.folders.socket));
-            let child = shared.interpreters.start(&code, Role::Runner, &id, line);
+            let start = Start { role: Role::Runner, id: &id, line, temporary: place.temporary.as_deref() };
+            let child = shared.interpreters.start(&code, start);
             Ok((child.map_err(|error| not_started(&shared, &code, &error))?, place, pipes))
         });
         let (child, place, pipes) = match prepared {
@@ -580,7 +584,8 @@ impl Keeper {
 async fn start_template(shared: &Shared, code: &FlowCode) -> Result<(Process, Option<String>), HostError> {
     let id = shared.expected.new_id('t');
     let arrival = shared.expected.host(&id);
-    let started = shared.interpreters.start(code, Role::Template, &id, Line::Socket(&shared.folders.socket));
+    let line = Line::Socket(&shared.folders.socket);
+    let started = shared.interpreters.start(code, Start { role: Role::Template, id: &id, line, temporary: None });
     let mut child = started.map_err(|error| {
         shared.expected.forget(&id);
         not_started(shared, code, &error)

@@ -41,7 +41,7 @@ def _has_json(value: Any, depth: int) -> bool:
     if kind in (str, bool) or value is None:
         return True
     if kind is int:
-        return -INTEGER_MAX <= value <= INTEGER_MAX
+        return bool(-INTEGER_MAX <= value <= INTEGER_MAX)
     if kind is float:
         return isfinite(value)
     if depth == 0:

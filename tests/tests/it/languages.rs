@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use causey_tests::wait::until_true;
-use causey_tests::{Output, Project, process, tools};
+use causey_tests::{Output, Project, Role, Stack, process, tools};
 use serde_json::Value;
 
 /// A copy of a folder of the repository, in the project.
@@ -183,6 +183,8 @@ async fn a_worker_without_r_says_how_to_come_to_it() {
 #[tokio::test]
 async fn cancelling_ends_a_command_with_all_it_started_after_its_clean_up() {
     let project = Project::new();
+    // A private stack would stop as soon as the run has ended, and its worker with all it runs.
+    let stack = Stack::start(&project).await;
     let (pids, cleaned) = (project.file("pids"), project.file("cleaned"));
     let flow = project.flow(
         "flow.toml",
@@ -193,17 +195,36 @@ async fn cancelling_ends_a_command_with_all_it_started_after_its_clean_up() {
         ),
     );
     let mut command = project.causey();
-    command.args(["run", &flow]);
+    command.args(["run", &flow]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let child = command.spawn().unwrap();
     until_true("the command runs", 30, || pids.exists()).await;
     let started: Vec<u32> = std::fs::read_to_string(&pids).unwrap().lines().map(|line| line.parse().unwrap()).collect();
     let runs = project.ok(&["runs", "--json"]).await;
     let name = runs.json_lines()[0]["name"].as_str().unwrap().to_owned();
     project.ok(&["cancel", &name]).await;
-    until_true("all has ended", 10, || started.iter().all(|pid| !process::is_alive(*pid))).await;
+    until_true(&format!("all of {started:?} has ended"), 10, || started.iter().all(|pid| !process::is_alive(*pid))).await;
     assert!(Path::new(&cleaned).exists(), "the command could not clean up");
     assert_eq!(child.wait_with_output().await.unwrap().status.code(), Some(1));
+    stack.stop().await;
     project.is_quiet().await;
+}
+
+#[tokio::test]
+async fn a_command_ends_with_its_worker() {
+    let project = Project::new();
+    let stack = Stack::start(&project).await;
+    let pids = project.file("pids");
+    let script = format!("sleep 60 & echo $! > {0}.new; echo $$ >> {0}.new; mv {0}.new {0}; wait", pids.display());
+    let flow = project.flow("flow.toml", &format!("[steps.only]\nrun = '{script}'\n"));
+    let mut command = project.causey();
+    command.args(["run", &flow]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    until_true("the command runs", 30, || pids.exists()).await;
+    let started: Vec<u32> = std::fs::read_to_string(&pids).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+    stack.crash(Role::Worker).await;
+    until_true(&format!("all of {started:?} has ended"), 10, || started.iter().all(|pid| !process::is_alive(*pid))).await;
+    drop(child);
+    stack.stop().await;
 }
 
 #[tokio::test]

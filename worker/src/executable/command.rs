@@ -39,7 +39,14 @@ pub(super) enum End {
     TimedOut(f64),
 }
 
-pub(super) async fn run(run: &Run, step: &CommandStep, environment: &BTreeMap<String, String>) -> Result<End, Failed> {
+/// Runs the step's command to its end, or to the step's time limit. When the worker goes away (`gone`) everything ends at once: nobody
+/// else knows of the command.
+pub(super) async fn run(
+    run: &Run,
+    step: &CommandStep,
+    environment: &BTreeMap<String, String>,
+    gone: impl Future<Output = ()>,
+) -> Result<End, Failed> {
     let words: Vec<&str> = match &step.what {
         What::Program(words) => words.iter().map(String::as_str).collect(),
         What::Shell(text) => vec!["sh", "-eu", "-c", text],
@@ -54,22 +61,29 @@ pub(super) async fn run(run: &Run, step: &CommandStep, environment: &BTreeMap<St
     }
     let mut child = command.spawn().map_err(|error| not_started(run, words[0], &program, &error))?;
     let limit = run.timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let ended = match limit {
-        Some(limit) => tokio::select! {
-            ended = child.wait() => Some(ended),
-            () = tokio::time::sleep(limit) => None,
-        },
-        None => Some(child.wait().await),
-    };
-    match ended {
-        Some(status) => Ok(End::Status(status.map_err(|error| trouble(format!("the command cannot be waited for: {error}")))?)),
-        None => {
-            // All of the group but this process, which has heard of it.
+    let watched = async {
+        let status = match limit {
+            Some(limit) => tokio::time::timeout(limit, child.wait()).await.ok(),
+            None => Some(child.wait().await),
+        };
+        if status.is_none() {
+            // All of the group hears it, this process too, which goes on.
             let _ = rustix::process::kill_current_process_group(Signal::TERM);
             // The worker kills the group when the step's grace is over.
             let _ = child.wait().await;
-            Ok(End::TimedOut(run.timeout_seconds.unwrap_or_default()))
         }
+        status
+    };
+    let ended = tokio::select! {
+        ended = watched => ended,
+        () = gone => {
+            let _ = rustix::process::kill_current_process_group(Signal::KILL);
+            return Err(trouble("the worker went away").into());
+        }
+    };
+    match ended {
+        Some(status) => Ok(End::Status(status.map_err(|error| trouble(format!("the command cannot be waited for: {error}")))?)),
+        None => Ok(End::TimedOut(run.timeout_seconds.unwrap_or_default())),
     }
 }
 

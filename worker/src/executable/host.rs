@@ -10,7 +10,6 @@ use bytes::Bytes;
 use causey_artifacts::{Object, ObjectLink};
 use causey_protocol::artifact::object_path;
 use causey_protocol::flow::Transition;
-use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -52,6 +51,11 @@ impl Wire {
         serde_json::from_str(&line).map_err(|error| trouble(format!("the worker's answer cannot be read: {error}")))
     }
 
+    /// Waits until the worker closes the line. While a command runs there is nothing else to hear from it.
+    async fn gone(&mut self) {
+        let _ = self.lines.next_line().await;
+    }
+
     /// Sees to it that a file of the artifact store is there.
     async fn fetch(&mut self, store: &Path, path: &str) -> Result<(), Trouble> {
         if store.join(path).exists() {
@@ -78,8 +82,6 @@ enum Code {
 pub async fn serve() -> io::Result<()> {
     let told = |name: &str| env::var(name).map_err(|_| io::Error::other(format!("{name} is not set: `causey host` is started by workers")));
     let (socket, host, file) = (told("CAUSEY_HOST_SOCKET")?, told("CAUSEY_HOST_ID")?, told("CAUSEY_FLOW_FILE")?);
-    // Both end together; what the command started ends with this process's group.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // Asked to end, the command ends; this process lives to tell.
     let _heard = signal(SignalKind::terminate())?;
     let mut wire = Wire::connect(Path::new(&socket)).await?;
@@ -151,7 +153,7 @@ async fn attempt(wire: &mut Wire, code: &Code, run: &Run) -> Result<Map<String, 
         _ => None,
     };
     let environment = environment(run, step, &folders, item.as_ref(), parents.len())?;
-    let status = command::run(run, step, &environment).await?;
+    let status = command::run(run, step, &environment, wire.gone()).await?;
     command::judge(run, step, status)?;
     let mut product = Product::default();
     product.take(&folders.outputs, &run.folder)?;
