@@ -11,7 +11,7 @@ use super::flow_file::{CommandStep, What};
 use super::reader::{Reader, Value, did_you_mean};
 
 const FLOW_KEYS: [&str; 4] = ["name", "doc", "timeout", "package"];
-const STEP_KEYS: [&str; 19] = [
+const STEP_KEYS: [&str; 18] = [
     "command",
     "run",
     "r",
@@ -30,7 +30,6 @@ const STEP_KEYS: [&str; 19] = [
     "resources",
     "doc",
     "host",
-    "catch",
 ];
 const PARAMETER_KEYS: [&str; 4] = ["type", "default", "required", "help"];
 const PARAMETER_TYPES: [&str; 5] = ["int", "float", "str", "bool", "json"];
@@ -236,17 +235,12 @@ fn step<'t>(reader: &mut Reader<'t>, entry: &Entry<'_, 't>, following: Option<&s
             "grace" => reader.seconds(value, "grace").map(|seconds| ("grace_seconds", json!(seconds))),
             "retry" => retry(reader, value).map(|retry| ("retry", retry)),
             "resources" => resources(reader, value).map(|resources| ("resources", resources)),
-            "catch" => reader.text(value, "catch").map(|variable| ("catch", json!({"variable": variable}))),
             "host" => one_of(reader, value, "host", &HOSTS).map(|host| ("host", json!(host))),
             _ => None,
         };
         if let Some((key, value)) = read {
             step.insert(key.into(), value);
         }
-    }
-    if step.contains_key("catch") && what != What::Elsewhere {
-        let hint = Some("let the command itself end with status 0".into());
-        reader.flaw(table["catch"].span(), format!("step `{name}` is a command and cannot catch its failure"), hint);
     }
     let command = CommandStep {
         what,
