@@ -66,14 +66,26 @@ test: export CAUSEY_BIN := $(TARGET)/debug/causey
 test: export CAUSEY_TEST_NATS_SERVER := $(VENV)/bin/nats-server
 test: export CAUSEY_TEST_MOTO := $(VENV)/bin/moto_server
 test: export CAUSEY_TEST_PYTHON := $(VENV)/bin/python
-test: venv ## all tests: Rust, Python SDK, examples
+test: venv r ## all tests: Rust, SDKs, examples
 	cargo build --locked -p causey-cli
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		echo "Rust tests by cargo nextest"; cargo nextest run --workspace --locked --no-fail-fast; \
 	else \
 		echo "Rust tests by cargo test (cargo-nextest is not installed)"; cargo test --workspace --locked --no-fail-fast; \
 	fi
-	$(VENV)/bin/python -m pytest -q sdk/python/tests examples
+	$(VENV)/bin/python -m pytest -q -rs sdk/python/tests sdk/conformance sdk/r examples
+
+R_PACKAGES := r-base-core r-cran-jsonlite
+
+.PHONY: r
+r:
+	@if Rscript -e 'library(jsonlite)' >/dev/null 2>&1; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing $(R_PACKAGES)"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(R_PACKAGES) >/dev/null && exit 0; \
+	fi; \
+	echo "tests of R are skipped: there is no Rscript with jsonlite, and it cannot be installed here (Debian: apt-get install $(R_PACKAGES))"
 
 # Needs cargo-fuzz and a nightly toolchain; FUZZ names one target of fuzz/fuzz_targets. `make test` reads the same targets without them.
 FUZZ ?= inputs

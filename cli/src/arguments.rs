@@ -78,6 +78,9 @@ pub(crate) enum Command {
     Worker(Worker),
     /// Run a coordinator
     Coordinator(Coordinator),
+    /// Run commands as a host of a worker
+    #[command(hide = true)]
+    Host,
     /// Run a program and stop it when standard input closes
     #[command(hide = true)]
     Guard(Guard),

@@ -1,15 +1,22 @@
-//! Asks the Python SDK what a flow file defines: `python -m causey._describe FILE`. The flow is imported in that process; this one
-//! never runs user code.
+//! What a flow file defines. A file in Python or R is described by the SDK of its language, in a process that imports it; one in TOML is
+//! read here. This process never runs user code.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use causey_worker::executable::flow_file::FlowFile;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::arguments::Local;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
+use crate::gather;
 use crate::python::{self, Interpreter};
+use crate::rscript;
+use crate::sdk;
+use crate::session::Project;
 
 /// What the SDK answers about a valid flow.
 #[derive(Debug, Deserialize)]
@@ -100,11 +107,74 @@ pub(crate) fn flow_file(path: &Path) -> Result<PathBuf, Fault> {
     Err(Fault::new(Exit::Usage, fault::FILE, format!("{} is a folder; name the flow file", path.display())))
 }
 
+/// The language a flow file is written in, by its ending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    Python,
+    R,
+    Toml,
+}
+
+impl Written {
+    fn of(file: &Path) -> Self {
+        match file.extension().and_then(OsStr::to_str) {
+            Some("R" | "r") => Self::R,
+            Some("toml") => Self::Toml,
+            _ => Self::Python,
+        }
+    }
+}
+
+/// Whether this reads as the path of a flow file.
+pub(crate) fn is_flow_file(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "py") || Written::of(path) != Written::Python
+}
+
 /// Describes the flow in `file`.
 ///
 /// # Errors
 /// [`DescribeError`].
-pub(crate) async fn describe(interpreter: &Interpreter, sdk: &Path, file: &Path) -> Result<Described, DescribeError> {
+pub(crate) async fn describe(project: &Project, local: &Local, file: &Path) -> Result<Described, DescribeError> {
+    match Written::of(file) {
+        Written::Toml => describe_toml(file),
+        Written::R => {
+            let sdk = sdk::folder(&project.state).map_err(DescribeError::Failed)?;
+            let program = rscript::find().map_err(DescribeError::Failed)?;
+            let output = rscript::describe(&program, &sdk, file).await.map_err(DescribeError::Failed)?;
+            read(&output, |why| rscript::failed(&program, &output, why))
+        }
+        Written::Python => {
+            let python = project.python(local).map_err(DescribeError::Failed)?;
+            let sdk = sdk::folder(&project.state).map_err(DescribeError::Failed)?;
+            describe_python(&python, &sdk, file).await
+        }
+    }
+}
+
+/// Reads a flow file in TOML and gathers the files of its package.
+fn describe_toml(file: &Path) -> Result<Described, DescribeError> {
+    let shown = file.display().to_string();
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        DescribeError::Failed(Fault::new(Exit::NotFound, fault::FILE, format!("cannot read the flow file {shown}")).detail(error))
+    })?;
+    let problem = |message: String, line: Option<u32>, step: Option<String>, hint: Option<String>| FlowProblem {
+        code: Some(causey_protocol::problem::Code::FLOW_FILE.to_string()),
+        message,
+        file: Some(shown.clone()),
+        line,
+        step,
+        hint,
+    };
+    let flow = FlowFile::parse(&text, &name).map_err(|flaws| {
+        let problems = flaws.into_iter().map(|flaw| problem(flaw.message, Some(flaw.line), flaw.step, flaw.hint));
+        DescribeError::Invalid(problems.collect())
+    })?;
+    let files = gather::files(file, &flow).map_err(|flaw| DescribeError::Invalid(vec![problem(flaw.message, None, None, flaw.hint)]))?;
+    Ok(Described { definition: flow.definition, files })
+}
+
+async fn describe_python(interpreter: &Interpreter, sdk: &Path, file: &Path) -> Result<Described, DescribeError> {
     let mut search = vec![sdk.to_owned()];
     if let Some(told) = std::env::var_os("PYTHONPATH") {
         search.extend(std::env::split_paths(&told));
@@ -115,7 +185,7 @@ pub(crate) async fn describe(interpreter: &Interpreter, sdk: &Path, file: &Path)
         command.env("PYTHONPATH", path);
     }
     match command.output().await {
-        Ok(output) => read(interpreter, &output),
+        Ok(output) => read(&output, |why| failed(interpreter, &output, why)),
         Err(error) => Err(DescribeError::Failed(
             Fault::new(Exit::Usage, fault::PYTHON, format!("cannot start {} (from {})", interpreter.path.display(), interpreter.from))
                 .detail(error)
@@ -124,12 +194,12 @@ pub(crate) async fn describe(interpreter: &Interpreter, sdk: &Path, file: &Path)
     }
 }
 
-fn read(interpreter: &Interpreter, output: &Output) -> Result<Described, DescribeError> {
+fn read(output: &Output, failed: impl Fn(&str) -> DescribeError) -> Result<Described, DescribeError> {
     // User code runs at import and may print; the answer is the last line.
     let text = String::from_utf8_lossy(&output.stdout);
     let answer = text.trim_end().rsplit('\n').next().unwrap_or_default();
     if output.status.success() {
-        return serde_json::from_str(answer).map_err(|error| failed(interpreter, output, &error.to_string()));
+        return serde_json::from_str(answer).map_err(|error| failed(&error.to_string()));
     }
     match serde_json::from_str::<Answer>(answer) {
         Ok(Answer { problem, mut problems }) if problem.is_some() || !problems.is_empty() => {
@@ -138,7 +208,7 @@ fn read(interpreter: &Interpreter, output: &Output) -> Result<Described, Describ
             }
             Err(DescribeError::Invalid(problems))
         }
-        _ => Err(failed(interpreter, output, &format!("it ended with {}", output.status))),
+        _ => Err(failed(&format!("it ended with {}", output.status))),
     }
 }
 
@@ -147,13 +217,15 @@ fn failed(interpreter: &Interpreter, output: &Output, why: &str) -> DescribeErro
     if let Err(fault) = python::check(interpreter) {
         return DescribeError::Failed(fault);
     }
+    DescribeError::Failed(not_described(&interpreter.path, output, why))
+}
+
+/// An SDK did not answer as it should.
+pub(crate) fn not_described(program: &Path, output: &Output, why: &str) -> Fault {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = stderr.lines().collect();
     let last = lines[lines.len().saturating_sub(20)..].join("\n");
-    DescribeError::Failed(
-        Fault::new(Exit::Usage, fault::FLOW_FILE, format!("{} could not describe the flow: {why}", interpreter.path.display()))
-            .detail(last),
-    )
+    Fault::new(Exit::Usage, fault::FLOW_FILE, format!("{} could not describe the flow: {why}", program.display())).detail(last)
 }
 
 #[cfg(test)]
@@ -165,14 +237,17 @@ mod tests {
         Interpreter { path: "python3".into(), from: "PATH" }
     }
 
+    fn read_python(output: &Output) -> Result<Described, DescribeError> {
+        read(output, |why| failed(&python(), output, why))
+    }
+
     fn output(status: i32, stdout: &str) -> Output {
         Output { status: std::process::ExitStatus::from_raw(status << 8), stdout: stdout.into(), stderr: Vec::new() }
     }
 
     #[test]
     fn what_the_flow_prints_at_import_does_not_hide_the_answer() {
-        let described =
-            read(&python(), &output(0, "hello\n{\"definition\":{\"name\":\"H\"},\"files\":[[\"/a/h.py\",\"h.py\"]]}\n")).unwrap();
+        let described = read_python(&output(0, "hello\n{\"definition\":{\"name\":\"H\"},\"files\":[[\"/a/h.py\",\"h.py\"]]}\n")).unwrap();
         assert_eq!(described.files, [(PathBuf::from("/a/h.py"), "h.py".to_owned())]);
     }
 
@@ -181,7 +256,7 @@ mod tests {
         let text = r#"{"problem":{"code":"CSY-1101","message":"step `b` is unknown","file":"h.py","line":4,"step":"a","hint":"did you mean c?"},
             "problems":[{"code":"CSY-1101","message":"step `b` is unknown","file":"h.py","line":4,"step":"a","hint":"did you mean c?"},
             {"message":"no end","file":"h.py","line":null,"step":null,"hint":null}]}"#;
-        let DescribeError::Invalid(problems) = read(&python(), &output(2, &text.replace('\n', ""))).unwrap_err() else { panic!() };
+        let DescribeError::Invalid(problems) = read_python(&output(2, &text.replace('\n', ""))).unwrap_err() else { panic!() };
         let fault = invalid(&problems);
         assert_eq!(
             (fault.message.as_str(), fault.details.as_slice()),

@@ -37,6 +37,9 @@ pub(crate) const STACK: Code = Code(6006);
 /// A service ended with an error.
 pub(crate) const SERVICE: Code = Code(6007);
 
+/// No R.
+pub(crate) const R: Code = Code(6008);
+
 /// Why a command stops.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {

@@ -50,7 +50,9 @@ fn start_background(project: &Project, local: &Local) -> Result<Child, Fault> {
     let log = project.state.folder("logs")?.join("dev.log");
     let log = std::fs::File::create(&log).map_err(|error| Fault::state("write", &log, &error))?;
     let mut command = Command::new(std::env::current_exe().map_err(unusable)?);
-    command.args(["dev", "--random-ports", "--json", "--state"]).arg(project.state.root()).arg("--python").arg(project.python(local)?.path);
+    command.args(["dev", "--random-ports", "--json", "--state"]).arg(project.state.root());
+    // A told interpreter is passed on; without any the stack still runs flows in other languages.
+    command.arg("--python").arg(project.python_if_any(local)?.path);
     if let Some(nats) = &local.nats_server {
         command.arg("--nats-server").arg(nats);
     }

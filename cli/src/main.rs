@@ -8,9 +8,11 @@ mod describe;
 mod exit;
 mod fault;
 mod flow_arguments;
+mod gather;
 mod lasting;
 mod package;
 mod python;
+mod rscript;
 mod screen;
 mod sdk;
 mod session;
@@ -99,6 +101,7 @@ fn dispatch() -> Result<Exit, Fault> {
             Command::Doctor(arguments) => command::doctor::run(&arguments).await,
             Command::Worker(arguments) => command::service::worker(arguments).await,
             Command::Coordinator(arguments) => command::service::coordinator(arguments).await,
+            Command::Host => command::service::host().await,
             Command::Guard(arguments) => stack::guard::run(&arguments),
         }
     })

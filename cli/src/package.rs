@@ -1,7 +1,8 @@
 //! The code package: the flow's files as a tar whose bytes depend on nothing but their names and contents, so equal code has an
-//! equal digest and is stored once.
+//! equal digest and is stored once. Whether a file is a program counts as its content.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use causey_protocol::flow::{Definition, Flow};
@@ -48,7 +49,8 @@ fn pack(mut files: Vec<(PathBuf, String)>) -> Result<Vec<u8>, Fault> {
         let content = fs::read(&path).map_err(unreadable)?;
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
-        header.set_mode(0o644);
+        let is_program = fs::metadata(&path).is_ok_and(|found| found.permissions().mode() & 0o100 != 0);
+        header.set_mode(if is_program { 0o755 } else { 0o644 });
         header.set_mtime(0);
         header.set_entry_type(tar::EntryType::Regular);
         tar.append_data(&mut header, &name, content.as_slice()).map_err(unreadable)?;

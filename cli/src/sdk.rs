@@ -1,5 +1,5 @@
-//! The Python SDK travels inside this binary, so any Python 3.10 runs a flow without an installation. It is unpacked once per
-//! content into a cache folder, where Python also keeps its compiled form.
+//! The SDKs travel inside this binary, so any Python 3.10 and any R with jsonlite runs a flow without an installation. They are unpacked
+//! once per content into a cache folder, where Python also keeps its compiled form.
 
 use std::fs;
 use std::io;
@@ -10,9 +10,14 @@ use include_dir::{Dir, File, include_dir};
 use crate::fault::Fault;
 use crate::state::StateFolder;
 
-static SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../sdk/python/causey");
+static PYTHON: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../sdk/python/causey");
+static R: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../sdk/r/R");
+static R_EXEC: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../sdk/r/exec");
 
-/// The folder to put in front of Python's search path; unpacks the SDK if it is not there yet.
+/// Where the R package lies in the folder of the SDKs. No name that Python could import.
+pub(crate) const R_FOLDER: &str = "causey-r";
+
+/// The folder to put in front of Python's search path, with the R package in it too; unpacks the SDKs if they are not there yet.
 ///
 /// # Errors
 /// When neither the cache folder nor the state folder can be written to.
@@ -38,23 +43,27 @@ fn cache_folder() -> Option<PathBuf> {
     base.map(|base| base.join("causey"))
 }
 
-/// The SDK's files in a fixed order, without what Python left beside them in a source tree.
-fn files() -> Vec<&'static File<'static>> {
+/// The SDKs' files in a fixed order, each with its path in the folder, without what Python left beside them in a source tree.
+fn files() -> Vec<(PathBuf, &'static File<'static>)> {
     fn collect(folder: &'static Dir<'static>, into: &mut Vec<&'static File<'static>>) {
         into.extend(folder.files().filter(|file| file.path().extension().is_none_or(|ending| ending != "pyc")));
         folder.dirs().for_each(|inner| collect(inner, into));
     }
-    let mut files = Vec::new();
-    collect(&SDK, &mut files);
-    files.sort_by_key(|file| file.path());
-    files
+    let mut found = Vec::new();
+    for (folder, root) in [("causey", &PYTHON), ("causey-r/R", &R), ("causey-r/exec", &R_EXEC)] {
+        let mut files = Vec::new();
+        collect(root, &mut files);
+        found.extend(files.into_iter().map(|file| (Path::new(folder).join(file.path()), file)));
+    }
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    found
 }
 
-/// Names the SDK's content.
+/// Names the SDKs' content.
 pub(crate) fn content_hash() -> String {
     let mut hasher = blake3::Hasher::new();
-    for file in files() {
-        let path = file.path().as_os_str().as_encoded_bytes();
+    for (path, file) in files() {
+        let path = path.as_os_str().as_encoded_bytes();
         hasher.update(&(path.len() as u64).to_le_bytes());
         hasher.update(path);
         hasher.update(&(file.contents().len() as u64).to_le_bytes());
@@ -68,8 +77,8 @@ fn unpack(target: &Path) -> io::Result<()> {
     let parent = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent)?;
     let fresh = tempfile::Builder::new().prefix(".sdk-").tempdir_in(parent)?;
-    for file in files() {
-        let path = fresh.path().join("causey").join(file.path());
+    for (inside, file) in files() {
+        let path = fresh.path().join(inside);
         fs::create_dir_all(path.parent().unwrap_or(fresh.path()))?;
         fs::write(path, file.contents())?;
     }
@@ -95,13 +104,13 @@ mod tests {
         let target = base.path().join("cache/sdk-x");
         unpack(&target).unwrap();
         unpack(&target).unwrap();
-        assert!(target.join("causey/__init__.py").is_file());
+        assert!(target.join("causey/__init__.py").is_file() && target.join(R_FOLDER).join("exec/causey.R").is_file());
         assert_eq!(fs::read_dir(base.path().join("cache")).unwrap().count(), 1);
     }
 
     #[test]
     fn compiled_files_of_a_source_tree_are_left_out() {
-        assert!(files().iter().all(|file| !file.path().to_string_lossy().ends_with(".pyc")));
+        assert!(files().iter().all(|(_, file)| !file.path().to_string_lossy().ends_with(".pyc")));
         assert_eq!(content_hash(), content_hash());
     }
 }

@@ -46,6 +46,17 @@ impl Project {
         Ok(Self { state, near: near.map_or(here, Path::to_owned) })
     }
 
+    /// The interpreter for the worker of a local stack. Without one only flows in Python are missing something, and say so.
+    ///
+    /// # Errors
+    /// When one was told that is not there.
+    pub(crate) fn python_if_any(&self, local: &Local) -> Result<Interpreter, Fault> {
+        match self.python(local) {
+            Err(_) if local.python.is_none() => Ok(Interpreter { path: "python3".into(), from: "PATH" }),
+            found => found,
+        }
+    }
+
     /// The interpreter for flows of this project.
     ///
     /// # Errors
@@ -269,7 +280,7 @@ pub(crate) fn joined(state: &StateFolder) -> Result<Option<Session>, Fault> {
 fn start(project: &Project, local: &Local, ownership: Ownership) -> Result<Opening, Fault> {
     // An address left behind by a killed owner would send other commands to nobody.
     project.state.forget_url();
-    let python = project.python(local)?;
+    let python = project.python_if_any(local)?;
     let sdk = sdk::folder(&project.state)?;
     let tools = Tools { python: &python, sdk: &sdk, near: &project.near };
     let plan = Plan::new(Kind::Private, &project.state, local, tools, private_api_port(project.state.ports()))?;

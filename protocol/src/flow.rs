@@ -20,6 +20,11 @@ pub const STEPS_MAX: usize = 1_000;
 /// Deepest nesting of foreach levels.
 pub const FOREACH_DEPTH_MAX: usize = 16;
 
+/// The languages that workers run: Python, R, and any executable.
+pub const PYTHON: &str = "python";
+pub const R: &str = "r";
+pub const EXECUTABLE: &str = "exec";
+
 /// How often a step may be entered on one path when its author sets no bound of his own.
 pub const VISITS_MAX_DEFAULT: u32 = 1_000;
 
@@ -97,6 +102,18 @@ pub struct Step {
     /// Whether later runs may take its results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memo: Option<MemoPolicy>,
+    /// What runs the step where that is not the flow file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Box<StepCode>>,
+}
+
+/// The code of one step in a flow whose steps are written in several languages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepCode {
+    pub language: String,
+    /// Its file's path inside the code package. It holds a function with the step's name.
+    pub file: String,
 }
 
 /// How a step ends.
@@ -282,6 +299,22 @@ impl Flow {
     #[must_use]
     pub fn visits_max(&self, index: StepIndex) -> u32 {
         self.step(index).visits_max.unwrap_or(VISITS_MAX_DEFAULT)
+    }
+
+    /// The language and the file of a step's code.
+    #[must_use]
+    pub fn code(&self, index: StepIndex) -> (&str, &str) {
+        match &self.step(index).code {
+            Some(code) => (&code.language, &code.file),
+            None => (&self.definition.language, &self.definition.file),
+        }
+    }
+
+    /// Whether values go from steps of one language to those of another.
+    #[must_use]
+    pub fn is_mixed(&self) -> bool {
+        let language = &self.definition.language;
+        self.definition.steps.iter().filter_map(|step| step.code.as_ref()).any(|code| code.language != *language)
     }
 
     /// The signals that steps of the flow wait for, each once, in order of definition.
@@ -804,6 +837,7 @@ mod tests {
                 gather_seconds: None,
                 gate: None,
                 memo: None,
+                code: None,
             }
         });
         Definition {

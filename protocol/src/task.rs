@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::ObjectRef;
+use crate::flow::Transition;
 use crate::gate::{ChildStart, EndedChild};
 use crate::id::{
     ContentId, Digest, FlowName, IdempotencyKey, ModelName, Path, PoolName, RunId, RunName, SignalName, StepName, TaskId, TaskKey,
@@ -86,6 +87,12 @@ pub struct Dispatch {
     /// What an attempt needs beside its slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<Box<Resources>>,
+    /// How the step goes on, for a host whose code does not say it; absent for Python flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transition: Option<Transition>,
+    /// Steps in other languages read what this one leaves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub typed: bool,
 }
 
 /// Where a member of a gang can be reached: the address of its host, and a port that was free there.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::chunk::{Chunk, ChunkList, ChunkStep, ChunkTask, ChunkedForeach, ReusedTasks};
 use causey_protocol::codec::{self, TURN_BYTES_MAX};
-use causey_protocol::flow::{Definition, Flow, StepIndex};
+use causey_protocol::flow::{Definition, Flow, StepIndex, Transition};
 use causey_protocol::gate::{ApprovalGate, Awaited, ChildStart, DefaultData, EndedChild, Gate, Parent, SignalGate, SignalSource, StepGate};
 use causey_protocol::id::{ContentId, Digest, MemoKey, NotificationId, Origin, Path, RunId, TaskKey, Timestamp};
 use causey_protocol::input::{FlowChoice, Request, RequestMessage, Resume};
@@ -175,6 +175,8 @@ fn dispatches() {
         origin_run: None,
         content: false,
         needs: None,
+        transition: None,
+        typed: false,
     };
     check("dispatch", &dispatch);
     let ended = EndedChild {
@@ -195,7 +197,9 @@ fn dispatches() {
     check("dispatch-timeout", &Dispatch { timeout_seconds: Some(90.0), grace_seconds: Some(0.5), ..dispatch.clone() });
     check("dispatch-resume", &Dispatch { origin_run: Some(run()), ..dispatch.clone() });
     check("dispatch-memo", &Dispatch { content: true, ..dispatch.clone() });
-    check("dispatch-needs", &Dispatch { needs: Some(Box::new(needs())), ..dispatch });
+    check("dispatch-needs", &Dispatch { needs: Some(Box::new(needs())), ..dispatch.clone() });
+    let transition = Some(Transition::Foreach { to: "fit".parse().unwrap(), variable: "series".into() });
+    check("dispatch-typed", &Dispatch { language: "r".into(), file: "fit.R".into(), transition, typed: true, ..dispatch });
 }
 
 fn needs() -> Resources {
@@ -328,6 +332,24 @@ fn switches() {
     ];
     let (at, previous) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
     check("turn-switch", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
+}
+
+#[test]
+fn steps_in_several_languages() {
+    let definition: Definition = serde_json::from_value(json!({
+        "format": 1, "name": "Mixed", "language": "exec", "file": "flow.toml", "package": Digest::of(b"package"),
+        "steps": [
+            {"name": "start", "line": 5, "next": {"linear": {"to": "fit"}}},
+            {"name": "fit", "line": 9, "code": {"language": "r", "file": "fit.R"}, "next": "end"}
+        ]
+    }))
+    .unwrap();
+    let flow = Flow::try_from(definition).unwrap();
+    assert!(flow.is_mixed());
+    assert_eq!((flow.code(StepIndex(0)), flow.code(StepIndex(1))), (("exec", "flow.toml"), ("r", "fit.R")));
+    let records = vec![Record::FlowRegistered { digest: flow.digest(), flow: Box::new(flow) }];
+    let (at, previous) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
+    check("turn-languages", &Turn { epoch: 3, at, inbox: 41, events: 7, announced: Position::default(), previous, records });
 }
 
 #[test]

@@ -80,6 +80,19 @@ pub fn python_has(module: &str) -> bool {
     has
 }
 
+/// Whether there is R with what the R package needs; if not, says that the test which asks is skipped.
+#[must_use]
+pub fn has_r() -> bool {
+    static FOUND: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        let asked = Command::new("Rscript").args(["-e", "library(jsonlite)"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        asked.is_ok_and(|status| status.success())
+    });
+    if !*FOUND {
+        eprintln!("skipped: no Rscript with jsonlite; Debian: apt-get install r-base-core r-cran-jsonlite");
+    }
+    *FOUND
+}
+
 /// The Python SDK as it stands in the repository.
 #[must_use]
 pub fn sdk() -> PathBuf {

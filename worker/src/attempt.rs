@@ -34,7 +34,7 @@ use crate::nats::Nats;
 use crate::output::{LiveChunk, Output};
 use crate::package::Packages;
 use crate::place::Places;
-use crate::process::{self, FlowCode};
+use crate::process::{self, FlowCode, Interpreters, Language};
 use crate::report::{Confirm, Reports};
 use crate::result::{self, Ended, Ending};
 use crate::space::Space;
@@ -42,6 +42,9 @@ use crate::status::Telling;
 
 /// An attempt older than this is reported as started; younger ones show in live output only.
 const STARTED_AFTER: Duration = Duration::from_secs(1);
+
+/// Lines of standard error shown of a step that failed without a traceback.
+const LAST_WORDS_LINES: usize = 20;
 
 /// Longer than any time limit.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -54,9 +57,6 @@ const LINKS_KEPT_MAX: usize = 4_096;
 
 /// The variable that says which GPUs a process may use.
 const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
-
-/// The language this worker's hosts run.
-pub(crate) const LANGUAGE: &str = "python";
 
 /// What all attempts use.
 #[derive(Debug)]
@@ -120,8 +120,10 @@ impl Job {
         self.task().path.0.last().copied().unwrap_or_default()
     }
 
+    /// The kind of process it runs in: what was asked for, as far as its language has it.
     fn mode(&self) -> HostMode {
-        self.dispatch.host
+        let reusable = Language::find(&self.dispatch.language).is_none_or(Language::is_reusable);
+        if reusable { self.dispatch.host } else { HostMode::Spawn }
     }
 
     /// Time between the request to end and the kill.
@@ -152,10 +154,10 @@ impl Bench for Tools {
 
     /// Unpacks the dispatch's package and gets a template under way.
     async fn prepare(&self, dispatch: &Dispatch) {
-        if dispatch.language == LANGUAGE
+        if let Some(language) = Language::find(&dispatch.language)
             && let Ok(folder) = self.packages.unpacked(&dispatch.package, &self.depot).await
         {
-            self.hosts.prepare(&FlowCode { folder, file: dispatch.file.clone() }, dispatch.host);
+            self.hosts.prepare(&FlowCode { language, folder, file: dispatch.file.clone() }, dispatch.host);
         }
     }
 
@@ -294,13 +296,14 @@ async fn ready_runner(tools: &Tools, job: &Job, reports: &Reports) -> Result<(Ru
 
 async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
     let Dispatch { language, package, file, step, .. } = &*job.dispatch;
-    if language != LANGUAGE {
-        let message = format!("this worker runs {LANGUAGE}, and step `{step}` is written in {language:?}");
+    let Some(known) = Language::find(language) else {
+        let names = Language::ALL.map(Language::name).join(", ");
+        let message = format!("this worker runs {names}, and step `{step}` is written in {language:?}");
         let hint = Some("send the step to another pool with @resources(pool=…)".into());
         return Err((FailureKind::Permanent, ErrorInfo { kind: Code::LOAD_FAILED.to_string(), message, hint, ..ErrorInfo::default() }));
-    }
+    };
     match tools.packages.unpacked(package, &tools.depot).await {
-        Ok(folder) => Ok(FlowCode { folder, file: file.clone() }),
+        Ok(folder) => Ok(FlowCode { language: known, folder, file: file.clone() }),
         Err(error) => {
             let kind = if error.is_permanent() { FailureKind::Permanent } else { FailureKind::Infrastructure };
             Err((kind, result::infrastructure(step, &error)))
@@ -356,8 +359,13 @@ fn host_fault(job: &Job, error: HostError) -> Fault {
             error.message = format!("{}, while it was starting", error.message);
             (FailureKind::User, error)
         }
+        HostError::Missing { message, hint } => {
+            let (kind, hint) = (Code::LOAD_FAILED.to_string(), Some(hint.to_owned()));
+            let message = format!("no process for step `{step}`: {message}");
+            (FailureKind::Permanent, ErrorInfo { kind, message, hint, step: Some(step.to_owned()), ..ErrorInfo::default() })
+        }
         HostError::System(message) => {
-            let hint = Some("see the worker's log; --python chooses the interpreter".into());
+            let hint = Language::find(&job.dispatch.language).map(|language| Interpreters::hint(language).to_owned());
             let kind = Code::LOAD_FAILED.to_string();
             let message = format!("no process for step `{step}`: {message}");
             (FailureKind::Infrastructure, ErrorInfo { kind, message, hint, step: Some(step.to_owned()), ..ErrorInfo::default() })
@@ -417,6 +425,16 @@ impl Running<'_> {
             let _ = std::fs::remove_file(file);
         }
         self.show(|output, at| output.drain(&mut runner.pipes, at));
+        ended.map(|ended| self.with_last_words(ended))
+    }
+
+    /// A host that has no call stack to show leaves the traceback empty: what its step said last stands there instead.
+    fn with_last_words(&self, mut ended: Ended) -> Ended {
+        if let Ended::Failed(failed) = &mut ended
+            && failed.error.traceback.is_empty()
+        {
+            failed.error.traceback = self.output.last_lines(LAST_WORDS_LINES);
+        }
         ended
     }
 
@@ -512,6 +530,8 @@ impl Running<'_> {
             signals,
             children,
             origin_run,
+            transition,
+            typed,
             ..
         } = &*self.job.dispatch;
         let task = self.job.task();
@@ -544,6 +564,8 @@ impl Running<'_> {
             children,
             origin_run: *origin_run,
             environment: self.job.devices.as_deref().map(|devices| (VISIBLE_DEVICES, devices)).into_iter().collect(),
+            transition: transition.as_ref(),
+            typed: *typed,
         }
     }
 

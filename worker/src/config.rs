@@ -53,6 +53,18 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_SDK")]
     pub sdk: Option<PathBuf>,
 
+    /// Rscript that runs R steps
+    #[arg(long, env = "CAUSEY_RSCRIPT", default_value = "Rscript")]
+    pub rscript: PathBuf,
+
+    /// Sources of the R package causey (default: the installed package)
+    #[arg(long, env = "CAUSEY_R_SDK", value_name = "FOLDER")]
+    pub r_sdk: Option<PathBuf>,
+
+    /// The program that runs steps that are commands: `causey` (default: this one)
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub command_host: Option<PathBuf>,
+
     /// IP address under which members of a gang on other machines reach those on this one (default: the one from which the NATS server
     /// is reached)
     #[arg(long, env = "CAUSEY_ADDRESS")]

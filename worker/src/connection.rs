@@ -1,16 +1,20 @@
-//! A host's end of the Unix socket: whole JSON lines in both directions, bounded. Receiving may be cut at any await and taken
-//! up again; nothing read is lost.
+//! The worker's end of the line to a host: whole JSON lines in both directions, bounded, over a Unix socket or over a pair of named
+//! pipes. Receiving may be cut at any await and taken up again; nothing read is lost.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, FileType, Mode};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 
 use crate::frame::FromHost;
+use crate::process::Line;
 
 /// Longest line in either direction, in bytes.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -26,9 +30,75 @@ pub(crate) enum ConnectionError {
     TooLong,
 }
 
+/// A pair of named pipes, for hosts that cannot open a socket. Until the host has opened its ends this side keeps both open in both
+/// directions: a pipe without a far end would read as closed and could not be opened for writing.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    from_host: pipe::Receiver,
+    to_host: pipe::Sender,
+    /// Gone once the host has opened its ends.
+    opening: Option<Opening>,
+}
+
+#[derive(Debug)]
+struct Opening {
+    _from_host: pipe::Sender,
+    names: Names,
+}
+
+/// The names of the pipes; removed with this.
+#[derive(Debug)]
+struct Names {
+    from_host: PathBuf,
+    to_host: PathBuf,
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.from_host);
+        let _ = std::fs::remove_file(&self.to_host);
+    }
+}
+
+impl Pipes {
+    /// Makes the pipes for the host `id` in a private folder.
+    ///
+    /// # Errors
+    /// When they cannot be made or opened.
+    pub(crate) fn make(folder: &Path, id: &str) -> io::Result<Self> {
+        let names = Names { from_host: folder.join(format!("{id}.out")), to_host: folder.join(format!("{id}.in")) };
+        for name in [&names.from_host, &names.to_host] {
+            rustix::fs::mknodat(CWD, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        }
+        let from_host = pipe::OpenOptions::new().open_receiver(&names.from_host)?;
+        let held = pipe::OpenOptions::new().open_sender(&names.from_host)?;
+        let to_host = pipe::OpenOptions::new().read_write(true).open_sender(&names.to_host)?;
+        Ok(Self { from_host, to_host, opening: Some(Opening { _from_host: held, names }) })
+    }
+
+    /// How the host is told of them.
+    pub(crate) fn line(&self) -> Option<Line<'_>> {
+        self.opening.as_ref().map(|opening| Line::Pipes(&opening.names.to_host, &opening.names.from_host))
+    }
+
+    /// The host has opened its ends: from now on its end is noticed.
+    fn settle(&mut self) -> io::Result<()> {
+        if let Some(opening) = self.opening.take() {
+            self.to_host = pipe::OpenOptions::new().open_sender(&opening.names.to_host)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Socket(UnixStream),
+    Pipes(Pipes),
+}
+
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: UnixStream,
+    stream: Stream,
     /// Received bytes that make no whole line yet, or several.
     received: Vec<u8>,
     /// Up to here `received` holds no line end.
@@ -37,7 +107,22 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(stream: UnixStream) -> Self {
-        Self { stream, received: Vec::with_capacity(4096), searched: 0 }
+        Self { stream: Stream::Socket(stream), received: Vec::with_capacity(4096), searched: 0 }
+    }
+
+    pub(crate) fn through(pipes: Pipes) -> Self {
+        Self { stream: Stream::Pipes(pipes), received: Vec::with_capacity(4096), searched: 0 }
+    }
+
+    /// To be called once, when the host has said its first line.
+    ///
+    /// # Errors
+    /// When the host is gone already.
+    pub(crate) fn settle(&mut self) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Socket(_) => Ok(()),
+            Stream::Pipes(pipes) => pipes.settle(),
+        }
     }
 
     /// The next line; `None` when the host has closed.
@@ -57,7 +142,11 @@ impl Connection {
             if self.searched > LINE_BYTES_MAX {
                 return Err(ConnectionError::TooLong);
             }
-            match self.stream.read_buf(&mut self.received).await {
+            let read = match &mut self.stream {
+                Stream::Socket(stream) => stream.read_buf(&mut self.received).await,
+                Stream::Pipes(pipes) => pipes.from_host.read_buf(&mut self.received).await,
+            };
+            match read {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}
                 // A host that was killed with unread lines resets the socket.
@@ -72,23 +161,34 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`] when the line is too long (nothing is sent) or the connection broke.
     pub(crate) async fn send(&mut self, line: &impl Serialize) -> Result<(), ConnectionError> {
-        Ok(self.stream.write_all(&line_bytes(line)?).await?)
+        self.write(&line_bytes(line)?).await
     }
 
-    /// Sends one line, and with its first byte two descriptors. Must not be cut, as [`Connection::send`].
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), ConnectionError> {
+        match &mut self.stream {
+            Stream::Socket(stream) => stream.write_all(bytes).await?,
+            Stream::Pipes(pipes) => pipes.to_host.write_all(bytes).await?,
+        }
+        Ok(())
+    }
+
+    /// Sends one line, and with its first byte two descriptors, which only a socket carries. Must not be cut, as [`Connection::send`].
     ///
     /// # Errors
     /// As [`Connection::send`].
     pub(crate) async fn send_with(&mut self, line: &impl Serialize, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), ConnectionError> {
         let bytes = line_bytes(line)?;
+        let Stream::Socket(stream) = &mut self.stream else {
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
+        };
         let send = || {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is room for two descriptors");
-            Ok(rustix::net::sendmsg(self.stream.as_fd(), &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?)
+            Ok(rustix::net::sendmsg(stream.as_fd(), &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?)
         };
-        let sent = self.stream.async_io(Interest::WRITABLE, send).await?;
-        Ok(self.stream.write_all(&bytes[sent..]).await?)
+        let sent = stream.async_io(Interest::WRITABLE, send).await?;
+        Ok(stream.write_all(&bytes[sent..]).await?)
     }
 }
 

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use causey_artifacts::ObjectLink;
+use causey_protocol::flow::Transition;
 use causey_protocol::gate::{ChildStart, EndedChild};
 use causey_protocol::id::{
     Digest, FlowName, IdempotencyKey, ModelName, Path, RunId, RunName, SignalName, StatusName, StepName, TaskKey, Timestamp,
@@ -206,6 +207,10 @@ pub(crate) struct Run<'a> {
     /// Variables to be set before user code begins.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) environment: BTreeMap<&'static str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) transition: Option<&'a Transition>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) typed: bool,
 }
 
 /// The gang that the task is a member of, and its place in it.

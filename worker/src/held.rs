@@ -260,6 +260,8 @@ mod tests {
             origin_run: None,
             content: false,
             needs: None,
+            transition: None,
+            typed: false,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);

@@ -45,6 +45,9 @@ pub(crate) enum HostError {
     Load(Box<ErrorInfo>),
     #[error("the interpreter died while it started")]
     Died { end: Option<End>, tail: String },
+    /// The program that runs this language is not there.
+    #[error("{message}")]
+    Missing { message: String, hint: &'static str },
     #[error("{0}")]
     System(String),
 }
@@ -60,13 +63,15 @@ impl HostError {
 pub(crate) struct Place {
     pub(crate) id: String,
     pub(crate) task_folder: PathBuf,
+    /// For the temporary files of the process itself, where it has any.
+    pub(crate) temporary: Option<PathBuf>,
     folders: Folders,
 }
 
 impl Place {
     /// A place in a folder out of [`Spare`].
     pub(crate) fn again(folders: &Folders, id: String, task_folder: PathBuf) -> Self {
-        Self { id, task_folder, folders: folders.clone() }
+        Self { id, task_folder, temporary: None, folders: folders.clone() }
     }
 
     /// # Errors
@@ -74,7 +79,21 @@ impl Place {
     pub(crate) fn make(folders: &Folders, id: String) -> Result<Self, HostError> {
         let task_folder = folders.tasks.join(&id);
         DirBuilder::new().mode(0o700).create(&task_folder).map_err(|error| HostError::system("cannot make a task folder", &error))?;
-        Ok(Self { id, task_folder, folders: folders.clone() })
+        Ok(Self { id, task_folder, temporary: None, folders: folders.clone() })
+    }
+
+    /// Makes the folder for temporary files of the process.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn make_temporary(&mut self) -> Result<(), HostError> {
+        let folder = self.task_folder.with_extension("tmp");
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|error| HostError::system("cannot make a folder for temporary files", &error))?;
+        self.temporary = Some(folder);
+        Ok(())
     }
 
     /// The forked runner `pid` needs it no more and ends soon.
@@ -88,6 +107,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let folder = std::mem::take(&mut self.task_folder);
         if !folder.as_os_str().is_empty() {
+            remove_aside(folder);
+        }
+        if let Some(folder) = self.temporary.take() {
             remove_aside(folder);
         }
     }

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use causey_protocol::policy::HostMode;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
 use crate::connection::Connection;
 use crate::frame::{FromHost, Hello, PROTOCOL};
 use crate::host::{HostError, Runner, Spare};
-use crate::process::{FlowCode, Interpreter};
+use crate::process::{FlowCode, Interpreters};
 use crate::template::Template;
 
 /// Templates kept at once; each holds the memory of what its flow imports.
@@ -70,13 +70,17 @@ impl Expected {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    async fn welcome(self, stream: UnixStream) {
-        let mut connection = Connection::new(stream);
-        let line = tokio::time::timeout(HELLO_TIMEOUT, connection.receive()).await;
+    /// Takes the first line of a connection and hands it to whoever expects the host.
+    pub(crate) async fn welcome(self, mut connection: Connection, patience: Duration) {
+        let line = tokio::time::timeout(patience, connection.receive()).await;
         let Ok(Ok(Some(FromHost::Hello(hello)))) = line else {
-            tracing::warn!("a connection to the host socket did not say hello");
+            tracing::warn!("a host did not say hello");
             return;
         };
+        if let Err(error) = connection.settle() {
+            tracing::warn!(%error, "a host cannot be written to");
+            return;
+        }
         if hello.protocol != PROTOCOL {
             tracing::error!(found = hello.protocol, known = PROTOCOL, "a host speaks another version of the host protocol; update the SDK");
             return self.forget(&hello.host);
@@ -96,7 +100,7 @@ impl Expected {
 /// What all templates share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) interpreter: Interpreter,
+    pub(crate) interpreters: Interpreters,
     pub(crate) folders: Folders,
     pub(crate) expected: Expected,
     /// Attempts that run at once.
@@ -116,13 +120,13 @@ impl Hosts {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub(crate) fn open(interpreter: Interpreter, hosts: &Path, tasks: &Path, slots: u32) -> io::Result<Self> {
+    pub(crate) fn open(interpreters: Interpreters, hosts: &Path, tasks: &Path, slots: u32) -> io::Result<Self> {
         let (socket, socket_folder) = socket_place(hosts)?;
         let listener = UnixListener::bind(&socket)?;
         let expected = Expected::default();
         tokio::spawn(accept(listener, expected.clone()));
         let folders = Folders { hosts: hosts.into(), tasks: tasks.into(), spare: Spare::default(), socket: socket.into() };
-        let shared = Arc::new(Shared { interpreter, folders, expected, slots: slots as usize });
+        let shared = Arc::new(Shared { interpreters, folders, expected, slots: slots as usize });
         Ok(Self { shared, templates: Mutex::default(), socket_folder })
     }
 
@@ -183,7 +187,7 @@ fn socket_place(hosts: &Path) -> io::Result<(PathBuf, Option<PathBuf>)> {
 async fn accept(listener: UnixListener, expected: Expected) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(expected.clone().welcome(stream))),
+            Ok((stream, _)) => drop(tokio::spawn(expected.clone().welcome(Connection::new(stream), HELLO_TIMEOUT))),
             Err(error) => {
                 // Out of descriptors, most likely: they come back when tasks end.
                 tracing::warn!(%error, "cannot take a host's connection");

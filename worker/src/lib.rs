@@ -2,7 +2,7 @@
 //! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
 //!
 //! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `capacity`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
-//! `host` and `connection` (processes), `package`, `depot`, `cache` and `space` (files), `output` and `result`; `report`, `leader`,
+//! `host` and `connection` (processes), `executable` (the host of commands), `package`, `depot`, `cache` and `space` (files), `output` and `result`; `report`, `leader`,
 //! `presence` and `live` speak to the rest of Causey.
 
 mod attempt;
@@ -14,6 +14,7 @@ mod connection;
 pub mod decoders;
 mod depot;
 pub mod equipment;
+pub mod executable;
 mod frame;
 mod gang;
 mod gpu;

@@ -10,6 +10,9 @@ use tokio::net::unix::pipe::Receiver;
 /// Most bytes kept of one attempt's output; what follows is dropped after a notice.
 const KEPT_BYTES_MAX: usize = 10 * 1024 * 1024;
 
+/// Most bytes looked through for the last lines.
+const LAST_LINES_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes taken from a pipe in one go: its capacity.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -142,6 +145,22 @@ impl Output {
         &self.kept
     }
 
+    /// The last lines of standard error that are kept.
+    pub(crate) fn last_lines(&self, count: usize) -> String {
+        let mut text = String::new();
+        for chunk in self.kept.split(|byte| *byte == b'\n').rev().filter(|chunk| !chunk.is_empty()) {
+            let Ok((_, letter, piece)) = serde_json::from_slice::<(u64, String, String)>(chunk) else { break };
+            if letter == "e" {
+                text.insert_str(0, &piece);
+            }
+            if text.lines().count() > count || text.len() > LAST_LINES_BYTES_MAX {
+                break;
+            }
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(count)..].iter().map(|line| format!("{line}\n")).collect()
+    }
+
     fn add(&mut self, stream: OutputStream, bytes: &[u8], now: Timestamp) -> Option<LiveChunk> {
         let partial = &mut self.partial[place(stream)];
         let mut whole = std::mem::take(partial);
@@ -227,6 +246,17 @@ mod tests {
         }
         assert!(output.section().len() < KEPT_BYTES_MAX + 4096);
         assert_eq!(texts(&output).matches("is not kept").count(), 1);
+    }
+
+    #[test]
+    fn the_last_lines_are_those_of_standard_error() {
+        let mut output = Output::default();
+        for (stream, text) in [(OutputStream::Stderr, "a\nb"), (OutputStream::Stdout, "no\n"), (OutputStream::Stderr, "c\nd\n")] {
+            output.add(stream, text.as_bytes(), NOW);
+        }
+        assert_eq!(output.last_lines(2), "bc\nd\n");
+        assert_eq!(output.last_lines(9), "a\nbc\nd\n");
+        assert_eq!(Output::default().last_lines(9), "");
     }
 
     #[tokio::test]

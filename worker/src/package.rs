@@ -1,5 +1,6 @@
 //! Code packages: fetched by digest, verified, unpacked once per worker. The archive is hostile until proven otherwise: only
-//! regular files and folders, only beneath the target, within limits; modes and owners of the archive are ignored.
+//! regular files and folders, only beneath the target, within limits; owners and modes of the archive are ignored, but for whether a
+//! file is a program.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -129,7 +130,9 @@ pub(crate) fn unpack_archive(archive: impl Read, target: &Path) -> Result<(), Pa
         } else if kind.is_file() {
             bytes_left = bytes_left.checked_sub(entry.size()).ok_or(PackageError::TooLarge)?;
             fs::create_dir_all(path.parent().unwrap_or(target)).map_err(failed)?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path).map_err(failed)?;
+            let is_program = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
+            let mode = if is_program { 0o755 } else { 0o644 };
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).map_err(failed)?;
             // The archive's word about its size holds for the copy too.
             io::copy(&mut entry, &mut file).map_err(failed)?;
         } else {
@@ -169,7 +172,7 @@ mod tests {
         header.as_mut_bytes()[..name.len()].copy_from_slice(name);
         header.set_entry_type(kind);
         header.set_size(size);
-        header.set_mode(0o4777);
+        header.set_mode(if name == b"flow.py" { 0o4666 } else { 0o4777 });
         header.set_cksum();
         header
     }
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_folders_are_unpacked_without_their_modes() {
+    fn of_a_files_mode_only_counts_whether_it_is_a_program() {
         use std::os::unix::fs::PermissionsExt as _;
         let (folder, outcome) = unpack(&[
             (b"./", tar::EntryType::Directory, b""),
@@ -195,7 +198,9 @@ mod tests {
         ]);
         outcome.unwrap();
         assert_eq!(fs::read_to_string(folder.path().join("lib/a.py")).unwrap(), "a = 1\n");
-        assert_eq!(fs::metadata(folder.path().join("flow.py")).unwrap().permissions().mode() & 0o7777 & !0o022, 0o644);
+        for (name, mode) in [("flow.py", 0o644), ("lib/a.py", 0o755)] {
+            assert_eq!(fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o7777 & !0o022, mode);
+        }
     }
 
     /// Row 33 of the fault model.

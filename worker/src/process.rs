@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use causey_protocol::flow::{EXECUTABLE, PYTHON, R};
 use causey_protocol::problem::Code;
 use causey_protocol::task::{ErrorInfo, Usage};
 use rustix::io::Errno;
@@ -15,49 +16,165 @@ use tokio::process::{Child, Command};
 
 use crate::frame::Role;
 
-/// What hosts may see of the worker's environment, beside `LC_*` and `PYTHON*`. Everything else stays here: the worker's
-/// holds credentials.
+/// What hosts may see of the worker's environment, beside what begins like one of [`INHERITED_PREFIXES`]. Everything else stays
+/// here: the worker's holds credentials.
 const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+
+/// Languages, and where Python and R find their packages.
+const INHERITED_PREFIXES: [&str; 3] = ["LC_", "PYTHON", "R_LIBS"];
 
 /// Libraries that would start a thread per core in every host.
 const THREAD_LIMITS: [&str; 4] = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
 
+/// What a step is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Language {
+    Python,
+    R,
+    /// Any program: what its host runs is a command.
+    Executable,
+}
+
+impl Language {
+    pub(crate) const ALL: [Self; 3] = [Self::Python, Self::R, Self::Executable];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Python => PYTHON,
+            Self::R => R,
+            Self::Executable => EXECUTABLE,
+        }
+    }
+
+    pub(crate) fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|language| language.name() == name)
+    }
+
+    /// Whether a process that has loaded the code can make others by forking.
+    pub(crate) fn has_template(self) -> bool {
+        self == Self::Python
+    }
+
+    /// Whether one process can run many attempts. Every command is a process of its own anyway, and what it leaves behind ends
+    /// with its host.
+    pub(crate) fn is_reusable(self) -> bool {
+        self != Self::Executable
+    }
+}
+
 /// The code a host runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FlowCode {
+    pub(crate) language: Language,
     /// The unpacked package.
     pub(crate) folder: PathBuf,
     /// The flow file inside it.
     pub(crate) file: String,
 }
 
-/// How this worker starts Python.
+/// How this worker starts an interpreter.
 #[derive(Clone, Debug)]
 pub(crate) struct Interpreter {
     pub(crate) program: PathBuf,
-    /// Put in front of the search path.
+    /// The SDK: for Python the folder that is put in front of the search path, for R the package's sources.
     pub(crate) sdk: Option<PathBuf>,
 }
 
-impl Interpreter {
+/// How this worker starts hosts, by language.
+#[derive(Clone, Debug)]
+pub(crate) struct Interpreters {
+    pub(crate) python: Interpreter,
+    pub(crate) r: Interpreter,
+    /// The program that runs commands as hosts: this one.
+    pub(crate) causey: PathBuf,
+}
+
+/// How a host speaks with the worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Line<'a> {
+    Socket(&'a Path),
+    /// What it reads and what it writes.
+    Pipes(&'a Path, &'a Path),
+}
+
+/// A host to be started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) role: Role,
+    pub(crate) id: &'a str,
+    pub(crate) line: Line<'a>,
+    /// Where its temporary files go, for languages that keep a folder of them for as long as they live: it may be killed.
+    pub(crate) temporary: Option<&'a Path>,
+}
+
+impl Interpreters {
+    /// The program that the hosts of a language are.
+    pub(crate) fn program(&self, language: Language) -> &Path {
+        match language {
+            Language::Python => &self.python.program,
+            Language::R => &self.r.program,
+            Language::Executable => &self.causey,
+        }
+    }
+
+    /// How to mend it when that program does not start.
+    pub(crate) fn hint(language: Language) -> &'static str {
+        match language {
+            Language::Python => "see the worker's log; --python chooses the interpreter",
+            Language::R => {
+                "install R with its package jsonlite (Debian: apt-get install r-base-core r-cran-jsonlite) on the worker's machine; \
+                 --rscript says where Rscript is"
+            }
+            Language::Executable => "see the worker's log",
+        }
+    }
+
+    fn command(&self, code: &FlowCode) -> Command {
+        let mut command = Command::new(self.program(code.language));
+        match code.language {
+            Language::Python => {
+                command.args(["-m", "causey._host"]);
+            }
+            Language::R => {
+                command.args(["--no-save", "--no-restore", "--no-init-file"]);
+                match &self.r.sdk {
+                    Some(sdk) => command.arg(sdk.join("exec").join("causey.R")).arg("host"),
+                    None => command.args(["-e", "causey:::host()"]),
+                };
+            }
+            Language::Executable => {
+                command.arg("host");
+            }
+        }
+        command
+    }
+
     /// Starts a host in its own process group, its output on pipes. Must be called on a thread that lives as long as the worker:
     /// hosts ask the kernel to be killed when the thread that started them ends.
     ///
     /// # Errors
     /// When the program is not there or the system has no room for a process.
-    pub(crate) fn start(&self, code: &FlowCode, role: Role, id: &str, socket: &Path) -> io::Result<Child> {
-        let mut command = Command::new(&self.program);
-        command.args(["-m", "causey._host"]).current_dir(&code.folder).env_clear();
+    pub(crate) fn start(&self, code: &FlowCode, start: Start<'_>) -> io::Result<Child> {
+        let Start { role, id, line, temporary } = start;
+        let mut command = self.command(code);
+        command.current_dir(&code.folder).env_clear();
         for (name, value) in env::vars_os().filter(|(name, _)| is_inherited(name)) {
             command.env(name, value);
         }
-        if let Some(sdk) = &self.sdk {
+        if let (Language::Python, Some(sdk)) = (code.language, &self.python.sdk) {
             command.env("PYTHONPATH", search_path(sdk));
         }
         for name in THREAD_LIMITS {
             command.env(name, "1");
         }
-        command.env("CAUSEY_HOST_SOCKET", socket).env("CAUSEY_HOST_ID", id).env("CAUSEY_HOST_ROLE", role.as_str());
+        if let Some(temporary) = temporary {
+            command.env("TMPDIR", temporary);
+        }
+        match line {
+            Line::Socket(socket) => command.env("CAUSEY_HOST_SOCKET", socket),
+            Line::Pipes(read, write) => command.env("CAUSEY_HOST_READ", read).env("CAUSEY_HOST_WRITE", write),
+        };
+        command.env("CAUSEY_HOST_ID", id).env("CAUSEY_HOST_ROLE", role.as_str());
         command.env("CAUSEY_FLOW_FILE", code.folder.join(&code.file));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true).spawn()
@@ -65,7 +182,8 @@ impl Interpreter {
 }
 
 fn is_inherited(name: &OsString) -> bool {
-    name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_") || name.starts_with("PYTHON"))
+    let is_known = |name: &str| INHERITED.contains(&name) || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    name.to_str().is_some_and(is_known)
 }
 
 fn search_path(sdk: &Path) -> OsString {
@@ -145,7 +263,7 @@ impl From<ExitStatus> for End {
     }
 }
 
-fn signal_name(number: i32) -> String {
+pub(crate) fn signal_name(number: i32) -> String {
     let name = match Signal::from_named_raw(number) {
         Some(Signal::ABORT) => "SIGABRT",
         Some(Signal::BUS) => "SIGBUS",

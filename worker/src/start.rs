@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt::{LANGUAGE, Tools};
+use crate::attempt::Tools;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::depot::Depot;
@@ -23,7 +23,7 @@ use crate::life::{self, FAREWELL_TIME_MAX, Limits, Setup};
 use crate::live::Live;
 use crate::package::Packages;
 use crate::place::Places;
-use crate::process::Interpreter;
+use crate::process::{Interpreter, Interpreters, Language};
 use crate::space::Space;
 use crate::{leftover, nats};
 
@@ -49,7 +49,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let bench = Arc::new(Tools {
         depot,
         packages: Packages::new(folder.join("packages"), cache),
-        hosts: Hosts::open(interpreter(&config)?, &folder.join("hosts"), &folder.join("tasks"), offer.slots)?,
+        hosts: Hosts::open(interpreters(&config)?, &folder.join("hosts"), &folder.join("tasks"), offer.slots)?,
         live: Live::open(nats.clone()),
         gangs: Gangs::default(),
         places: Places::new(&config)?,
@@ -122,7 +122,7 @@ fn offer(config: &Config, folder: &Path, gpus: &Gpus) -> anyhow::Result<Offer> {
         worker: config.name.clone(),
         slots: config.slots.unwrap_or_else(|| said_cores(config.equipment.cpu).unwrap_or(cores)).max(1),
         memory_mb: config.equipment.memory_mb(),
-        languages: vec![LANGUAGE.into()],
+        languages: languages(config),
         version: env!("CARGO_PKG_VERSION").into(),
         started: wall::now(),
         equipment: config.equipment.equipment(folder, gpus)?,
@@ -137,9 +137,28 @@ fn said_cores(cpu: Option<f64>) -> Option<u32> {
     Some(cores)
 }
 
+fn interpreters(config: &Config) -> anyhow::Result<Interpreters> {
+    let causey = config.command_host.clone().map_or_else(std::env::current_exe, Ok).context("cannot find this program's own file")?;
+    Ok(Interpreters {
+        python: interpreter(&config.python, config.sdk.as_deref())?,
+        r: interpreter(&config.rscript, config.r_sdk.as_deref())?,
+        causey: std::path::absolute(causey)?,
+    })
+}
+
 /// Paths are made absolute: hosts start in another folder. A bare name is looked up in PATH.
-fn interpreter(config: &Config) -> anyhow::Result<Interpreter> {
-    let is_path = config.python.components().count() > 1;
-    let program = if is_path { std::path::absolute(&config.python)? } else { config.python.clone() };
-    Ok(Interpreter { program, sdk: config.sdk.as_deref().map(Path::to_owned).map(std::path::absolute).transpose()? })
+fn interpreter(program: &Path, sdk: Option<&Path>) -> anyhow::Result<Interpreter> {
+    let is_path = program.components().count() > 1;
+    let program = if is_path { std::path::absolute(program)? } else { program.to_owned() };
+    Ok(Interpreter { program, sdk: sdk.map(std::path::absolute).transpose()? })
+}
+
+/// R only where it is installed.
+fn languages(config: &Config) -> Vec<String> {
+    let has_r = config.rscript.components().count() > 1 && config.rscript.is_file() || is_on_path(&config.rscript);
+    Language::ALL.into_iter().filter(|language| *language != Language::R || has_r).map(|language| language.name().to_owned()).collect()
+}
+
+fn is_on_path(program: &Path) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }

@@ -1,6 +1,6 @@
 //! A template: the warm process that has imported a flow, and the runners made from it. One task owns all of it; attempts talk to
 //! it through a handle. When the template dies it is started again for those who wait, a few times; when the flow cannot
-//! be forked, runners are started one by one instead.
+//! be forked, or its language has no templates, runners are started one by one instead.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::AsFd;
@@ -15,13 +15,13 @@ use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Pipes as PipesToHost};
 use crate::frame::{FromHost, Role, ToHost};
 use crate::host::{HostError, Place, READY_TIMEOUT, Runner, output_pipes};
 use crate::hosts::Shared;
 use crate::leftover;
 use crate::output::Pipes;
-use crate::process::{self, End, FlowCode};
+use crate::process::{self, End, FlowCode, Interpreters, Language, Line, Start};
 
 /// A template nobody asked for so long goes.
 const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -83,10 +83,9 @@ impl Template {
         let template = Self(sender);
         let keeper = Keeper {
             shared,
-            code,
             handle: template.0.downgrade(),
             asks,
-            life: Life::Asleep,
+            life: rest(&code),
             fresh: VecDeque::new(),
             used: VecDeque::new(),
             done: VecDeque::new(),
@@ -102,6 +101,7 @@ impl Template {
             load_failed: None,
             used_at: Instant::now(),
             retiring: false,
+            code,
         };
         tokio::spawn(keeper.keep());
         template
@@ -237,7 +237,12 @@ impl Keeper {
         let idle_at = self.used_at + IDLE_MAX;
         let calm_at = self.leased_at + if self.coming() == 0 { CALM_WITHOUT_STOCK } else { CALM };
         let may_refill = !self.refilling && matches!(self.life, Life::Running(_)) && self.coming() < self.stock();
-        let may_sleep = !matches!(self.life, Life::Asleep) && self.leased.is_empty() && self.waiting.is_empty();
+        let is_awake = match self.life {
+            Life::Asleep => false,
+            Life::Running(_) => true,
+            Life::Unforkable => self.code.language.has_template() || !self.used.is_empty(),
+        };
+        let may_sleep = is_awake && self.leased.is_empty() && self.waiting.is_empty();
         let line = async {
             match &mut self.life {
                 Life::Running(process) => process.connection.receive().await.unwrap_or_else(|error| {
@@ -479,11 +484,21 @@ impl Keeper {
         let (shared, code, handle) = (self.shared.clone(), self.code.clone(), self.handle.clone());
         let id = shared.expected.new_id('s');
         let arrival = shared.expected.host(&id);
-        let prepared = Place::make(&shared.folders, id.clone()).and_then(|place| {
-            let child = shared.interpreter.start(&code, Role::Runner, &id, &shared.folders.socket);
-            Ok((child.map_err(|error| not_started(&shared, &error))?, place))
+        let prepared = Place::make(&shared.folders, id.clone()).and_then(|mut place| {
+            let is_r = code.language == Language::R;
+            if is_r {
+                place.make_temporary()?;
+            }
+            let pipes = is_r
+                .then(|| PipesToHost::make(&shared.folders.hosts, &id))
+                .transpose()
+                .map_err(|error| HostError::system("cannot make the pipes to a host", &error))?;
+            let line = pipes.as_ref().and_then(PipesToHost::line).unwrap_or(Line::Socket(&shared.folders.socket));
+            let start = Start { role: Role::Runner, id: &id, line, temporary: place.temporary.as_deref() };
+            let child = shared.interpreters.start(&code, start);
+            Ok((child.map_err(|error| not_started(&shared, &code, &error))?, place, pipes))
         });
-        let (child, place) = match prepared {
+        let (child, place, pipes) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 shared.expected.forget(&id);
@@ -491,7 +506,13 @@ impl Keeper {
             }
         };
         tokio::spawn(async move {
-            let runner = started_runner(child, place, arrival, handle).await;
+            let connected = async {
+                if let Some(pipes) = pipes {
+                    shared.expected.clone().welcome(Connection::through(pipes), READY_TIMEOUT).await;
+                }
+                Runner::receive(arrival).await
+            };
+            let runner = started_runner(child, place, connected, handle).await;
             shared.expected.forget(&id);
             let _ = answer.send(runner);
         });
@@ -552,7 +573,7 @@ impl Keeper {
         for id in self.forking.drain().map(|(id, _)| id) {
             self.shared.expected.forget(&id);
         }
-        if let Life::Running(process) = std::mem::replace(&mut self.life, Life::Asleep) {
+        if let Life::Running(process) = std::mem::replace(&mut self.life, rest(&self.code)) {
             leftover::forget(&self.shared.folders.hosts, &process.id);
         }
         self.stocking = false;
@@ -563,10 +584,11 @@ impl Keeper {
 async fn start_template(shared: &Shared, code: &FlowCode) -> Result<(Process, Option<String>), HostError> {
     let id = shared.expected.new_id('t');
     let arrival = shared.expected.host(&id);
-    let started = shared.interpreter.start(code, Role::Template, &id, &shared.folders.socket);
+    let line = Line::Socket(&shared.folders.socket);
+    let started = shared.interpreters.start(code, Start { role: Role::Template, id: &id, line, temporary: None });
     let mut child = started.map_err(|error| {
         shared.expected.forget(&id);
-        not_started(shared, &error)
+        not_started(shared, code, &error)
     })?;
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         leftover::note(&shared.folders.hosts, &id, pid);
@@ -605,18 +627,31 @@ async fn unless_it_ends<T>(child: &mut Child, wanted: impl Future<Output = T>) -
     }
 }
 
-fn not_started(shared: &Shared, error: &std::io::Error) -> HostError {
-    HostError::system(&format!("cannot start the interpreter {}", shared.interpreter.program.display()), error)
+fn not_started(shared: &Shared, code: &FlowCode, error: &std::io::Error) -> HostError {
+    let program = shared.interpreters.program(code.language).display();
+    // Somebody has to install it: trying again would not help.
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return HostError::Missing {
+            message: format!("this worker has no {program}, which its steps in {:?} need", code.language.name()),
+            hint: Interpreters::hint(code.language),
+        };
+    }
+    HostError::system(&format!("cannot start {program}"), error)
+}
+
+/// Where a template is before anybody asks for runners: a language without templates starts them one by one.
+fn rest(code: &FlowCode) -> Life {
+    if code.language.has_template() { Life::Asleep } else { Life::Unforkable }
 }
 
 async fn started_runner(
     mut child: Child,
     place: Place,
-    arrival: oneshot::Receiver<crate::hosts::Arrival>,
+    connected: impl Future<Output = Result<(Connection, i32), HostError>>,
     handle: mpsc::WeakUnboundedSender<Ask>,
 ) -> Result<Runner, HostError> {
     let pipes = take_pipes(&mut child).map_err(|error| HostError::system("cannot read a runner's output", &error))?;
-    let arrived = match unless_it_ends(&mut child, Runner::receive(arrival)).await {
+    let arrived = match unless_it_ends(&mut child, connected).await {
         None | Some(Err(HostError::Died { .. })) => {
             let ended = tokio::time::timeout(LAST_WORDS_TIMEOUT, child.wait()).await;
             Err(HostError::Died { end: ended.ok().and_then(Result::ok).map(End::from), tail: String::new() })

@@ -209,6 +209,9 @@ impl Bench {
             max_tasks: None,
             exit_when_idle: None,
             python: self.python.clone(),
+            rscript: "Rscript".into(),
+            r_sdk: None,
+            command_host: None,
             sdk: Some(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/python")),
             ack_wait_seconds: 3,
             free_bytes_min: 0,
@@ -250,6 +253,8 @@ impl Bench {
             origin_run: None,
             content: false,
             needs: None,
+            transition: None,
+            typed: false,
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: &Dev) -> Result<Exit, Fault> {
         None
     };
     let state = temporary.as_ref().map_or_else(|| project.state.clone(), |folder| project.state.with_data(folder.path()));
-    let python = project.python(&arguments.local)?;
+    let python = project.python_if_any(&arguments.local)?;
     let sdk = sdk::folder(&project.state)?;
     let tools = Tools { python: &python, sdk: &sdk, near: &project.near };
     let plan = Plan::new(Kind::Dev, &state, &arguments.local, tools, if arguments.random_ports { 0 } else { arguments.port })?;

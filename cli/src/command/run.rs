@@ -19,7 +19,6 @@ use crate::package::{Packaged, package};
 use crate::screen::failure::Context;
 use crate::screen::live::{Screen, print_json};
 use crate::screen::paint::Paint;
-use crate::sdk;
 use crate::session::{self, Project, Session};
 use crate::signals::Signals;
 use crate::state::random_hex;
@@ -137,10 +136,8 @@ async fn prepare(
     };
     let local = &arguments.place.local;
     let project = Project::open(local, near)?;
-    let python = project.python(local)?;
-    let sdk = sdk::folder(&project.state)?;
     let described = async {
-        let packaged = package(describe(&python, &sdk, file).await?)?;
+        let packaged = package(describe(&project, local, file).await?)?;
         let values = resolve(&packaged.definition.parameters, parameters).map_err(Fault::usage)?;
         Ok::<_, Fault>(Request::File(Box::new(packaged), json!(values)))
     };

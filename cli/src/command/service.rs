@@ -40,6 +40,15 @@ pub(crate) async fn worker(arguments: Worker) -> Result<Exit, Fault> {
     serve("worker", causey_worker::run(arguments.config, shutdown.clone()), shutdown).await
 }
 
+/// Runs commands for the worker that started this process.
+///
+/// # Errors
+/// When no worker did, or the line to it breaks.
+pub(crate) async fn host() -> Result<Exit, Fault> {
+    let served = causey_worker::executable::host::serve().await;
+    served.map(|()| Exit::Ok).map_err(|error| Fault::new(Exit::Failed, fault::SERVICE, "the host of commands stops").detail(error))
+}
+
 /// Runs a service to its end. The first signal asks it to stop, and a service that did is a success; the second one ends the process.
 async fn serve(name: &str, service: impl Future<Output = anyhow::Result<()>>, shutdown: CancellationToken) -> Result<Exit, Fault> {
     let mut signals = Signals::listen()?;

@@ -15,7 +15,6 @@ use crate::screen::format::{moment, now};
 use crate::screen::live::{print_json, print_text};
 use crate::screen::paint::Paint;
 use crate::screen::{graph, tree, waits};
-use crate::sdk;
 use crate::session::{Project, with_server};
 
 /// Runs the command.
@@ -24,7 +23,7 @@ use crate::session::{Project, with_server};
 /// When the flow is not valid, or there is no such run.
 pub(crate) async fn run(arguments: &Show) -> Result<Exit, Fault> {
     let path = Path::new(&arguments.target);
-    if path.is_file() || arguments.target.ends_with(".py") {
+    if path.is_file() || describe::is_flow_file(path) {
         let flow = packaged(path, &arguments.place.local).await?.definition;
         if arguments.json {
             print_json(&json!(flow));
@@ -62,8 +61,7 @@ pub(crate) async fn packaged(path: &Path, local: &Local) -> Result<Packaged, Fau
 pub(crate) async fn described(path: &Path, local: &Local) -> Result<Result<describe::Described, DescribeError>, Fault> {
     let file = describe::flow_file(path)?;
     let project = Project::open(local, file.parent())?;
-    let python = project.python(local)?;
-    Ok(describe(&python, &sdk::folder(&project.state)?, &file).await)
+    Ok(describe(&project, local, &file).await)
 }
 
 fn text(run: &RunView, paint: Paint) -> String {

@@ -79,7 +79,9 @@ fn place(error: &ErrorInfo, context: Context<'_>) -> Vec<String> {
     let (Some(file), Some(number)) = (&error.file, error.line) else {
         let traceback: Vec<&str> = error.traceback.lines().filter(|line| !line.trim().is_empty()).collect();
         let tail = traceback[traceback.len().saturating_sub(12)..].iter().map(|line| format!("  {}", one_line(line, 200)));
-        return if traceback.is_empty() { vec![format!("  {said}")] } else { tail.collect() };
+        // A traceback ends with the message; the last words of a command do not know it.
+        let is_told = error.message.lines().next().is_some_and(|line| !line.is_empty() && error.traceback.contains(line));
+        return (!is_told).then(|| format!("  {said}")).into_iter().chain(tail).collect();
     };
     let step = error.step.as_ref().map(|step| format!("  in {step}")).unwrap_or_default();
     let mut lines = vec![format!("  {file}:{number}{step}")];
@@ -187,8 +189,11 @@ mod tests {
     fn a_failure_without_a_place_shows_the_end_of_its_traceback() {
         let error = ErrorInfo { kind: "HostDied".into(), message: "was killed by SIGKILL".into(), ..ErrorInfo::default() };
         assert!(text(&failed(error.clone(), &["0"]), None).contains("  HostDied: was killed by SIGKILL\n"));
-        let traced = ErrorInfo { traceback: "Traceback\n  File x\nHostDied: y".into(), ..error };
-        assert!(text(&failed(traced, &["0"]), None).contains("  HostDied: y\n"));
+        let traced = ErrorInfo { traceback: "Traceback\n  File x\nHostDied: y".into(), message: "y".into(), ..error.clone() };
+        assert!(text(&failed(traced, &["0"]), None).contains("\n\n  Traceback\n    File x\n  HostDied: y\n"));
+        let command =
+            ErrorInfo { kind: "exit 7".into(), message: "it ended with exit status 7".into(), traceback: "the reason\n".into(), ..error };
+        assert!(text(&failed(command, &["0"]), None).contains("\n\n  exit 7: it ended with exit status 7\n  the reason\n"));
     }
 
     #[test]

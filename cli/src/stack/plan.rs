@@ -9,6 +9,7 @@ use crate::arguments::Local;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
 use crate::python::Interpreter;
+use crate::sdk;
 use crate::stack::nats::{self, NatsServer};
 use crate::state::{Ports, StateFolder, random_hex};
 
@@ -162,6 +163,7 @@ impl Plan {
                     "--store",
                 ]);
                 command.arg(&self.store).arg("--folder").arg(&self.worker).arg("--python").arg(&self.python).arg("--sdk").arg(&self.sdk);
+                command.arg("--r-sdk").arg(self.sdk.join(sdk::R_FOLDER));
                 if let Some(slots) = self.slots {
                     command.args(["--slots", &slots.to_string()]);
                 }

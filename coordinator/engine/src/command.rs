@@ -1,7 +1,7 @@
 //! Commands: every effect the engine can ask for, as data. All are idempotent and follow from the committed state, so a restart
 //! or takeover asks for them again with [`outstanding`].
 
-use causey_protocol::flow::{Flow, StepIndex};
+use causey_protocol::flow::{Flow, PYTHON, StepIndex};
 use causey_protocol::id::{Digest, Path, PoolName, RunId, TaskKey};
 use causey_protocol::record::{FailureCause, Position, Record};
 use causey_protocol::task::{Dispatch, DispatchedTask, InputRef, Inputs, SplitLevel};
@@ -145,6 +145,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
     let flow = state.flow_of(run)?;
     let open = run.dispatch(first, attempt)?;
     let (definition, step) = (flow.definition(), flow.step(first.step));
+    let (language, file) = flow.code(first.step);
     let tasks = open.tasks.iter().map(|(path, visit)| {
         let inputs = inputs(run, &flow, &TaskRef::new(first.step, path.clone(), visit));
         DispatchedTask { path, visit, attempt: open.attempt, retry: open.retry, inputs }
@@ -153,9 +154,9 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         run: run.id(),
         run_name: run.start.name.clone(),
         flow: definition.name.clone(),
-        language: definition.language.clone(),
+        language: language.to_owned(),
         package: definition.package,
-        file: definition.file.clone(),
+        file: file.to_owned(),
         step: step.name.clone(),
         host: run.start.host.or(step.host).unwrap_or_default(),
         slots: slots(&flow, first.step),
@@ -176,6 +177,8 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         origin_run: run.start.cause.earlier().map(|earlier| earlier.run),
         content: flow.feeds_memo(first.step),
         needs: step.resources.as_ref().filter(|resources| !resources.is_plain()).map(|resources| Box::new(resources.clone())),
+        transition: (definition.language != PYTHON || step.code.is_some()).then(|| step.next.clone()),
+        typed: flow.is_mixed(),
     })
 }
 

@@ -56,7 +56,7 @@ class LoadedFlow:
             function = getattr(self.flow_class, name, None)
             marks = step_marks(function)
             if function is None or marks is None:
-                raise ArtifactStoreException(f"flow {self.flow_class.__name__} has no step '{name}'")
+                raise ArtifactStoreException(f"{self.flow_class.__name__} has no step '{name}'")
             is_join = function.__code__.co_argcount > 1
             found = self._steps[name] = (function, is_join, marks.decorators.get("catch"))
         return found
@@ -236,7 +236,12 @@ class Attempt:
     def _finished(self, flow: FlowSpec) -> Message:
         task = flow._causey
         assert task is not None
-        report = Report(self.message["folder"])
+        told = self.message.get("transition")
+        if told is not None and task.transition is None:
+            from causey._next import told_transition
+
+            task.transition = told_transition(flow, task.step, told)
+        report = Report(self.message["folder"], bool(self.message.get("typed")))
         if not self._inputs:
             for name, captured in self._constants.items():
                 report.add(name, captured if isinstance(captured, Encoded) else encode_artifact(name, captured))

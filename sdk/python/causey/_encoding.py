@@ -119,4 +119,8 @@ def decode(content: memoryview | bytes, encoding: str, buffers: list[list[int]] 
         from causey._formats import decode_skops
 
         return decode_skops(bytes(content), None)
+    if encoding == "table":
+        from causey._typed import decode_table
+
+        return decode_table(bytes(content))
     raise ArtifactStoreException(f"artifacts in encoding '{encoding}' need a newer Causey SDK")

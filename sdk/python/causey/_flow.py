@@ -101,6 +101,9 @@ class FlowSpec:
             value = task.load(name)
             self.__dict__[name] = value
             return value
+        # A flow that is defined elsewhere has its parameters there too.
+        if task is not None and name in task.raw_parameters:
+            return task.raw_parameters[name]
         raise AttributeError(f"Flow {type(self).__name__} has no attribute '{name}'", name=name, obj=self)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import sys
 
-from causey._flow import FlowSpec
+from causey._flow import FlowSpec, step
 from causey._problem import NO_FLOW, NOT_LOADED, FlowProblem, Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ast
     from types import ModuleType
+    from typing import Any
 
 _SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_shim")
 
 
-def load_flow(path: str) -> type[FlowSpec]:
-    """Raises FlowProblem."""
+def load_flow(path: str, or_functions: bool = False) -> type[FlowSpec]:
+    """With `or_functions` a file without a flow gives one made of its functions: steps of a flow that is defined elsewhere. Raises
+    FlowProblem."""
     path = os.path.abspath(path)
     try:
         with open(path, "rb") as file:
@@ -28,6 +30,8 @@ def load_flow(path: str) -> type[FlowSpec]:
     # where Metaflow is installed.
     sys.path[:0] = [os.path.dirname(path), _SHIM]
     module = _import(path, source)
+    if or_functions and (functions := _functions(module)) and not _own_flows(module):
+        return _flow_of(module, functions)
     return _flow_class(module, path, source)
 
 
@@ -59,15 +63,34 @@ def _load_problem(problem: BaseException, path: str) -> Problem:
     return Problem(NOT_LOADED, f"{error['type']}: {text}", file or path, error["line"], hint=hint or None)
 
 
-def _flow_class(module: ModuleType, path: str, source: bytes) -> type[FlowSpec]:
+def _functions(module: ModuleType) -> dict[str, Any]:
+    from types import FunctionType
+
+    return {
+        name: member
+        for name, member in vars(module).items()
+        if isinstance(member, FunctionType) and member.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def _flow_of(module: ModuleType, functions: dict[str, Any]) -> type[FlowSpec]:
+    steps = {name: step(function) for name, function in functions.items()}
+    return type(module.__name__, (FlowSpec,), {"__module__": module.__name__, **steps})
+
+
+def _own_flows(module: ModuleType) -> list[type[FlowSpec]]:
     # A dict, because a second name for a class does not make a second flow.
-    own = list(
+    return list(
         dict.fromkeys(
             member
             for member in vars(module).values()
             if isinstance(member, type) and issubclass(member, FlowSpec) and member.__module__ == module.__name__
         )
     )
+
+
+def _flow_class(module: ModuleType, path: str, source: bytes) -> type[FlowSpec]:
+    own = _own_flows(module)
     if len(own) == 1:
         return own[0]
     import ast

@@ -42,7 +42,7 @@ def main() -> None:
     from causey._runner import Runner
 
     try:
-        flow = load_flow(environment["CAUSEY_FLOW_FILE"])
+        flow = load_flow(environment["CAUSEY_FLOW_FILE"], or_functions=True)
     except FlowProblem as problem:
         channel.send({"type": "load_failed", "error": _error(problem)})
         leave_with_status(FAILED_LOAD_STATUS)

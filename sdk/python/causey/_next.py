@@ -52,6 +52,29 @@ def transition(flow: FlowSpec, task: Task, steps: tuple[Any, ...], options: dict
     return Transition(names, variable, _items(flow, step, variable))
 
 
+def told_transition(flow: FlowSpec, step: str, told: dict[str, Any] | str) -> Transition | None:
+    """What the flow says for a step whose code does not: the transition of its definition."""
+    if isinstance(told, str):
+        return None
+    ((kind, how),) = told.items()
+    if kind == "linear":
+        return Transition([how["to"]])
+    if kind == "branch":
+        return Transition(list(how["to"]))
+    if kind == "foreach":
+        return Transition([how["to"]], how["variable"], _items(flow, step, how["variable"]))
+    if kind == "switch":
+        value = getattr(flow, how["condition"])
+        cases = {case["value"]: case["to"] for case in how["cases"]}
+        if value not in cases:
+            raise RuntimeError(
+                f"Switch condition variable '{how['condition']}' has value '{value}' "
+                f"which is not in the available cases: {list(cases)}"
+            )
+        return Transition([cases[value]])
+    raise InvalidNextException(f"step '{step}' opens a gang, so its code has to call self.next(…, num_parallel=…)")
+
+
 def _step_name(flow: FlowSpec, step: str, place: int, target: Any) -> str:
     name = getattr(getattr(target, "__func__", None), "__name__", None)
     if name is None:

@@ -138,6 +138,11 @@ class Artifact:
         return self._entry["type"]  # type: ignore[no-any-return]
 
     @property
+    def step(self) -> str:
+        """The step that left it or passed it on."""
+        return self._origin.manifest["task"]["step"]  # type: ignore[no-any-return]
+
+    @property
     def size(self) -> int:
         return self._entry["bytes"]  # type: ignore[no-any-return]
 

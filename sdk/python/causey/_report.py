@@ -13,6 +13,7 @@ from causey._task import GANG_LEVEL, IMMUTABLE, ITEMS_PER_CHUNK, ITEMS_PREFIX, M
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from causey._flow import FlowSpec
@@ -25,8 +26,15 @@ COMPARED_BYTES = 256 * 1024
 
 
 class Report:
-    def __init__(self, folder: str) -> None:
+    """With `typed` what has a form that all languages read is kept in it."""
+
+    def __init__(self, folder: str, typed: bool = False) -> None:
         self._folder = folder
+        self._encode = encode
+        if typed:
+            from causey._typed import encode_typed
+
+            self._encode = encode_typed
         self._references = References()
         self._data = bytearray()
         self._own_files = 0
@@ -79,11 +87,18 @@ class Report:
         if inherited and type(value) in IMMUTABLE and name in task.loaded and task.loaded[name] is value:
             self.artifacts[name] = inherited.inherited(self._references)
             return
-        encoded = encode_artifact(name, value)
-        if inherited and (_same_content(encoded, inherited) or _still_as_loaded(name, encoded, inherited, task)):
+        encoded = encode_artifact(name, value, self._encode)
+        if inherited and (_same_content(encoded, inherited) or self._still_as_loaded(name, encoded, inherited, task)):
             self.artifacts[name] = inherited.inherited(self._references)
         else:
             self.add(name, encoded)
+
+    def _still_as_loaded(self, name: str, encoded: Encoded, artifact: Artifact, task: Task) -> bool:
+        """Equal values may have other bytes in another process: the order of a set follows the process's hash seed. Such a
+        value would look changed, and conflict in a merge, only because it was read."""
+        if name not in task.loaded or artifact.encoding != encoded.encoding or encoded.size >= OWN_FILE_BYTES_MIN:
+            return False
+        return self._encode(artifact.load()).hash == encoded.hash
 
     def _inherit(self, task: Task) -> None:
         splits_here = task.transition is not None and task.transition.count is not None
@@ -102,7 +117,7 @@ class Report:
             self.artifacts[f"{ITEMS_PREFIX}0"] = entry
         else:
             for start in range(0, len(items), ITEMS_PER_CHUNK):
-                chunk = encode_artifact(variable, items[start : start + ITEMS_PER_CHUNK])
+                chunk = encode_artifact(variable, items[start : start + ITEMS_PER_CHUNK], self._encode)
                 self.add(f"{ITEMS_PREFIX}{start // ITEMS_PER_CHUNK}", chunk)
         self._add_stack(task, [variable, entry["hash"]])
 
@@ -111,7 +126,7 @@ class Report:
         self.add(SPLIT_STACK, Encoded([dumps(stack).encode()], "json", "list"))
 
 
-def encode_artifact(name: str, value: Any) -> Encoded:
+def encode_artifact(name: str, value: Any, encode: Callable[[Any], Encoded] = encode) -> Encoded:
     try:
         return encode(value)
     except Exception as problem:
@@ -135,14 +150,6 @@ def _same_content(encoded: Encoded, artifact: Artifact) -> bool:
             if bytes(view[start:end]) != bytes(stored[offset + start : offset + end]):
                 return False
     return True
-
-
-def _still_as_loaded(name: str, encoded: Encoded, artifact: Artifact, task: Task) -> bool:
-    """Equal values may have other bytes in another process: the order of a set follows the process's hash seed. Such a
-    value would look changed, and conflict in a merge, only because it was read."""
-    if name not in task.loaded or artifact.encoding != encoded.encoding or encoded.size >= OWN_FILE_BYTES_MIN:
-        return False
-    return encode(artifact.load()).hash == encoded.hash
 
 
 def _write_all(file: Any, chunk: Any) -> None:

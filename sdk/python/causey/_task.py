@@ -74,7 +74,12 @@ class Task:
 
     def load(self, name: str) -> Any:
         """Raises KeyError when no parent left this artifact."""
-        value = self.loaded[name] = self.artifacts[name].load()
+        artifact = self.artifacts[name]
+        if artifact.encoding == "rds":
+            from causey._typed import only_r_reads
+
+            raise only_r_reads(name, artifact)
+        value = self.loaded[name] = artifact.load()
         return value
 
     def parameter(self, parameter: Parameter) -> Any:

@@ -13,6 +13,7 @@ mod faults;
 mod flows;
 mod gang;
 mod gates;
+mod languages;
 mod letters;
 mod limits;
 mod log;

@@ -59,6 +59,7 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
             gather_seconds: None,
             gate: None,
             memo: None,
+            code: None,
         }
     };
     Definition {

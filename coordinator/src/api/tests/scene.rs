@@ -61,6 +61,7 @@ fn flow(retries: u32) -> Flow {
         gather_seconds: None,
         gate: None,
         memo: None,
+        code: None,
     };
     let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0, on: Vec::new() };
     let definition = Definition {

@@ -1,0 +1,3 @@
+values <- function(self) {
+  self$x <- )
+}

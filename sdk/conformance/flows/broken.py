@@ -1,0 +1,2 @@
+def values(self:
+    pass

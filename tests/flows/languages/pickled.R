@@ -1,0 +1,4 @@
+read <- function(self) {
+  stopifnot(identical(self$fine, 1:2))
+  self$odd
+}

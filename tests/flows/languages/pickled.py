@@ -1,0 +1,3 @@
+def start(self):
+    self.fine = [1, 2]
+    self.odd = {1, 2}

@@ -1,0 +1,3 @@
+start <- function(self) {
+  self$model <- lm(dist ~ speed, cars)
+}

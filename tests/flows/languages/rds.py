@@ -1,0 +1,2 @@
+def python(self):
+    self.model
