@@ -1,6 +1,7 @@
-//! Who goes first on real processes: a late run of high priority, and a run that wants few tasks at a time.
+//! Who goes first on real processes: a late run of high priority, a run that wants few tasks at a time, one user beside another.
 
 use causey_protocol::record::Record;
+use causey_tests::history::accepted;
 use causey_tests::{History, Project, Stack, until};
 use serde_json::json;
 
@@ -101,6 +102,35 @@ async fn a_run_never_has_more_tasks_at_once_than_it_wants() {
     assert_eq!(most_open(&history), 2);
     project.expect(2, &["run", &project.flow("slow.py", SLOW), "--max-workers", "0"]).await.says(&["--max-workers"]);
     project.expect(2, &["run", &project.flow("slow.py", SLOW), "--priority", "101"]).await.says(&["--priority"]);
+}
+
+/// A hundred wide runs of one user, and one run of another that comes later.
+#[tokio::test]
+async fn row_39_a_user_is_not_kept_waiting_by_a_hundred_runs_of_another() {
+    const FLOOD: usize = 100;
+    let project = Project::new();
+    let stack = Stack::start(&project).await;
+    project.ok(&["deploy", &project.flow("slow.py", SLOW.replace("priority(level=-50)", "priority(level=0)").as_str())]).await;
+    let submit = async |request: String, user: &str| {
+        let body = json!({"request_id": request, "flow": "Slow", "parameters": {"items": 20}, "user": user});
+        stack.api.post("/v1/runs", &body).await.body["run"].as_str().unwrap().to_owned()
+    };
+    for number in 0..FLOOD {
+        submit(format!("flood-{number}"), "flood").await;
+    }
+    let own = submit("own".into(), "ann").await;
+    let ended = stack.api.ended(&own, 120).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let history = History::read(&stack.nats().await).await;
+    assert_eq!(history.violations(), Vec::<String>::new());
+    let place = |wanted: &dyn Fn(&Record) -> bool| history.records().position(|(_, record)| wanted(record)).unwrap();
+    let begin = place(&|record| matches!(record, Record::RunStarted(start) if start.run.to_string() == own));
+    let end = place(&|record| matches!(record, Record::RunFinished { run, .. } if run.to_string() == own));
+    let between = history.records().skip(begin).take(end - begin);
+    let others = between.flat_map(|(_, record)| accepted(record)).filter(|result| result.0.to_string() != own).count();
+    // Each of its four steps waits for what is open when it comes, which is a window of the pool, and then gets every other place.
+    let (most, all) = (4 * 64 + 2 * 23, FLOOD * 23);
+    assert!(others <= most, "{others} of {all} tasks of the other went first, {most} may");
 }
 
 /// What a full queue refuses stays open and is offered until there is room.
