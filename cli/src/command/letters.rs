@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::arguments::{DeadLetters, Letter, LettersLs};
+use crate::command::given;
 use crate::exit::Exit;
 use crate::fault::Fault;
 use crate::screen::format::moment;
@@ -55,7 +56,7 @@ async fn show(arguments: &Letter) -> Result<Exit, Fault> {
 
 async fn end(arguments: &Letter, how: &str, words: &str) -> Result<Exit, Fault> {
     with_server(&arguments.place, async |session| {
-        let body = json!({"request_id": random_hex()});
+        let body = json!({"request_id": random_hex(), "user": given::user(None)});
         let answer: Value = session.client.post(&["dead-letters", &arguments.letter, how], &body).await?;
         if arguments.json {
             print_json(&answer);
