@@ -164,6 +164,9 @@ pub(crate) struct RunView {
     pub(crate) problem: Option<Problem>,
     #[serde(default)]
     pub(crate) tasks: Counts,
+    /// Tasks whose result was taken from another run.
+    #[serde(default)]
+    pub(crate) reused: u64,
     #[serde(default)]
     pub(crate) steps: Vec<StepView>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -50,7 +50,8 @@ pub(crate) async fn run(arguments: &Runs) -> Result<Exit, Fault> {
 fn rows(runs: &[RunView], now: u64) -> Vec<Vec<String>> {
     let heading = ["RUN", "FLOW", "STATE", "TASKS", "CREATED", "TOOK"].map(str::to_owned).to_vec();
     let row = |run: &RunView| {
-        let tasks = format!("{}/{}", run.tasks.succeeded, run.tasks.ended() + run.tasks.open());
+        let reused = if run.reused > 0 { format!(", {} reused", run.reused) } else { String::new() };
+        let tasks = format!("{}/{}{reused}", run.tasks.succeeded, run.tasks.ended() + run.tasks.open());
         let until = run.finished.or_else(|| (!run.state.is_terminal()).then_some(now));
         let took = until.zip(run.started).map(|(end, start)| duration(end.saturating_sub(start))).unwrap_or_default();
         vec![run.name.clone(), run.flow.clone(), run.state.word().to_owned(), tasks, run.created.map(moment).unwrap_or_default(), took]
@@ -97,6 +98,8 @@ mod tests {
         assert_eq!(rows(std::slice::from_ref(&run), 1_900_000)[1], ["brisk-otter-41", "Hello", "running", "2/3", "", "0.9 s"]);
         let urgent = RunView { priority: 50, ..run.clone() };
         assert_eq!(rows(&[urgent], 1_900_000)[1][3], "50");
+        let taken = RunView { reused: 2, ..run.clone() };
+        assert_eq!(rows(&[taken], 1_900_000)[1][3], "2/3, 2 reused");
         let stuck = RunView { stuck: Some(format!("work: {}", "x".repeat(100))), ..run.clone() };
         let queued = RunView { waits: serde_json::json!({"for": "a place"}), ..run };
         let rows = rows(&[stuck, queued], 1_900_000);

@@ -33,6 +33,9 @@ pub(super) struct RunView {
     finished: Option<Timestamp>,
     problem: Option<Problem>,
     tasks: Counts,
+    /// Tasks whose result was taken from another run; absent once the run has left the state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reused: Option<u64>,
     /// What a run that has not begun waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     waits: Option<Value>,
@@ -91,6 +94,7 @@ pub(super) fn summary(run: &Run, flow: &Flow) -> RunView {
         finished: run.finished,
         problem: run.problem.clone(),
         tasks,
+        reused: Some(run.steps.iter().map(|step| u64::from(step.reused)).sum()),
         waits: None,
         stuck: None,
         steps: None,
@@ -118,6 +122,7 @@ pub(super) fn retired(id: RunId, run: &RetiredRun) -> Option<RunView> {
         finished: run.finished,
         problem: run.problem.clone(),
         tasks: step_view::by_state(&run.counts, 0),
+        reused: None,
         waits: None,
         stuck: None,
         steps: None,

@@ -103,6 +103,7 @@ async fn json_of_runs_show_and_logs_keeps_its_shape() {
         "finished",
         "problem",
         "tasks",
+        "reused",
     ];
     assert_eq!(keys(&listed), BTreeSet::from(expected));
     assert_eq!(
