@@ -79,7 +79,7 @@ pub(crate) fn pool_for<'a>(offers: &'a Offers, flow: &'a Flow, step: StepIndex) 
 /// The same for tasks that run at the same time; where no pool holds all of them, the cheapest that holds one.
 pub(crate) fn pool_with_room<'a>(offers: &'a Offers, flow: &'a Flow, step: StepIndex, many: u32) -> Option<&'a PoolName> {
     let Some(resources) = routed(flow, step) else { return Some(named(flow, step)) };
-    let language = &flow.definition().language;
+    let language = flow.code(step).0;
     if let Some(pool) = &resources.pool {
         let spill = resources.spill.as_ref().map(|spill| &spill.pool);
         if fits(offers, resources, language, pool) {
@@ -123,13 +123,13 @@ fn cost(resources: &Resources, language: &str, shapes: &[ShapeCount]) -> Option<
 /// Whether attempts of a routed step can be run in a pool, or wait for its workers there.
 pub(crate) fn takes(offers: &Offers, flow: &Flow, step: StepIndex, pool: &PoolName) -> bool {
     let Some(resources) = routed(flow, step) else { return true };
-    fits(offers, resources, &flow.definition().language, pool) || pool_for(offers, flow, step) == Some(pool)
+    fits(offers, resources, flow.code(step).0, pool) || pool_for(offers, flow, step) == Some(pool)
 }
 
 /// How many tasks of a routed step the live workers of a pool hold at once.
 pub(crate) fn places(offers: &Offers, flow: &Flow, step: StepIndex, pool: &PoolName) -> u32 {
     let Some(resources) = routed(flow, step) else { return u32::MAX };
-    let (slots, language) = (slots(flow, step), &flow.definition().language);
+    let (slots, language) = (slots(flow, step), flow.code(step).0);
     let shapes = offers.get(pool).map(Vec::as_slice).unwrap_or_default();
     let each = |count: &ShapeCount| count.workers.saturating_mul(resources.places(language, slots, &count.shape));
     shapes.iter().map(each).fold(0, u32::saturating_add)
@@ -139,7 +139,7 @@ pub(crate) fn places(offers: &Offers, flow: &Flow, step: StepIndex, pool: &PoolN
 fn missing(offers: &Offers, flow: &Flow, step: StepIndex) -> (Vec<Lack>, bool) {
     let Some(resources) = routed(flow, step) else { return (Vec::new(), false) };
     let all = || resources.words().into_iter().map(Lack).collect();
-    let language = &flow.definition().language;
+    let language = flow.code(step).0;
     let is_candidate = |pool: &PoolName| resources.pool.as_ref().is_none_or(|wanted| wanted == pool);
     let shapes = offers.iter().filter(|(pool, _)| is_candidate(pool)).flat_map(|(_, shapes)| live(shapes));
     let mut lacks = shapes.map(|count| resources.lacks(language, &count.shape));
@@ -214,7 +214,7 @@ impl State {
         waited: u64,
         moving: &[Stray],
     ) -> Option<(PoolName, String)> {
-        let language = &flow.definition().language;
+        let language = flow.code(step).0;
         if waited >= STRANDED_MICROS && !fits(&self.offers, resources, language, pool) {
             let to = pool_for(&self.offers, flow, step).filter(|to| *to != pool)?;
             return Some((to.clone(), format!("no live worker of pool {pool} has what it needs; pool {to} has")));
@@ -241,7 +241,7 @@ impl State {
     pub(crate) fn nowhere(&self, run: RunId, step: StepIndex) -> Option<Reason> {
         let flow = self.flow_of(self.run(run)?)?;
         let resources = routed(&flow, step)?;
-        let language = &flow.definition().language;
+        let language = flow.code(step).0;
         let (missing, together) = missing(&self.offers, &flow, step);
         let seen = |(pool, shapes): (&PoolName, &Vec<ShapeCount>)| {
             let workers: u32 = live(shapes).map(|count| count.workers).sum();
@@ -320,7 +320,7 @@ impl State {
             return (pool.clone(), Vec::new());
         }
         let had = routed(flow, step).and_then(|resources| {
-            let able = |count: &ShapeCount| resources.lacks(&flow.definition().language, &count.shape).is_empty();
+            let able = |count: &ShapeCount| resources.lacks(flow.code(step).0, &count.shape).is_empty();
             let is_candidate = |pool: &PoolName| resources.pool.as_ref().is_none_or(|wanted| wanted == pool);
             let mut pools = self.offers.iter().filter(|(pool, _)| is_candidate(pool));
             pools.find(|(_, shapes)| shapes.iter().any(able)).map(|(pool, _)| pool)
@@ -331,7 +331,7 @@ impl State {
     /// Workers that hold so many tasks of a step at once, in thousandths.
     fn workers_for(&self, flow: &Flow, step: StepIndex, pool: &PoolName, many: u32) -> u64 {
         let slots = slots(flow, step);
-        let language = &flow.definition().language;
+        let language = flow.code(step).0;
         let places = |count: &ShapeCount| match routed(flow, step) {
             Some(resources) => resources.places(language, slots, &count.shape),
             None => count.shape.slots.max(1) / slots.clamp(1, count.shape.slots.max(1)),
