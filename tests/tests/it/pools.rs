@@ -160,10 +160,12 @@ async fn workers_that_come_and_go_under_load_lose_and_double_nothing() {
     assert!(two.wait(60).await.success(), "{}", two.stderr());
     // The last one is stopped as a supervisor does it, and another comes.
     assert!(three.stop(60).await.success(), "{}", three.stderr());
-    let mut four = scene.accelerated("four", &["--exit-when-idle", "2"]);
+    let mut four = scene.accelerated("four", &[]);
     let ended = scene.api.ended(&run, 90).await;
     assert_eq!((ended["state"].as_str(), ended["tasks"]["failed"].as_u64()), (Some("succeeded"), Some(0)), "{ended}");
-    assert!(four.wait(60).await.success(), "{}", four.stderr());
+    assert!(four.stop(60).await.success(), "{}", four.stderr());
+    let mut idle = scene.accelerated("idle", &["--exit-when-idle", "2"]);
+    assert!(idle.wait(60).await.success(), "{}", idle.stderr());
     let history = scene.history().await;
     assert!(pools(&history, 1).len() >= 60);
     assert!(pools(&history, 1).iter().all(|pool| pool == "gpu"));
