@@ -47,6 +47,9 @@ pub struct RetiredRun {
     pub problem: Option<Problem>,
     /// Tasks by state, in the order of [`TaskState::ALL`](crate::TaskState::ALL).
     pub counts: [u32; 7],
+    /// Tasks whose result was taken from another run.
+    #[serde(default)]
+    pub reused: u64,
     /// Parameters and cause, where they are small; events without their data.
     pub details: Option<(Values, Cause)>,
     /// BLAKE3 and size of the stored history.
@@ -77,6 +80,7 @@ impl RetiredRun {
             finished: run.finished,
             problem: run.problem.clone(),
             counts,
+            reused: run.reused(),
             details: (size <= DETAILS_BYTES_MAX).then_some(details),
             digest,
             bytes,

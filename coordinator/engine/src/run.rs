@@ -600,6 +600,12 @@ impl Run {
         noted.flatten()
     }
 
+    /// Tasks whose result was taken from another run.
+    #[must_use]
+    pub fn reused(&self) -> u64 {
+        self.steps.iter().map(|step| u64::from(step.reused)).sum()
+    }
+
     pub(crate) fn note_reuse(&mut self, step: StepIndex, count: u32, at: Timestamp) {
         if self.state == RunState::Pending {
             self.state = RunState::Running;

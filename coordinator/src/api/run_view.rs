@@ -33,9 +33,8 @@ pub(super) struct RunView {
     finished: Option<Timestamp>,
     problem: Option<Problem>,
     tasks: Counts,
-    /// Tasks whose result was taken from another run; absent once the run has left the state.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reused: Option<u64>,
+    /// Tasks whose result was taken from another run.
+    reused: u64,
     /// What a run that has not begun waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     waits: Option<Value>,
@@ -94,7 +93,7 @@ pub(super) fn summary(run: &Run, flow: &Flow) -> RunView {
         finished: run.finished,
         problem: run.problem.clone(),
         tasks,
-        reused: Some(run.steps.iter().map(|step| u64::from(step.reused)).sum()),
+        reused: run.reused(),
         waits: None,
         stuck: None,
         steps: None,
@@ -122,7 +121,7 @@ pub(super) fn retired(id: RunId, run: &RetiredRun) -> Option<RunView> {
         finished: run.finished,
         problem: run.problem.clone(),
         tasks: step_view::by_state(&run.counts, 0),
-        reused: None,
+        reused: run.reused,
         waits: None,
         stuck: None,
         steps: None,

@@ -3,7 +3,7 @@
 use causey_engine::{Question, Reason, State, TaskRef, outstanding, why};
 use causey_protocol::flow::{Definition, Flow, StepIndex};
 use causey_protocol::gate::ChildStart;
-use causey_protocol::id::{Digest, MemoKey, Path, RunId};
+use causey_protocol::id::{Digest, MemoKey, Path, RunId, Timestamp};
 use causey_protocol::input::{FlowChoice, Request};
 use causey_protocol::parameter::{Parameter, ParameterType, Values};
 use causey_protocol::policy::{HostMode, MemoPolicy};
@@ -331,13 +331,14 @@ fn the_oldest_results_make_room_for_new_ones() {
     world.succeed("clean/0", None);
     let key = |number: u32| MemoKey([&number.to_be_bytes()[..], &[7; 12]].concat().try_into().unwrap());
     let result = |number| ResultRemembered(Path::default(), 0, None, Some(key(number)));
+    let mut state = world.state.clone();
     for thousand in 0..100 {
         let results = (thousand * 1_000..(thousand + 1) * 1_000).map(result).collect();
-        let covered = (world.state.inbox, world.state.events);
-        world.take_over(vec![Record::ResultsRemembered { run: first, step: StepIndex(1), results }], covered);
+        state.open_turn(Timestamp(world.now + 1));
+        state.apply(&Record::ResultsRemembered { run: first, step: StepIndex(1), results });
     }
-    assert_eq!(world.state.memo.len(), 100_000);
-    assert!((0..100_000).all(|number| world.state.memo.contains(&key(number))), "the first one of all has made room");
+    assert_eq!(state.memo.len(), 100_000);
+    assert!((0..100_000).all(|number| state.memo.contains(&key(number))), "the first one of all has made room");
 }
 
 #[test]
