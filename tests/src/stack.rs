@@ -94,6 +94,9 @@ impl Stack {
         let before = until("the part to be killed", 20, async || self.pid(role)).await;
         process::signal(before, Signal::KILL);
         until("the part to come back", 30, async || self.pid(role).filter(|now| *now != before)).await;
+        if role == Role::Coordinator {
+            until("the coordinator to listen again", 30, async || self.api.try_get("/v1/status").await).await;
+        }
     }
 
     /// What the supervisor has said, as JSON lines.
