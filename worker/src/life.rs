@@ -1,5 +1,6 @@
 //! The life of a worker from its first hello to its last word, whatever its connection and its bench are.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +107,7 @@ pub async fn live<O: Outside, B: Bench>(
         limits,
         begun: 0,
         idle_since: Instant::now(),
+        passed_on: VecDeque::new(),
     };
     worker.run(stopping).await;
     if let Some(why) = &worker.ending {

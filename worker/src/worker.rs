@@ -2,6 +2,7 @@
 //! state is here, and everything slow runs in tasks of its own that answer with an [`Event`]. It runs on one thread with its
 //! own runtime and connection: that is a fifth of the latency of a step (measured, `step-loop` note).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,11 +48,11 @@ const PASSED_ON_MAX: u64 = 4;
 /// Longest wait for what the queue had sent before it learnt that no more is wanted.
 const PULL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The answer to a delivery that another worker shall have, and not at once: this one may be the only one that asks.
-const PASS_ON: &str = r#"-NAK {"delay":500000000}"#;
+/// A delivery that is handed on waits here so long, lest it comes straight back. The server's own delay is not used: of several that end
+/// at one time it forgets some until the ack wait is over.
+const PASS_ON_DELAY: Duration = Duration::from_millis(500);
 
-/// The answer to a delivery that comes while there is no room for what it would leave.
-const NO_SPACE: &str = r#"-NAK {"delay":1000000000}"#;
+const PASS_ON: &str = "-NAK";
 
 /// Longest wait for the server to confirm an acknowledgement.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,6 +102,8 @@ pub(crate) struct Worker<O: Outside, B> {
     /// Attempts that were begun.
     pub(crate) begun: u64,
     pub(crate) idle_since: Instant,
+    /// Deliveries that other workers shall have, and when they get them; the earliest first.
+    pub(crate) passed_on: VecDeque<(Instant, String)>,
 }
 
 impl<O: Outside, B: Bench> Worker<O, B> {
@@ -127,8 +130,9 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                 _ = progress.tick() => self.show_life().await,
                 _ = hello.tick() => self.say_hello(),
                 _ = pull.tick() => {
-                    self.pass_on_members().await;
-                    self.pass_on_surplus().await;
+                    self.pass_on_members();
+                    self.pass_on_surplus();
+                    self.hand_on(Instant::now()).await;
                     self.hand_back_misfit();
                     self.hand_back_without_space();
                 }
@@ -250,7 +254,7 @@ impl<O: Outside, B: Bench> Worker<O, B> {
     async fn on_task(&mut self, message: Message, received: Instant) {
         let Some(reply) = message.reply else { return };
         if self.bench.lacks_space() {
-            return self.answer(&reply, NO_SPACE).await;
+            return self.pass_on([reply]);
         }
         let dispatch: Dispatch = match codec::decode(&message.payload, DISPATCH_BYTES_MAX) {
             Ok(dispatch) => dispatch,
@@ -259,11 +263,11 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         let dispatch = Arc::new(dispatch);
         let delivered = delivery_count(&reply);
         if self.presence.offer().closed {
-            return self.answer(&reply, PASS_ON).await;
+            return self.pass_on([reply]);
         }
         let lack = dispatch.needs.as_ref().and_then(|needs| self.capacity.lacks(&dispatch.language, needs).pop());
         if lack.is_some() && delivered <= PASSED_ON_MAX {
-            return self.answer(&reply, PASS_ON).await;
+            return self.pass_on([reply]);
         }
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);
@@ -328,21 +332,29 @@ impl<O: Outside, B: Bench> Worker<O, B> {
     }
 
     /// A member that waits for a slot keeps a whole gang waiting, which another worker may complete.
-    async fn pass_on_members(&mut self) {
-        if self.fits_front() {
-            return;
-        }
-        for reply in self.held.pass_on_members() {
-            self.answer(&reply, PASS_ON).await;
+    fn pass_on_members(&mut self) {
+        if !self.fits_front() {
+            let members = self.held.pass_on_members();
+            self.pass_on(members);
         }
     }
 
     /// Behind one that waits for what it needs there may be others, for which another worker has it.
-    async fn pass_on_surplus(&mut self) {
-        if !self.is_blocked() {
-            return;
+    fn pass_on_surplus(&mut self) {
+        if self.is_blocked() {
+            let surplus = self.held.pass_on_surplus();
+            self.pass_on(surplus);
         }
-        for reply in self.held.pass_on_surplus() {
+    }
+
+    fn pass_on(&mut self, replies: impl IntoIterator<Item = String>) {
+        let at = Instant::now() + PASS_ON_DELAY;
+        self.passed_on.extend(replies.into_iter().map(|reply| (at, reply)));
+    }
+
+    /// Gives the queue back what has waited until `now`.
+    async fn hand_on(&mut self, now: Instant) {
+        while let Some((_, reply)) = self.passed_on.pop_front_if(|(at, _)| *at <= now) {
             self.answer(&reply, PASS_ON).await;
         }
     }
@@ -528,6 +540,7 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                 self.release(&job, "the worker stops");
             }
         }
+        self.hand_on(Instant::now() + PASS_ON_DELAY).await;
         if self.presence.close(true) {
             self.say_hello();
         }

@@ -144,7 +144,7 @@ async fn workers_that_come_and_go_under_load_lose_and_double_nothing() {
     scene.causey(&["deploy", &scene.project.flow("pools.py", POOLS)]).await;
     let _plain = scene.worker("plain", &["--gpu", "none"]);
     let mut one = scene.accelerated("one", &[]);
-    let run = scene.submit("r-1", "Pools", scene.parameters(60, 0.1)).await;
+    let run = scene.submit("r-1", "Pools", scene.parameters(240, 0.1)).await;
     let succeeded = async |least: u64| {
         until(&format!("{least} tasks have succeeded"), 60, async || {
             let shown = scene.api.get(&format!("/v1/runs/{run}")).await;
@@ -167,7 +167,7 @@ async fn workers_that_come_and_go_under_load_lose_and_double_nothing() {
     let mut idle = scene.accelerated("idle", &["--exit-when-idle", "2"]);
     assert!(idle.wait(60).await.success(), "{}", idle.stderr());
     let history = scene.history().await;
-    assert!(pools(&history, 1).len() >= 60);
+    assert!(pools(&history, 1).len() >= 240);
     assert!(pools(&history, 1).iter().all(|pool| pool == "gpu"));
 }
 
