@@ -165,6 +165,7 @@ pub(crate) struct RunView {
     #[serde(default)]
     pub(crate) tasks: Counts,
     /// Tasks whose result was taken from another run.
+    #[serde(default)]
     pub(crate) reused: u64,
     #[serde(default)]
     pub(crate) steps: Vec<StepView>,
