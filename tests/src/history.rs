@@ -6,6 +6,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use async_nats::Client;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use bytes::Bytes;
 use causey_coordinator::archive;
 use causey_coordinator::log::Tail;
@@ -69,7 +70,14 @@ async fn messages(client: &Client, stream: &str) -> (u64, Vec<Raw>) {
     let state = &handle.cached_info().state;
     let mut found = Vec::new();
     for sequence in state.first_sequence.max(1)..=state.last_sequence {
-        let Ok(message) = handle.get_raw_message(sequence).await else { continue };
+        // A stream whose leader is being elected has not lost the message.
+        let what = format!("message {sequence} of {stream} is read");
+        let read = until(&what, 20, async || match handle.get_raw_message(sequence).await {
+            Ok(message) => Some(Some(message)),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Some(None),
+            Err(_) => None,
+        });
+        let Some(message) = read.await else { continue };
         let header = message.headers.get(subject::SEQUENCE_HEADER).map(|value| value.to_string()).unwrap_or_default();
         found.push(Raw { sequence, subject: message.subject.to_string(), header, payload: message.payload });
     }
