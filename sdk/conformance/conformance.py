@@ -370,8 +370,12 @@ def prints_before_it_answers(start):
     host = start()
     host.finish("talk")
     # Written before the answer, so it is in the pipe.
+    prints(host, lambda printed: printed == ("to stdout\n", "to stderr\n"))
+
+
+def prints(host, is_enough):
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while host.printed() != ("to stdout\n", "to stderr\n"):
+    while not is_enough(host.printed()):
         expect(time.monotonic() < deadline, f"it printed {host.printed()}")
         time.sleep(0.01)
 
@@ -397,7 +401,7 @@ def ends_a_step_at_its_time_limit(start):
 def ends_when_it_is_asked_to(start):
     host = start()
     host.line.send(host.message("slow"))
-    time.sleep(0.5)
+    prints(host, lambda printed: "begun" in printed[0])
     os.killpg(host.process.pid, signal.SIGTERM)
     answer = host.answer(10)
     expect(answer is None or answer["type"] == "failed", f"after SIGTERM it answers {answer}")

@@ -31,6 +31,7 @@ fail <- function(self) {
 }
 
 slow <- function(self) {
+  cat("begun\n")
   # R looks at time limits between calls, not inside one.
   for (n in 1:600) Sys.sleep(0.1)
 }

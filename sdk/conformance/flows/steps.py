@@ -35,6 +35,7 @@ def fail(self):
 
 
 def slow(self):
+    print("begun")
     time.sleep(60)
 
 
