@@ -1,10 +1,10 @@
 //! Credit pull: raw requests to the pool's consumer for exactly the places that are free, with all answers on one
 //! subscription. `async-nats`'s own streams ask for whole batches ahead and would hoard tasks.
 //!
-//! Requests are not told apart: a message uses one credit, a status returns what its request still had, and when neither
-//! comes for longer than any request lives, the count is taken as lost and starts at zero. Asking for too much by such a
-//! recount only means that a few tasks wait here.
+//! Answers do not name their request: a message uses a credit of the oldest, a status returns what its request still had, and what is
+//! left of a request that must have ended is taken as lost. Asking for too much by such a count only means that a few tasks wait here.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,30 +39,36 @@ pub(crate) enum Arrival {
     NoConsumer,
 }
 
-/// Places asked for and not filled yet. Pure.
+/// Places asked for and not filled yet, by the requests that asked for them, oldest first. Pure.
 #[derive(Debug, Default)]
 struct Credit {
-    outstanding: u32,
-    /// When the last request left or something came.
-    stirred: Option<Instant>,
+    asked: VecDeque<(Instant, u32)>,
     paused_until: Option<Instant>,
 }
 
 impl Credit {
     fn ask(&mut self, batch: u32, now: Instant) {
-        self.outstanding += batch;
-        self.stirred = Some(now);
+        self.asked.push_back((now, batch));
     }
 
-    fn arrived(&mut self, now: Instant) {
-        self.outstanding = self.outstanding.saturating_sub(1);
-        self.stirred = Some(now);
+    /// So many places are filled, or not asked for any more.
+    fn used(&mut self, mut places: u32) {
+        while let Some((_, left)) = self.asked.front_mut() {
+            if *left > places {
+                *left -= places;
+                return;
+            }
+            places -= *left;
+            self.asked.pop_front();
+        }
     }
 
     /// A request ended with `left` places unfilled; `None` when the server did not say.
-    fn ended(&mut self, left: Option<u32>, now: Instant) {
-        self.outstanding = left.map_or(0, |left| self.outstanding.saturating_sub(left));
-        self.stirred = Some(now);
+    fn ended(&mut self, left: Option<u32>) {
+        match left {
+            Some(left) => self.used(left),
+            None => self.asked.clear(),
+        }
     }
 
     /// The places that count as asked for at `now`; `None` while asking is no use.
@@ -70,11 +76,8 @@ impl Credit {
         if self.paused_until.is_some_and(|until| now < until) {
             return None;
         }
-        let quiet = self.stirred.is_some_and(|stirred| now.saturating_duration_since(stirred) > EXPIRES + ANSWER_SLACK);
-        if quiet {
-            self.outstanding = 0;
-        }
-        Some(self.outstanding)
+        while self.asked.pop_front_if(|(at, _)| now.saturating_duration_since(*at) > EXPIRES + ANSWER_SLACK).is_some() {}
+        Some(self.asked.iter().map(|(_, left)| left).sum())
     }
 }
 
@@ -117,19 +120,19 @@ impl<O: Outside> Pull<O> {
     /// Counts what came.
     pub(crate) fn note(&mut self, message: Message, now: Instant) -> Arrival {
         let Some(status) = message.status else {
-            self.credit.arrived(now);
+            self.credit.used(1);
             return Arrival::Task(message);
         };
         match status {
             // A heartbeat.
             IDLE_HEARTBEAT => Arrival::Status,
             NO_RESPONDERS => {
-                self.credit.ended(None, now);
+                self.credit.ended(None);
                 self.credit.paused_until = Some(now + REFUSED_PAUSE);
                 Arrival::NoConsumer
             }
             _ => {
-                self.credit.ended(message.unfilled, now);
+                self.credit.ended(message.unfilled);
                 // 404 and 408: nothing there in time. Everything else is a refusal, which an immediate request would meet again.
                 if !matches!(status, NOT_FOUND | TIMEOUT) {
                     self.credit.paused_until = Some(now + REFUSED_PAUSE);
@@ -164,12 +167,11 @@ mod tests {
         let now = Instant::now();
         let mut credit = Credit::default();
         credit.ask(5, now);
-        credit.arrived(now);
-        credit.arrived(now);
+        credit.used(2);
         assert_eq!(credit.current(now), Some(3));
-        credit.ended(Some(2), now);
+        credit.ended(Some(2));
         assert_eq!(credit.current(now), Some(1));
-        credit.ended(None, now);
+        credit.ended(None);
         assert_eq!(credit.current(now), Some(0));
     }
 
@@ -179,7 +181,10 @@ mod tests {
         let mut credit = Credit::default();
         credit.ask(5, now);
         assert_eq!(credit.current(now + EXPIRES), Some(5));
-        assert_eq!(credit.current(now + EXPIRES + 2 * ANSWER_SLACK), Some(0));
+        let later = now + EXPIRES;
+        credit.ask(2, later);
+        credit.used(1);
+        assert_eq!(credit.current(now + EXPIRES + 2 * ANSWER_SLACK), Some(2), "what was heard of others does not keep it");
     }
 
     #[test]
