@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::committed::Role;
 use crate::config::LEADERSHIP_TTL;
+use crate::desk::Workers;
 use crate::fold::Fold;
 use crate::leadership::{self, Holder};
 use crate::log;
 use crate::outside::{Link, Outside, Unanswered};
 use crate::readers::Writable;
-use crate::streams::{self, Tails};
+use crate::streams::{self, Limits, Tails};
 use crate::{leader, recover, standby};
 
 /// Why a coordinator stops leading or following.
@@ -77,6 +78,10 @@ pub struct Coordinator<O> {
     pub(crate) fold: Fold,
     pub(crate) store: Arc<Store>,
     pub(crate) holder: Holder,
+    /// Whoever may be running what is open.
+    pub(crate) workers: Arc<Workers>,
+    pub(crate) ack_wait: Duration,
+    pub(crate) limits: Limits,
     /// Which records all coordinators can read.
     pub(crate) writable: Writable,
     /// What this process has done or noticed beside the loop.

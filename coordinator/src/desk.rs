@@ -206,6 +206,8 @@ impl<O: Outside> Desk<O> {
                         self.lost(&pool, &worker).await;
                     }
                     self.workers.again();
+                    // Consumers may have gone with the stream; whoever misses his says hello.
+                    pools.clear();
                     self.tell_offers(leading.elapsed() > WORKER_SILENCE_MAX);
                     // Before that, not all workers have had the time to say hello.
                     if leading.elapsed() > POOL_SETTLED {

@@ -21,6 +21,7 @@ use crate::outside::{
     Streams, Unanswered, Unseen, Watch, Word, Words,
 };
 use crate::publisher::{Answer, Token};
+use crate::streams::{self, Limits};
 
 /// A connection to NATS. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -217,6 +218,22 @@ fn read(message: &async_nats::Message) -> Answer {
 }
 
 impl Queues for JetStream {
+    async fn ensure_tasks(&self, limits: Limits) -> Result<(), Unanswered> {
+        match self.look(TASK_STREAM).await {
+            Ok(_) => Ok(()),
+            Err(Unseen::Unanswered(why)) => Err(why),
+            Err(Unseen::Gone) => {
+                tracing::info!("the task queue is made anew; open attempts are offered again");
+                let config = streams::tasks(limits, wall::now().0);
+                self.context
+                    .create_stream(config)
+                    .await
+                    .map(drop)
+                    .map_err(|error| Unanswered::new(streams::Error::Create { stream: TASK_STREAM.into(), reason: error.to_string() }))
+            }
+        }
+    }
+
     async fn ensure_queue(&self, pool: &PoolName, ack_wait: Duration) -> Result<(), Unanswered> {
         let config = PullConfig {
             durable_name: Some(pool.to_string()),

@@ -27,6 +27,7 @@ pub mod projection;
 pub mod publisher;
 pub mod readers;
 pub mod recover;
+mod rest;
 pub mod sealed;
 pub mod signal;
 pub mod snapshot;
@@ -97,6 +98,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         holder: Holder::this_process(&config.name),
         id: inbox.rsplit('.').next().unwrap_or_default().to_owned(),
         ack_wait: Duration::from_secs(config.ack_wait_seconds.max(1).into()),
+        limits,
         upkeep: config.upkeep(),
         shares: config.shares()?,
         shutdown: stop.clone(),

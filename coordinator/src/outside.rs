@@ -12,6 +12,7 @@ use causey_protocol::id::{PoolName, Timestamp};
 
 use crate::publisher::{Answer, Token};
 use crate::signal;
+use crate::streams::Limits;
 
 /// Everything together.
 pub trait Outside: Streams + Queues + Keys + Words + Machine + Aside {}
@@ -146,6 +147,9 @@ pub trait Line: Debug + Send + 'static {
 
 /// The queues of worker pools.
 pub trait Queues {
+    /// Makes the stream of all queues, unless it is there.
+    fn ensure_tasks(&self, limits: Limits) -> impl Future<Output = Result<(), Unanswered>> + Send;
+
     /// Makes the one consumer of a pool's queue, unless it is there.
     fn ensure_queue(&self, pool: &PoolName, ack_wait: Duration) -> impl Future<Output = Result<(), Unanswered>> + Send;
 }

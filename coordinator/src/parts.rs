@@ -20,6 +20,7 @@ use crate::log::Tail;
 use crate::outside::{Outside, Unanswered};
 use crate::projection::Projection;
 use crate::readers::{Announcer, Writable};
+use crate::streams::Limits;
 use crate::sweep::Sweep;
 use crate::upkeep::{Settings, Upkeep};
 
@@ -38,6 +39,8 @@ pub struct Setup<O> {
     /// Tells this process apart from any other.
     pub id: String,
     pub ack_wait: Duration,
+    /// What streams are made with.
+    pub limits: Limits,
     pub upkeep: Settings,
     /// What tenants get while it leads.
     pub shares: Shares,
@@ -61,13 +64,13 @@ pub struct Parts<O> {
 impl<O: Outside> Parts<O> {
     #[must_use]
     pub fn new(setup: Setup<O>) -> Self {
-        let Setup { hot, front, store, projection, state, tail, holder, id, ack_wait, upkeep, shares, shutdown } = setup;
+        let Setup { hot, front, store, projection, state, tail, holder, id, ack_wait, limits, upkeep, shares, shutdown } = setup;
         let committed = Arc::new(Committed::new(state));
         let workers = Arc::new(Workers::default());
         let (notice, noticed) = tokio::sync::mpsc::channel(config::INPUTS_READ_AHEAD);
         let upkeep = Upkeep::new(front.clone(), committed.clone(), store.clone(), notice.clone(), upkeep);
         let (announcer, writable) = Announcer::new(front.clone(), &id, &holder.name);
-        let sweep = Sweep::new(front.clone(), committed.clone(), workers.clone(), ack_wait);
+        let sweep = Sweep::new(front.clone(), committed.clone(), workers.clone(), ack_wait, limits);
         let desk = Desk { outside: front, committed: committed.clone(), workers: workers.clone(), ack_wait, inputs: notice.clone() };
         let coordinator = Coordinator {
             link: hot.link(),
@@ -75,6 +78,9 @@ impl<O: Outside> Parts<O> {
             fold: Fold::new(committed.clone(), tail, projection),
             store,
             holder,
+            workers: workers.clone(),
+            ack_wait,
+            limits,
             writable: writable.clone(),
             notice,
             noticed,

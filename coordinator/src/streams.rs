@@ -48,6 +48,12 @@ pub enum Error {
 pub(crate) const STREAMS: [&str; 5] =
     [subject::INBOX_STREAM, subject::EVENT_STREAM, subject::LOG_STREAM, subject::TASK_STREAM, subject::NOTIFY_STREAM];
 
+/// Those that hold what nothing else can give back. The task queue is not among them: it follows from the log.
+const KEPT: [&str; 4] = [subject::INBOX_STREAM, subject::EVENT_STREAM, subject::LOG_STREAM, subject::NOTIFY_STREAM];
+
+/// Cap of a task queue in memory: the windows of pools keep far below it.
+const TASK_MEMORY_BYTES_MAX: i64 = 256 * 1024 * 1024;
+
 /// How long events are kept.
 const EVENTS_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
@@ -95,15 +101,31 @@ fn configs(limits: Limits) -> Vec<Config> {
             deny_delete: true,
             ..config(subject::LOG_STREAM, &[subject::LOG_TURN, subject::LOG_ALL])
         },
-        Config {
-            max_message_size: i32::try_from(DISPATCH_BYTES_MAX + 8 * 1024).unwrap_or(i32::MAX),
-            retention: RetentionPolicy::WorkQueue,
-            max_messages_per_subject: 1,
-            discard_new_per_subject: true,
-            ..config(subject::TASK_STREAM, &[subject::TASK_ALL])
-        },
         Config { max_age: NOTIFICATIONS_KEPT, ..config(subject::NOTIFY_STREAM, &[subject::NOTIFY_ALL]) },
     ]
+}
+
+/// The queues of all pools. One server keeps them in memory: a task is then neither written nor synced, and after a restart of the server
+/// the leader makes the stream anew and offers the tasks again. Sequences begin at `now`, in microseconds: an ack names a sequence, and one
+/// that was meant for the stream before must hit nothing in this one. A cluster would bring the stream back under its old sequences after all
+/// its servers were down, so there it is kept in files.
+pub(crate) fn tasks(limits: Limits, now: u64) -> Config {
+    let config = Config {
+        max_message_size: i32::try_from(DISPATCH_BYTES_MAX + 8 * 1024).unwrap_or(i32::MAX),
+        retention: RetentionPolicy::WorkQueue,
+        max_messages_per_subject: 1,
+        discard_new_per_subject: true,
+        ..config(subject::TASK_STREAM, &[subject::TASK_ALL], limits)
+    };
+    if limits.replicas > 1 {
+        return config;
+    }
+    Config {
+        storage: StorageType::Memory,
+        first_sequence: Some(now),
+        max_bytes: if limits.bytes_max < 0 { limits.bytes_max } else { limits.bytes_max.min(TASK_MEMORY_BYTES_MAX) },
+        ..config
+    }
 }
 
 fn buckets(replicas: u8) -> [kv::Config; 2] {
@@ -136,13 +158,14 @@ pub(crate) async fn ensure_patiently(nats: &JetStream, limits: Limits, witness: 
     }
 }
 
-/// Makes sure that all streams exist; creates what is missing when none holds a message and no `witness` knows an earlier log.
+/// Makes sure that all streams but the task queue exist, which every leader makes where it is missing; creates what is missing when none
+/// holds a message and no `witness` knows an earlier log.
 ///
 /// # Errors
 /// [`Error`] when some are missing, when a log has vanished, or when the server refuses or does not answer.
 pub async fn ensure(nats: &JetStream, limits: Limits, witness: Option<String>) -> Result<(), Error> {
     let context = &nats.context;
-    let looks = STREAMS.map(|name| async move {
+    let looks = KEPT.map(|name| async move {
         match nats.look(name).await {
             Ok(look) => Ok(Some(look.last)),
             Err(Unseen::Gone) => Ok(None),
@@ -151,7 +174,7 @@ pub async fn ensure(nats: &JetStream, limits: Limits, witness: Option<String>) -
     });
     let tails: Vec<Option<u64>> = join_all(looks).await.into_iter().collect::<Result<_, _>>()?;
     let named = |wanted: bool| {
-        let named = STREAMS.iter().zip(&tails).filter(|(_, tail)| tail.is_some() == wanted);
+        let named = KEPT.iter().zip(&tails).filter(|(_, tail)| tail.is_some() == wanted);
         named.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     };
     if tails.iter().all(Option::is_some) {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::committed::{Committed, Role};
 use crate::desk::Workers;
 use crate::outside::{AppendError, Expect, Message, Outside, Purge, Unanswered};
-use crate::streams;
+use crate::streams::{self, Limits};
 
 /// Messages that are missing in so many rounds in a row before are lost: the ones that are on their way come sooner. Rounds, because
 /// wall clocks jump.
@@ -33,6 +33,8 @@ const REMOVED_MAX: usize = 200;
 enum Error {
     #[error(transparent)]
     Streams(#[from] streams::Error),
+    #[error("the task queue cannot be made")]
+    Make(#[source] Unanswered),
     #[error("the task queue cannot be read")]
     List(#[source] Unanswered),
     #[error("the task queue refuses a task")]
@@ -48,6 +50,7 @@ pub(crate) struct Sweep<O> {
     committed: Arc<Committed>,
     workers: Arc<Workers>,
     ack_wait: Duration,
+    limits: Limits,
     /// Subjects that the last round found without an open attempt: their workers may have been about to acknowledge them.
     suspects: BTreeSet<String>,
     /// Subjects that were missing, and in how many rounds before.
@@ -64,8 +67,8 @@ struct Found {
 }
 
 impl<O: Outside> Sweep<O> {
-    pub(crate) fn new(outside: O, committed: Arc<Committed>, workers: Arc<Workers>, ack_wait: Duration) -> Self {
-        Self { outside, committed, workers, ack_wait, suspects: BTreeSet::new(), missing: BTreeMap::new() }
+    pub(crate) fn new(outside: O, committed: Arc<Committed>, workers: Arc<Workers>, ack_wait: Duration, limits: Limits) -> Self {
+        Self { outside, committed, workers, ack_wait, limits, suspects: BTreeSet::new(), missing: BTreeMap::new() }
     }
 
     /// Works until `shutdown`, whenever this coordinator leads.
@@ -95,6 +98,7 @@ impl<O: Outside> Sweep<O> {
     }
 
     async fn round(&mut self) -> Result<(), Error> {
+        self.outside.ensure_tasks(self.limits).await.map_err(Error::Make)?;
         let listed = self.outside.subjects(subject::TASK_STREAM).await.map_err(Error::List)?;
         // A message enters the queue after its turn, and leaves it after its report: a state that covers all turns and reports up to
         // now knows of every one that was or was not listed. A leader deposed meanwhile waits for turns of others and so learns of them.
@@ -162,8 +166,7 @@ fn compare(state: &State, listed: &BTreeSet<String>, held: &BTreeSet<OpenAttempt
     for queued in causey_engine::queued(state) {
         let subject = subject::task(&queued.pool, queued.run, &queued.key);
         let present = found.orphans.remove(&subject);
-        let is_held = || queued.attempts.iter().any(|key| held.contains(&OpenAttempt { run: queued.run, key: *key }));
-        if !present && !is_held() {
+        if !present && !queued.is_held(held) {
             found.missing.insert(subject, queued);
         }
     }

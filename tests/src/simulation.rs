@@ -31,6 +31,7 @@ use causey_coordinator::log::Tail;
 use causey_coordinator::outside::Outside;
 use causey_coordinator::parts::{Parts, Setup};
 use causey_coordinator::projection::{Checkpoint, Projection};
+use causey_coordinator::streams::Limits;
 use causey_coordinator::upkeep::Settings;
 use causey_engine::State;
 use causey_protocol::artifact::blob_path;
@@ -218,6 +219,7 @@ async fn keep_coordinator(world: Arc<World>, number: usize, refusals: Arc<Mutex<
             holder: Holder::unseen(&name, u32::try_from(process.id % 1_000_000).unwrap_or_default()),
             id: format!("c{}", process.id),
             ack_wait: ACK_WAIT,
+            limits: Limits { bytes_max: -1, replicas: 1 },
             shares: shares(&world),
             upkeep: Settings { snapshot_interval: Duration::from_secs(7), snapshot_records: 60, runs_whole: judge::RUNS_WHOLE },
             shutdown: process.stop.clone(),

@@ -9,9 +9,10 @@ use causey_coordinator::config::LEADERSHIP_TTL;
 use causey_coordinator::jetstream::JetStream;
 use causey_coordinator::outside::{
     AppendError, Bucket as _, Entry, Expect, KeyError, Keys, Line as _, Listener as _, Machine, Message, Outside, Purge, Queues,
-    Reader as _, Streams, Watch as _, Words,
+    Reader as _, Streams, Unseen, Watch as _, Words,
 };
 use causey_coordinator::publisher::Answer;
+use causey_coordinator::streams::Limits;
 use causey_coordinator::{broker, streams};
 use causey_protocol::subject::{INBOX_STREAM, LEADER_KEY, LIVE_WORKER_ALL, LOG_STREAM, LOG_TURN, TASK_STREAM};
 use causey_tests::simulation::quiet;
@@ -24,6 +25,8 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const ACK_WAIT: Duration = Duration::from_secs(1);
+
+const LIMITS: Limits = Limits { bytes_max: 64 * 1024 * 1024, replicas: 1 };
 
 fn message(subject: &str, expect: Expect, payload: &'static str) -> Message {
     Message { subject: subject.into(), expect, headers: vec![("Causey-Sequence", "7.0".into())], payload: payload.into() }
@@ -146,6 +149,7 @@ async fn a_queue(leader: &(impl Streams + Queues), worker: &impl Connection) {
     let next = "$JS.API.CONSUMER.MSG.NEXT.CAUSEY_TASK.pool";
     worker.say(next, Some(&inbox), pull.clone()).await.unwrap();
     assert_eq!(soon(arrivals.next()).await.unwrap().status, Some(503), "nobody has made the consumer");
+    leader.ensure_tasks(LIMITS).await.unwrap();
     leader.ensure_queue(&"pool".parse().unwrap(), ACK_WAIT).await.unwrap();
     worker.say(next, Some(&inbox), pull).await.unwrap();
     leader.append(message(SUBJECT, Expect::NoneOnSubject, "task")).await.unwrap();
@@ -176,7 +180,7 @@ async fn everything(coordinator: &impl Outside, worker: &impl Connection) {
 
 async fn connected(url: &str, replicas: u8) -> JetStream {
     let nats = broker::connect(url, "conformance", false).await.unwrap();
-    streams::ensure(&nats, streams::Limits { bytes_max: 64 * 1024 * 1024, replicas }, None).await.unwrap();
+    streams::ensure(&nats, Limits { replicas, ..LIMITS }, None).await.unwrap();
     nats
 }
 
@@ -198,6 +202,36 @@ async fn the_real_server_behaves_as_the_simulated_one() {
     let worker = causey_worker::nats::connect(&nats.url(), name, sender).await.unwrap();
     soon(events.recv()).await.expect("it connects");
     everything(&coordinator, &worker).await;
+}
+
+/// A single server has the task queue in memory. After a restart it is made anew, and what a worker still does with a delivery of the one
+/// before, whose sequence names nothing now, is answered and touches no other task.
+#[tokio::test]
+async fn what_was_meant_for_the_task_queue_before_a_restart_hits_nothing_in_the_new_one() {
+    const OLD: &str = "causey.task.pool.run.old";
+    const NEW: &str = "causey.task.pool.run.new";
+    let project = Project::new();
+    let nats = Nats::start(&project.file("jetstream")).await;
+    let leader = connected(&nats.url(), 1).await;
+    let pool = "pool".parse().unwrap();
+    leader.ensure_tasks(LIMITS).await.unwrap();
+    leader.ensure_queue(&pool, ACK_WAIT).await.unwrap();
+    let old = leader.append(message(OLD, Expect::NoneOnSubject, "task")).await.unwrap();
+    let reply = format!("$JS.ACK.CAUSEY_TASK.pool.1.{old}.1.1700000000000000000.0");
+    drop(leader);
+    let nats = nats.again().await;
+    let leader = connected(&nats.url(), 1).await;
+    assert_eq!(leader.look(TASK_STREAM).await, Err(Unseen::Gone));
+    leader.ensure_tasks(LIMITS).await.unwrap();
+    leader.ensure_tasks(LIMITS).await.expect("once made it stays");
+    leader.ensure_queue(&pool, ACK_WAIT).await.unwrap();
+    let new = leader.append(message(NEW, Expect::NoneOnSubject, "task")).await.unwrap();
+    assert!(new > old, "no sequence comes again: {old}, then {new}");
+    let client = nats.client().await;
+    for word in ["+WPI", "+ACK"] {
+        timeout(PATIENCE, client.request(reply.clone(), word.into())).await.expect("in time").expect("it is answered");
+    }
+    assert_eq!(leader.subjects(TASK_STREAM).await.unwrap(), [NEW.to_owned()].into());
 }
 
 /// Rows 7 and 11 of the fault model: the fence holds where a message has three copies.

@@ -11,12 +11,13 @@ use causey_coordinator::outside::{
     Unanswered, Unseen, Watch, Word, Words,
 };
 use causey_coordinator::publisher::{Answer, Token};
+use causey_coordinator::streams::Limits;
 use causey_protocol::id::{PoolName, Timestamp};
 use causey_worker::outside as worker;
 use tokio::time::Instant;
 
 use super::mailbox::Mailbox;
-use super::server::Letter;
+use super::server::{Letter, Server};
 use super::world::{Process, World};
 
 /// How long a reader whose consumer is gone waits for a sign of life.
@@ -44,7 +45,7 @@ impl Streams for Node {
     type Line = Publishing;
 
     async fn look(&self, stream: &'static str) -> Result<Look, Unseen> {
-        Ok(self.call("look", |world| world.with_server(|server| server.look(stream))).await?)
+        self.call("look", |world| world.with_server(|server| server.look(stream))).await?.ok_or(Unseen::Gone)
     }
 
     async fn message(&self, stream: &'static str, sequence: u64) -> Result<Option<Raw>, Unanswered> {
@@ -58,7 +59,7 @@ impl Streams for Node {
     }
 
     async fn subjects(&self, stream: &'static str) -> Result<BTreeSet<String>, Unanswered> {
-        self.call("subjects", |world| world.with_server(|server| server.subjects(stream))).await
+        self.call("subjects", |world| world.with_server(|server| server.subjects(stream))).await?.ok_or_else(gone)
     }
 
     async fn append(&self, message: Message) -> Result<u64, AppendError> {
@@ -76,7 +77,7 @@ impl Streams for Node {
     }
 
     async fn purge(&self, stream: &'static str, what: Purge) -> Result<u64, Unanswered> {
-        self.call("purge", |world| world.with_server(|server| server.purge(stream, &what))).await
+        self.call("purge", |world| world.with_server(|server| server.purge(stream, &what))).await?.ok_or_else(gone)
     }
 
     async fn room(&self) -> Result<(u64, u64), Unanswered> {
@@ -134,9 +135,19 @@ impl Line for Publishing {
     }
 }
 
+fn gone() -> Unanswered {
+    Unanswered("the stream is gone".into())
+}
+
 impl Queues for Node {
+    async fn ensure_tasks(&self, _: Limits) -> Result<(), Unanswered> {
+        self.call("ensure_tasks", |world| world.with_server(Server::ensure_tasks)).await
+    }
+
     async fn ensure_queue(&self, pool: &PoolName, ack_wait: Duration) -> Result<(), Unanswered> {
-        self.call("ensure_queue", |world| world.with_server(|server| server.ensure_queue(pool.as_str(), ack_wait, Instant::now()))).await
+        let ensured =
+            self.call("ensure_queue", |world| world.with_server(|server| server.ensure_queue(pool.as_str(), ack_wait, Instant::now())));
+        ensured.await?.ok_or_else(gone)
     }
 }
 

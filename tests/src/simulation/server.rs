@@ -96,6 +96,8 @@ pub(crate) struct Server {
     subscriptions: Vec<Subscription>,
     readings: Vec<Reading>,
     watches: Vec<Watching>,
+    /// Where the sequences of the next task queue begin.
+    tasks_begin: u64,
     /// Tasks acknowledged lately: what a crash may bring back.
     acknowledged: Vec<(Instant, Raw)>,
     /// Letters written and not carried yet.
@@ -131,13 +133,14 @@ impl Server {
         let stream = |name| (name, Stream { created, first: 0, last: 0, messages: BTreeMap::new() });
         Self {
             up: true,
-            streams: [INBOX_STREAM, EVENT_STREAM, LOG_STREAM, TASK_STREAM, NOTIFY_STREAM].map(stream).into(),
+            streams: [INBOX_STREAM, EVENT_STREAM, LOG_STREAM, NOTIFY_STREAM].map(stream).into(),
             queues: BTreeMap::new(),
             keys: BTreeMap::new(),
             revision: 0,
             subscriptions: Vec::new(),
             readings: Vec::new(),
             watches: Vec::new(),
+            tasks_begin: 1_000,
             acknowledged: Vec::new(),
             letters: Vec::new(),
             read: Vec::new(),
@@ -145,13 +148,21 @@ impl Server {
         }
     }
 
-    fn stream(&mut self, name: &'static str) -> &mut Stream {
-        self.streams.get_mut(name).expect("the streams are there from the beginning")
+    /// The task queue, which alone may be missing.
+    fn tasks(&mut self) -> Option<&mut Stream> {
+        self.streams.get_mut(TASK_STREAM)
     }
 
-    pub(crate) fn look(&self, name: &'static str) -> Look {
-        let stream = &self.streams[name];
-        Look { first: stream.first, last: stream.last, created: stream.created, bytes: 0, bytes_max: 0 }
+    /// Makes the task queue, unless it is there. No sequence that it has ever had comes again.
+    pub(crate) fn ensure_tasks(&mut self) {
+        let begin = self.tasks_begin;
+        let stream = || Stream { created: begin, first: begin, last: begin - 1, messages: BTreeMap::new() };
+        self.streams.entry(TASK_STREAM).or_insert_with(stream);
+    }
+
+    pub(crate) fn look(&self, name: &'static str) -> Option<Look> {
+        let stream = self.streams.get(name)?;
+        Some(Look { first: stream.first, last: stream.last, created: stream.created, bytes: 0, bytes_max: 0 })
     }
 
     pub(crate) fn message(&self, name: &'static str, sequence: u64) -> Option<Raw> {
@@ -163,7 +174,9 @@ impl Server {
         let Some(name) = stream_of(&message.subject) else {
             return Answer::Refused { code: 10_000, text: "no stream takes this subject".into() };
         };
-        let stream = self.stream(name);
+        let Some(stream) = self.streams.get_mut(name) else {
+            return Answer::Refused { code: u64::from(NO_RESPONDERS), text: "the stream is gone".into() };
+        };
         let as_expected = match message.expect {
             Expect::Nothing => true,
             Expect::End(sequence) => stream.last == sequence,
@@ -187,18 +200,20 @@ impl Server {
         Answer::Stored { sequence }
     }
 
-    pub(crate) fn subjects(&self, name: &'static str) -> BTreeSet<String> {
-        self.streams[name].messages.values().map(|message| message.subject.clone()).collect()
+    pub(crate) fn subjects(&self, name: &'static str) -> Option<BTreeSet<String>> {
+        Some(self.streams.get(name)?.messages.values().map(|message| message.subject.clone()).collect())
     }
 
     /// Some tasks are no longer there, and nobody has acknowledged them.
     pub(crate) fn lose_tasks(&mut self, mut loses: impl FnMut() -> bool) {
-        self.stream(TASK_STREAM).messages.retain(|_, _| !loses());
+        if let Some(tasks) = self.tasks() {
+            tasks.messages.retain(|_, _| !loses());
+        }
         self.forget_missing();
     }
 
-    pub(crate) fn purge(&mut self, name: &'static str, what: &Purge) -> u64 {
-        let stream = self.stream(name);
+    pub(crate) fn purge(&mut self, name: &'static str, what: &Purge) -> Option<u64> {
+        let stream = self.streams.get_mut(name)?;
         let before = stream.messages.len();
         match what {
             Purge::To(sequence) => stream.messages = stream.messages.split_off(&(sequence + 1)),
@@ -209,7 +224,7 @@ impl Server {
         if name == TASK_STREAM {
             self.forget_missing();
         }
-        purged as u64
+        Some(purged as u64)
     }
 
     pub(crate) fn open(&mut self, process: u64, stream: &'static str, after: u64) -> Arc<Mailbox<Raw>> {
@@ -232,11 +247,13 @@ impl Server {
         self.subscriptions.retain(|subscription| !Arc::ptr_eq(&subscription.mailbox, mailbox));
     }
 
-    /// Makes a pool's consumer, unless it is there.
-    pub(crate) fn ensure_queue(&mut self, pool: &str, ack_wait: Duration, now: Instant) {
+    /// Makes a pool's consumer, unless it is there; `None` without the task queue.
+    pub(crate) fn ensure_queue(&mut self, pool: &str, ack_wait: Duration, now: Instant) -> Option<()> {
+        self.tasks()?;
         let queue = || Queue { ack_wait, pending: BTreeMap::new(), delivered: BTreeMap::new(), pulls: VecDeque::new() };
         self.queues.entry(pool.to_owned()).or_insert_with(queue);
         self.deliver(now);
+        Some(())
     }
 
     /// Takes what a client says: an ack, a pull request, a key, or words for whoever listens. `false` when nobody takes it.
@@ -288,14 +305,14 @@ impl Server {
         } else {
             queue.pending.remove(&sequence);
             queue.delivered.remove(&sequence);
-            if let Some(raw) = self.stream(TASK_STREAM).messages.remove(&sequence) {
+            if let Some(raw) = self.tasks().and_then(|tasks| tasks.messages.remove(&sequence)) {
                 self.acknowledged.push((now, raw));
             }
         }
     }
 
     fn forget_missing(&mut self) {
-        let there: BTreeSet<u64> = self.streams[TASK_STREAM].messages.keys().copied().collect();
+        let there: BTreeSet<u64> = self.tasks().map(|tasks| tasks.messages.keys().copied().collect()).unwrap_or_default();
         for queue in self.queues.values_mut() {
             queue.pending.retain(|sequence, _| there.contains(sequence));
             queue.delivered.retain(|sequence, _| there.contains(sequence));
@@ -305,9 +322,10 @@ impl Server {
     /// Gives what is queued to whoever asks.
     fn deliver(&mut self, now: Instant) {
         let mut letters = Vec::new();
+        let Some(tasks) = self.streams.get(TASK_STREAM) else { return };
         for (pool, queue) in &mut self.queues {
             let filter = format!("causey.task.{pool}.>");
-            for (sequence, raw) in &self.streams[TASK_STREAM].messages {
+            for (sequence, raw) in &tasks.messages {
                 if !matches(&filter, &raw.subject) || queue.pending.contains_key(sequence) {
                     continue;
                 }
@@ -432,13 +450,22 @@ impl Server {
         self.subscriptions.retain(|subscription| subscription.process != process);
     }
 
-    /// The server is killed and comes back with what it had stored. It may have forgotten that tasks were acknowledged, and how often
-    /// others were delivered; `remembers` says of each.
+    /// The server is killed and comes back with what it had stored. Tasks it may have had in memory only. Else it may have forgotten that
+    /// some were acknowledged, and how often others were delivered; `remembers` says of each.
     pub(crate) fn crash(&mut self, mut remembers: impl FnMut() -> bool) {
-        for (_, raw) in std::mem::take(&mut self.acknowledged) {
-            let taken = self.streams[TASK_STREAM].messages.values().any(|stored| stored.subject == raw.subject);
+        let acknowledged = std::mem::take(&mut self.acknowledged);
+        if !remembers() {
+            if let Some(tasks) = self.streams.remove(TASK_STREAM) {
+                self.tasks_begin = tasks.last + 1_000;
+            }
+            self.queues.clear();
+            return;
+        }
+        let Some(tasks) = self.tasks() else { return };
+        for (_, raw) in acknowledged {
+            let taken = tasks.messages.values().any(|stored| stored.subject == raw.subject);
             if !taken && !remembers() {
-                self.stream(TASK_STREAM).messages.insert(raw.sequence, raw);
+                tasks.messages.insert(raw.sequence, raw);
             }
         }
         for queue in self.queues.values_mut() {
@@ -450,7 +477,7 @@ impl Server {
 
     /// Messages at the end of a stream are gone, although they were acknowledged.
     pub(crate) fn cut(&mut self, name: &'static str, messages: u64) {
-        let stream = self.stream(name);
+        let Some(stream) = self.streams.get_mut(name) else { return };
         stream.last = stream.last.saturating_sub(messages);
         let last = stream.last;
         stream.messages.retain(|sequence, _| *sequence <= last);
