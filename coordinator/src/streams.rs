@@ -52,7 +52,7 @@ pub(crate) const STREAMS: [&str; 5] =
 const KEPT: [&str; 4] = [subject::INBOX_STREAM, subject::EVENT_STREAM, subject::LOG_STREAM, subject::NOTIFY_STREAM];
 
 /// Cap of a task queue in memory: the windows of pools keep far below it.
-const TASK_MEMORY_BYTES_MAX: i64 = 256 * 1024 * 1024;
+const TASK_MEMORY_BYTES_MAX: i64 = 128 * 1024 * 1024;
 
 /// How long events are kept.
 const EVENTS_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);

@@ -9,7 +9,7 @@ VERSION = 1
 
 
 class Waiting(FlowSpec):
-    go = Parameter("go", required=True, help="file to wait for; each item that runs makes one with its number behind the name")
+    go = Parameter("go", required=True, help="file to wait for; each item leaves a dot in one of its own for each time it runs")
     size = Parameter("size", default=0)
 
     @step
@@ -19,7 +19,8 @@ class Waiting(FlowSpec):
 
     @step
     def work(self):
-        open(f"{self.go}-{self.input}", "w").close()
+        with open(f"{self.go}-{self.input}", "a") as mark:
+            mark.write(".")
         while not os.path.exists(self.go):
             time.sleep(0.02)
         self.left, self.version = os.urandom(self.size), VERSION

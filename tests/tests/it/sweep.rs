@@ -6,8 +6,12 @@ use causey_protocol::id::{RunId, TaskId};
 use causey_protocol::record::Record;
 use causey_protocol::subject;
 use causey_tests::service::{Place, worker_with};
-use causey_tests::{Api, Coordinator, Nats, Project, until};
+use causey_tests::wait::until_true;
+use causey_tests::{Api, Coordinator, History, Nats, Project, until};
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
 
+use crate::flows::WAITING;
 use crate::marked::Marked;
 
 /// Short, so that a test need not wait long: the coordinator looks at its queues this often.
@@ -37,7 +41,11 @@ impl Scene {
     }
 
     fn worker(&self) -> causey_tests::Service {
-        worker_with(&self.nats.url(), self.project.path(), &self.place.store, "worker", &[ACK_WAIT])
+        self.worker_with("worker", &[])
+    }
+
+    fn worker_with(&self, name: &str, options: &[&str]) -> causey_tests::Service {
+        worker_with(&self.nats.url(), self.project.path(), &self.place.store, name, &[&[ACK_WAIT], options].concat())
     }
 }
 
@@ -84,4 +92,42 @@ async fn row_26_queued_tasks_whose_attempts_are_closed_are_removed() {
     marked.ends_well(&scene.api, &scene.nats.client().await, &scene.place.store).await;
     gone(left("end").await).await;
     assert_eq!(messages(&mut queue).await, 0);
+}
+
+/// A single server keeps the queue in memory: killed, it comes back without it.
+#[tokio::test]
+async fn row_10_what_runs_when_the_server_loses_its_queue_runs_on_and_once() {
+    let mut scene = Scene::start().await;
+    let flow = scene.project.flow("waiting.py", WAITING);
+    scene.project.ok(&["deploy", &flow, "--url", &scene.api.url, "--token", &scene.api.token]).await;
+    let go = scene.project.file("go");
+    let reply = scene.api.post("/v1/runs", &json!({"request_id": "one", "flow": "Waiting", "parameters": {"go": go}})).await;
+    let run = reply.body["name"].as_str().unwrap().to_owned();
+    let _first = scene.worker_with("first", &["--slots=2"]);
+    let begun = |state: &Value| state["tasks"]["running"] == 2;
+    until("two tasks run", 60, async || begun(&scene.api.get(&format!("/v1/runs/{run}")).await).then_some(())).await;
+    let made = scene.queue().await.cached_info().created;
+    scene.nats = scene.nats.again().await;
+    until("the queue is made anew", 60, async || {
+        let queue = jetstream::new(scene.nats.client().await).get_stream(subject::TASK_STREAM).await.ok()?;
+        (queue.cached_info().created > made).then_some(())
+    })
+    .await;
+    let _second = scene.worker_with("second", &["--slots=4"]);
+    let marks =
+        || (0..4).map(|item| std::fs::read_to_string(scene.project.file(&format!("go-{item}"))).unwrap_or_default()).collect::<Vec<_>>();
+    until_true("all four run", 60, || marks().iter().all(|mark| !mark.is_empty())).await;
+    // Two rounds of the sweep, with a worker that has room: whatever is offered once more runs by then.
+    let client = jetstream::new(scene.nats.client().await);
+    client.publish("causey.task.elsewhere.nobody.nothing", "stray".into()).await.unwrap().await.unwrap();
+    let mut queue = scene.queue().await;
+    until("the sweep has looked twice", 60, async || {
+        (queue.info_with_subjects("causey.task.elsewhere.>").await.unwrap().count().await == 0).then_some(())
+    })
+    .await;
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(scene.api.ended(&run, 90).await["state"], "succeeded");
+    assert_eq!(marks(), [".", ".", ".", "."], "each item ran once");
+    let history = History::read(&scene.nats.client().await).await;
+    assert_eq!(history.violations(), Vec::<String>::new());
 }
