@@ -1,6 +1,11 @@
 //! Records: immutable decided facts, and the turn that packs them into one message of the log. An old log must replay for ever,
 //! so a kind is added, never changed; an unknown kind stops the reader.
 
+mod outcome;
+mod start;
+mod tasks;
+mod turn;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -9,64 +14,21 @@ use uuid::Uuid;
 
 use crate::artifact::ObjectRef;
 use crate::flow::{Flow, StepIndex};
-use crate::gate::{Awaited, Parent, SignalSource};
-use crate::id::{
-    ContentId, Digest, FlowName, MemoKey, ModelName, NotificationId, Origin, Path, PoolName, RequestId, RunId, RunName, SignalName,
-    SourceName, StepName, Timestamp, WorkerName,
-};
+use crate::gate::{Awaited, SignalSource};
+use crate::id::{Digest, FlowName, MemoKey, NotificationId, Origin, Path, PoolName, RequestId, RunId, SignalName, Timestamp, WorkerName};
 use crate::letter::{DeadLetter, LetterEnd};
 use crate::live::Order;
-use crate::parameter::Values;
-use crate::policy::HostMode;
 use crate::problem::Problem;
 use crate::resources::ShapeCount;
-use crate::schedule::BackfillPlan;
-use crate::share::{Shares, Standing};
+use crate::share::Shares;
 use crate::status;
-use crate::task::{Address, ErrorInfo, Publication, Success, Usage};
+use crate::task::{Address, Success, Usage};
 use crate::upkeep::{SnapshotTaken, Storage};
 
-/// What the leader decides in one go and commits as one message.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Turn {
-    /// The leadership under which it was written; never decreases.
-    pub epoch: u64,
-    /// The leader's clock, never before the turn before.
-    pub at: Timestamp,
-    /// Inbox messages up to this sequence are covered by this turn and those before it.
-    pub inbox: u64,
-    /// Events up to this sequence are covered.
-    pub events: u64,
-    /// Notifications decided up to this log position (sequence, index in turn) are in the notify stream.
-    pub announced: Position,
-    /// BLAKE3 of the message before this one on the log; zeros before the first.
-    pub previous: Digest,
-    pub records: Vec<Record>,
-}
-
-/// A record's place in the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Position {
-    /// Stream sequence of the turn.
-    pub sequence: u64,
-    /// Index of the record in its turn.
-    pub index: u32,
-}
-
-impl std::fmt::Display for Position {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.sequence, self.index)
-    }
-}
-
-impl std::str::FromStr for Position {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a position such as 41.0");
-        let (sequence, index) = text.split_once('.').unwrap_or((text, "0"));
-        Ok(Self { sequence: sequence.parse().map_err(|_| wrong())?, index: index.parse().map_err(|_| wrong())? })
-    }
-}
+pub use outcome::{Answer, FailureCause, ModelPublished, RunState, Topic};
+pub use start::{BackfillStarted, Cause, Resumption, RunStarted, Work};
+pub use tasks::{ItemReused, ItemSucceeded, ResultRemembered, TaskSet};
+pub use turn::{Position, Turn};
 
 /// Generation of records that this version reads and writes. A release that adds a kind, or a field that an older reader must not
 /// skip, raises it by one.
@@ -592,322 +554,6 @@ impl Record {
             | Self::ChildEnded { .. }
             | Self::StatusSet { .. }
             | Self::AttemptUsed { .. } => 1,
-        }
-    }
-}
-
-/// An item of [`Record::AttemptsSucceeded`] as a compact tuple: index, digest and size of the object, microseconds of start and end
-/// behind the record's `since`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ItemSucceeded(pub u32, pub Digest, pub u64, pub u64, pub u64);
-
-/// An item of [`Record::ResultsReused`] as a compact tuple: place among the tasks that were sought, place among the owners, number of
-/// the accepted attempt, digest and size of the object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ItemReused(pub u32, pub u32, pub u32, pub Digest, pub u64);
-
-/// A task's result in [`Record::ResultsRemembered`] as a compact tuple: path, visit, what its object contains, and the key under which later
-/// runs find it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ResultRemembered(pub Path, pub u32, pub Option<ContentId>, pub Option<MemoKey>);
-
-/// A run and everything it is pinned to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunStarted {
-    pub run: RunId,
-    pub name: RunName,
-    pub origin: Origin,
-    /// Origins of the other events a trigger joined: each is remembered singly.
-    pub joined: Vec<Origin>,
-    pub definition: Digest,
-    /// The deployed version, for runs of a deployment.
-    pub version: Option<u32>,
-    pub parameters: Values,
-    pub cause: Cause,
-    pub user: String,
-    pub tags: Vec<String>,
-    pub host: Option<HostMode>,
-    /// Longest time the run may take, in seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_seconds: Option<f64>,
-    /// It waits for a place among the runs of its flow until a [`Record::RunAdmitted`].
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub waits: bool,
-    #[serde(default, skip_serializing_if = "Standing::is_ordinary")]
-    pub standing: Standing,
-    /// It takes no remembered result of a memoised step.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub fresh: bool,
-}
-
-/// A backfill and what its runs are pinned to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BackfillStarted {
-    /// The id of the request.
-    pub backfill: RequestId,
-    pub plan: BackfillPlan,
-    pub definition: Digest,
-    pub version: u32,
-    pub user: String,
-}
-
-/// What is left of an accepted input.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Work {
-    /// An event matches further triggers.
-    Event { sequence: u64, source: SourceName, cloud_event: Value },
-    /// A lost worker held further attempts.
-    WorkerLost { pool: PoolName, worker: WorkerName },
-}
-
-/// Why a run exists.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    Request {
-        id: RequestId,
-    },
-    /// The CloudEvents, in structured form.
-    Event {
-        trigger: u16,
-        events: Vec<Value>,
-    },
-    Schedule {
-        schedule: String,
-        instant: Timestamp,
-    },
-    Backfill {
-        backfill: RequestId,
-        instant: Timestamp,
-    },
-    /// A task of another run started it.
-    Parent(Box<Parent>),
-    /// An earlier run, whose results it takes as far as they hold.
-    Resume {
-        id: RequestId,
-        earlier: Box<Resumption>,
-    },
-}
-
-impl Cause {
-    /// The instant a run is for, or the one it resumes, if it has one.
-    #[must_use]
-    pub fn instant(&self) -> Option<Timestamp> {
-        match self {
-            Self::Schedule { instant, .. } | Self::Backfill { instant, .. } => Some(*instant),
-            Self::Request { .. } | Self::Event { .. } | Self::Parent(_) => None,
-            Self::Resume { earlier, .. } => earlier.instant,
-        }
-    }
-
-    /// The CloudEvents that started the run, or the one it resumes.
-    #[must_use]
-    pub fn events(&self) -> &[Value] {
-        match self {
-            Self::Request { .. } | Self::Schedule { .. } | Self::Backfill { .. } | Self::Parent(_) => &[],
-            Self::Event { events, .. } => events,
-            Self::Resume { earlier, .. } => &earlier.events,
-        }
-    }
-
-    /// The earlier run that this one resumes.
-    #[must_use]
-    pub fn earlier(&self) -> Option<&Resumption> {
-        match self {
-            Self::Request { .. } | Self::Event { .. } | Self::Schedule { .. } | Self::Backfill { .. } | Self::Parent(_) => None,
-            Self::Resume { earlier, .. } => Some(earlier),
-        }
-    }
-}
-
-/// What a resumed run takes from an earlier one: accepted results of every step that is not in `again`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Resumption {
-    pub run: RunId,
-    pub name: RunName,
-    /// The step from which on everything runs again; `None`: what has no result does.
-    pub step: Option<StepName>,
-    /// Steps whose results do not hold any more, and why.
-    pub again: BTreeMap<StepName, String>,
-    /// The CloudEvents that started the earlier run.
-    pub events: Vec<Value>,
-    /// The instant that the earlier run was for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instant: Option<Timestamp>,
-}
-
-/// Tasks of one step.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum TaskSet {
-    One {
-        path: Path,
-        visit: u32,
-    },
-    /// Items `from..to` of the foreach opened on `path`.
-    Range {
-        path: Path,
-        from: u32,
-        to: u32,
-    },
-}
-
-impl TaskSet {
-    /// The tasks' paths and visits, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (Path, u32)> + '_ {
-        let (one, range) = match self {
-            Self::One { path, visit } => (Some((path.clone(), *visit)), None),
-            Self::Range { path, from, to } => (None, Some((*from..*to).map(|index| (path.child(index), 0)))),
-        };
-        one.into_iter().chain(range.into_iter().flatten())
-    }
-
-    /// Whether a task is one of them.
-    #[must_use]
-    pub fn holds(&self, task: &Path, of_visit: u32) -> bool {
-        match self {
-            Self::One { path, visit } => path == task && *visit == of_visit,
-            Self::Range { path, from, to } => {
-                let place = task.split_last();
-                of_visit == 0 && place.is_some_and(|(outer, index)| outer == *path && (*from..*to).contains(&index))
-            }
-        }
-    }
-
-    #[must_use]
-    pub fn len(&self) -> u32 {
-        match self {
-            Self::One { .. } => 1,
-            Self::Range { from, to, .. } => to.saturating_sub(*from),
-        }
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// Why an attempt brought no result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FailureCause {
-    /// Charged.
-    User {
-        error: Box<ErrorInfo>,
-        object: Option<(Digest, u64)>,
-    },
-    /// Charged, and no retry can help.
-    Permanent {
-        error: Box<ErrorInfo>,
-        object: Option<(Digest, u64)>,
-    },
-    Infrastructure {
-        error: Box<ErrorInfo>,
-    },
-    /// Its worker vanished; not charged.
-    Lost,
-    /// Its worker gave it back unstarted; not charged.
-    Released {
-        because: String,
-    },
-    /// It took longer than its step's timeout. Charged.
-    TimedOut {
-        error: Box<ErrorInfo>,
-        object: Option<(Digest, u64)>,
-    },
-}
-
-/// A run's or a task's life ends in one of the last four.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RunState {
-    Pending,
-    Running,
-    Succeeded,
-    Failed,
-    Cancelled,
-    Aborted,
-}
-
-impl RunState {
-    #[must_use]
-    pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Aborted)
-    }
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Aborted => "aborted",
-        }
-    }
-}
-
-/// What a request came to; kept ten minutes under its id.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Answer {
-    RunStarted { run: RunId, name: RunName },
-    Deployed { flow: FlowName, version: u32 },
-    Cancelling { run: RunId },
-    BackfillStarted { backfill: RequestId, total: u32 },
-    Done,
-    Refused(Problem),
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ModelPublished {
-    pub version: u32,
-    pub run: RunId,
-    pub step: StepIndex,
-    pub path: Path,
-    pub visit: u32,
-    pub attempt: u32,
-    pub digest: Digest,
-    pub bytes: u64,
-    pub publication: Publication,
-}
-
-impl ModelPublished {
-    #[must_use]
-    pub fn name(&self) -> &ModelName {
-        &self.publication.model
-    }
-}
-
-/// What a notification is about: one token of its subject, and its CloudEvents type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Topic {
-    ModelPublished,
-    RunFinished,
-    ApprovalRequested,
-    DeadLetter,
-}
-
-impl Topic {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ModelPublished => "model-published",
-            Self::RunFinished => "run-finished",
-            Self::ApprovalRequested => "approval-requested",
-            Self::DeadLetter => "dead-letter",
-        }
-    }
-
-    /// The CloudEvents `type` of this topic's notifications.
-    #[must_use]
-    pub fn event_type(self) -> &'static str {
-        match self {
-            Self::ModelPublished => "dev.causey.model.published.v1",
-            Self::RunFinished => "dev.causey.run.finished.v1",
-            Self::ApprovalRequested => "dev.causey.approval.requested.v1",
-            Self::DeadLetter => "dev.causey.dead-letter.added.v1",
         }
     }
 }
