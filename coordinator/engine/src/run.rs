@@ -1,146 +1,29 @@
 //! A run's life as data: its tasks, open dispatches, foreach levels and joins, and how each may change. It knows no rules; those
 //! decide in `engine.rs` and its neighbours.
 
+mod split;
+mod task;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::flow::{Flow, Split, StepIndex, Transition};
-use causey_protocol::id::{ContentId, Digest, Path, PoolName, RunId, StatusName, TaskId, Timestamp, WorkerName};
+use causey_protocol::id::{ContentId, Digest, Path, PoolName, RunId, StatusName, Timestamp, WorkerName};
 use causey_protocol::problem::Problem;
 use causey_protocol::record::{Position, RunStarted, RunState, TaskSet};
-use causey_protocol::task::{ErrorInfo, Success, Usage};
+use causey_protocol::task::{Success, Usage};
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::BlobUse;
 use crate::gang::{Gang, GangKey};
 use crate::gate::Gates;
-use crate::route;
 use crate::status::Status;
 use crate::tasks::{Place, Tasks};
-use crate::timeout;
+use crate::{route, timeout};
 
-/// A task within its run.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TaskRef {
-    pub step: StepIndex,
-    pub path: Path,
-    pub visit: u32,
-}
-
-impl TaskRef {
-    #[must_use]
-    pub fn new(step: StepIndex, path: Path, visit: u32) -> Self {
-        Self { step, path, visit }
-    }
-
-    /// The task's identity in the words of people and workers.
-    #[must_use]
-    pub fn id(&self, flow: &Flow) -> TaskId {
-        TaskId { step: flow.step(self.step).name.clone(), path: self.path.clone(), visit: self.visit }
-    }
-}
-
-/// Where a task is in its life. The last four are final.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskState {
-    /// For its retry delay; a member of a gang also for its gang to gather again, or with its result for those of the others.
-    Waiting,
-    /// Offered to a pool.
-    Dispatched,
-    /// A worker said that it runs.
-    Running,
-    Succeeded,
-    Failed,
-    Cancelled,
-    Aborted,
-}
-
-impl TaskState {
-    pub const ALL: [Self; 7] =
-        [Self::Waiting, Self::Dispatched, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Aborted];
-
-    /// Whether a report about its current attempt counts.
-    #[must_use]
-    pub fn is_open(self) -> bool {
-        matches!(self, Self::Dispatched | Self::Running)
-    }
-
-    /// Whether something is still to come of the task.
-    #[must_use]
-    pub fn is_unfinished(self) -> bool {
-        self.is_open() || self == Self::Waiting
-    }
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Dispatched => "dispatched",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Aborted => "aborted",
-        }
-    }
-}
-
-/// One execution of a step. `attempt` counts all tries from 0, `retry` only the charged ones.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Task {
-    pub state: TaskState,
-    pub attempt: u32,
-    pub retry: u32,
-    /// Attempts whose worker vanished.
-    pub lost: u32,
-    /// Attempts that failed for reasons of infrastructure.
-    pub infrastructure: u32,
-    pub worker: Option<WorkerName>,
-    /// First task of the open dispatch this one belongs to, which is of the same step and foreach.
-    pub dispatch: Option<Place>,
-    pub not_before: Option<Timestamp>,
-    pub opened: Timestamp,
-    pub started: Option<Timestamp>,
-    pub ended: Option<Timestamp>,
-    /// Digest and size of the accepted object; its key follows from the task and `attempt`.
-    pub object: Option<(Digest, u64)>,
-    pub error: Option<Box<ErrorInfo>>,
-    /// The other run whose object it is: the result was taken from there, and no attempt was made here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reused: Option<RunId>,
-    /// What the object contains, where a memoised step takes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content: Option<Box<ContentId>>,
-    /// What its last attempt used, if that ran for more than a moment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Box<Usage>>,
-}
-
-impl Task {
-    /// A task whose attempt is about to be offered.
-    fn new(at: Timestamp) -> Self {
-        Self {
-            state: TaskState::Dispatched,
-            attempt: 0,
-            retry: 0,
-            lost: 0,
-            infrastructure: 0,
-            worker: None,
-            dispatch: None,
-            not_before: None,
-            opened: at,
-            started: None,
-            ended: None,
-            object: None,
-            error: None,
-            reused: None,
-            content: None,
-            usage: None,
-        }
-    }
-}
+pub use split::{Chunk, Foreach, Join};
+pub use task::{Task, TaskRef, TaskState};
 
 /// Attempts that were opened together and are published as one message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,71 +34,6 @@ pub struct OpenDispatch {
     pub retry: u32,
     /// How many of its attempts are still open.
     pub open: u32,
-}
-
-/// One opened foreach: items up to `opened` have a task, or are in a stored chunk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Foreach {
-    pub count: u32,
-    pub opened: u32,
-    /// Items that have reached the join.
-    pub arrived: u32,
-    /// Items in a chunk; `None`: results are not gathered in chunks.
-    pub chunk: Option<u32>,
-    /// Chunks of which an item has arrived, by number.
-    pub chunks: BTreeMap<u32, Chunk>,
-    /// Chunks that are stored.
-    pub stored: u32,
-}
-
-/// Consecutive items of a foreach whose results become one blob.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Chunk {
-    /// Items that have reached the join.
-    pub arrived: u32,
-    /// Known once all have.
-    pub digest: Option<Digest>,
-    /// The blob is in the artifact store, and the state has forgotten its tasks.
-    pub stored: bool,
-}
-
-impl Foreach {
-    pub(crate) fn new(count: u32, chunk: Option<u32>) -> Self {
-        Self { count, opened: 0, arrived: 0, chunk, chunks: BTreeMap::new(), stored: 0 }
-    }
-
-    /// The items of a chunk.
-    pub(crate) fn items(&self, chunk: u32) -> (u32, u32) {
-        let size = self.chunk.unwrap_or(self.count);
-        let from = chunk.saturating_mul(size);
-        (from, from.saturating_add(size).min(self.count))
-    }
-
-    /// The chunks of a foreach that has no items outside them.
-    pub(crate) fn digests(&self) -> Vec<Digest> {
-        self.chunks.values().filter_map(|chunk| chunk.digest).collect()
-    }
-
-    /// Arrived items whose tasks the state still holds.
-    pub(crate) fn gathering(&self) -> u32 {
-        self.arrived - self.stored.saturating_mul(self.chunk.unwrap_or_default()).min(self.arrived)
-    }
-
-    fn arrive(&mut self, item: u32) {
-        self.arrived += 1;
-        if let Some(size) = self.chunk {
-            self.chunks.entry(item / size.max(1)).or_default().arrived += 1;
-        }
-    }
-}
-
-/// A join that has not been opened yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Join {
-    pub arrived: u32,
-    /// The manifest of inputs that shall be stored first.
-    pub manifest: Option<(Digest, u32)>,
-    pub stored: bool,
 }
 
 /// What is known of a step's tasks without looking at any.
