@@ -21,6 +21,9 @@ const SNAPSHOTS_MAX: usize = 2;
 /// Dead letters of both kinds.
 const LETTERS_MAX: usize = 2 * 500;
 
+/// Results of memoised steps.
+const REMEMBERED_MAX: usize = 100_000;
+
 /// Finished runs that are whole in the state after their history was stored, as the coordinators of the log are told.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -63,6 +66,7 @@ impl Bounds {
             ("bytes of the turn", bytes, TURN_BYTES_MAX),
             ("records of the turn", records, RECORDS_MAX),
             ("snapshots", state.snapshots.len(), SNAPSHOTS_MAX),
+            ("remembered results", state.memo.len(), REMEMBERED_MAX),
             ("dead letters", state.dead_letters.len(), LETTERS_MAX),
             ("finished runs that are whole", state.histories.len(), self.runs_whole),
         ];

@@ -4,6 +4,7 @@
 mod checker;
 mod judge;
 mod results;
+mod reuse;
 
 use std::collections::BTreeSet;
 use std::path::Path as FilePath;

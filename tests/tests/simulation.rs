@@ -10,7 +10,7 @@ const KINDS: &str = "LeaderChanged PoolResized SharesChanged SnapshotTaken Histo
     RetryScheduled AttemptsSucceeded AttemptsHeld SwitchTaken ForeachOpened EventHeld EventTaken RunAdmitted StartSkipped ScheduleFired
     SchedulesPaused SchedulesResumed BackfillStarted BackfillAdvanced BackfillCancelled GangOpened GangCalled MemberJoined GangFormed
     MemberSucceeded GangDissolved TasksGated SignalReceived ApprovalRequested ApprovalDecided ChildEnded StatusSet ResultsSought
-    ResultsReused ModelPublished Notified DeadLettered DeadLetterClosed Ignored RunFinished";
+    ResultsReused ResultsRemembered ResultsForgotten ModelPublished Notified DeadLettered DeadLetterClosed Ignored RunFinished";
 
 #[test]
 fn many_worlds_keep_every_invariant() {

@@ -10,9 +10,10 @@ use causey_protocol::id::{ModelName, NotificationId, Origin, Path, RunId, Signal
 use causey_protocol::record::{Cause, ItemSucceeded, Record, RunStarted};
 
 use super::results::reused;
+use super::reuse::Reuse;
 
 /// A task of any run.
-type Task = (RunId, StepIndex, Path, u32);
+pub(super) type Task = (RunId, StepIndex, Path, u32);
 
 /// What the records so far have done to tasks.
 #[derive(Debug, Default)]
@@ -28,8 +29,8 @@ pub(super) struct Judge {
     accepted: BTreeSet<Task>,
     foreaches: BTreeMap<(RunId, StepIndex, Path), u32>,
     gathered: BTreeSet<(RunId, StepIndex, Path, u32)>,
-    /// Steps that a switch chose, and the task that did.
-    switched: BTreeMap<(RunId, StepIndex, Path), Task>,
+    /// Tasks that a switch chose, and the task that did.
+    switched: BTreeMap<Task, Task>,
     ended: BTreeSet<RunId>,
     signals: BTreeSet<(RunId, SignalName)>,
     approved: BTreeSet<(RunId, StepIndex)>,
@@ -42,6 +43,7 @@ pub(super) struct Judge {
     waiting: BTreeSet<RunId>,
     /// The last instant of every schedule and backfill.
     instants: BTreeMap<String, Timestamp>,
+    reuse: Reuse,
 }
 
 impl Judge {
@@ -54,6 +56,9 @@ impl Judge {
     }
 
     pub(super) fn record(&mut self, state: &State, record: &Record, found: &mut Vec<String>) {
+        let mut reuse = std::mem::take(&mut self.reuse);
+        reuse.record(state, record, |flow, task| self.taken_by(flow, task), found);
+        self.reuse = reuse;
         match record {
             Record::RunStarted(start) => {
                 for origin in std::iter::once(&start.origin).chain(&start.joined) {
@@ -194,7 +199,9 @@ impl Judge {
                 if !self.accepted.contains(&by) {
                     found.push(format!("I4: the switch of {by:?} was taken before its result was accepted"));
                 }
-                self.switched.insert((*run, *to, path.clone()), by);
+                // A switch leads back to its own step only.
+                let entered = if to == step { visit + 1 } else { 0 };
+                self.switched.insert((*run, *to, path.clone(), entered), by);
             }
             Record::ModelPublished(published) => {
                 let task = (published.run, published.step, published.path.clone(), published.visit);
@@ -346,10 +353,11 @@ impl Judge {
     }
 
     /// The tasks whose results this one takes: of each set one, because switches make its members alternatives.
-    fn needs(&self, flow: &Flow, (run, step, path, visit): &Task) -> Vec<Vec<Task>> {
-        if let Some(by) = self.switched.get(&(*run, *step, path.clone())) {
+    fn needs(&self, flow: &Flow, task: &Task) -> Vec<Vec<Task>> {
+        if let Some(by) = self.switched.get(task) {
             return vec![vec![by.clone()]];
         }
+        let (run, step, path, visit) = task;
         let at = |step: StepIndex, path: Path| (*run, step, path, 0);
         let parents = flow.parents(*step);
         match flow.closes(*step) {
@@ -365,6 +373,11 @@ impl Judge {
             None if *step == flow.start() && *visit == 0 => Vec::new(),
             None => vec![parents.iter().filter_map(|parent| Some(at(*parent, parent_path(flow, *parent, path)?))).collect()],
         }
+    }
+
+    /// Those of them that have a result.
+    fn taken_by(&self, flow: &Flow, task: &Task) -> Vec<Task> {
+        self.needs(flow, task).into_iter().flatten().filter(|needed| self.accepted.contains(needed)).collect()
     }
 
     fn succeeded(&mut self, task: Task, attempt: u32, found: &mut Vec<String>) {

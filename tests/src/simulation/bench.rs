@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use causey_artifacts::{Manifest, Object, OutputPlace, Put, ReportNote, Store, StoreError, compose};
+use causey_artifacts::{Artifact, Manifest, Object, OutputPlace, Put, ReportNote, Store, StoreError, compose};
 use causey_protocol::artifact::{blob_path, object_path};
 use causey_protocol::backoff::Delays;
 use causey_protocol::codec;
@@ -54,12 +54,12 @@ async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(call: impl Fn()
 }
 
 /// The outcome that an object tells.
-fn read(bytes: &Bytes) -> Outcome {
-    stored_outcome(&Object::read(bytes.clone()).expect("an object of the simulation"), false)
+fn read(job: &Job, bytes: &Bytes) -> Outcome {
+    stored_outcome(&Object::read(bytes.clone()).expect("an object of the simulation"), job.dispatch.content)
 }
 
-/// The object of an attempt that left nothing but its outcome.
-fn object(job: &Job, ran: &Outcome) -> Bytes {
+/// The object of an attempt that left its outcome and one small value.
+fn object(job: &Job, ran: &Outcome, value: u8) -> Bytes {
     let mut manifest = Manifest {
         format: 1,
         task: job.note(),
@@ -75,6 +75,7 @@ fn object(job: &Job, ran: &Outcome) -> Bytes {
         Outcome::Succeeded(success) => {
             let (publications, children) = (success.publications.clone(), success.children.clone());
             (manifest.next, manifest.foreach) = (success.next.clone(), success.foreach);
+            manifest.artifacts.insert("value".into(), artifact(value));
             manifest.report = Some(ReportNote { started: success.started, ended: success.ended, failure: None, publications, children });
         }
         Outcome::Failed(failure) => {
@@ -85,7 +86,12 @@ fn object(job: &Job, ran: &Outcome) -> Bytes {
         }
         other => unreachable!("user code does not end with {other:?}"),
     }
-    compose(Vec::new(), OutputPlace::Nothing, manifest).into()
+    compose(vec![value], OutputPlace::Nothing, manifest).into()
+}
+
+fn artifact(value: u8) -> Artifact {
+    let (encoding, kind, hash) = ("bytes".into(), "bytes".into(), Digest::of(&[value]).to_string());
+    Artifact { object: None, blob: None, offset: Some(0), bytes: 1, buffers: None, encoding, kind, hash }
 }
 
 impl Simulated {
@@ -209,7 +215,7 @@ impl Bench for Simulated {
     async fn known(&self, job: &Job) -> Option<Outcome> {
         let path = object_path(job.dispatch.run, &job.key);
         match patiently(|| self.store.get(&path)).await {
-            Ok(found) => found.as_ref().map(read),
+            Ok(found) => found.as_ref().map(|bytes| read(job, bytes)),
             Err(error) => Some(self.failure(FailureKind::Infrastructure, &error.to_string())),
         }
     }
@@ -263,7 +269,9 @@ impl Bench for Simulated {
         if matches!(&ran, Outcome::Failed(Failure { kind: FailureKind::Infrastructure, .. })) {
             return (ran, None);
         }
-        let (path, bytes) = (object_path(job.dispatch.run, &job.key), object(job, &ran));
+        // Mostly the same: what is made of it may then be the same too.
+        let value = self.node.world.chance(|chance| u8::from(chance.u32(..4) == 0));
+        let (path, bytes) = (object_path(job.dispatch.run, &job.key), object(job, &ran, value));
         let overwrites = self.node.world.plan.mistake == Some(super::plan::Mistake::ResultsOverwritten);
         let put = || async {
             if overwrites {
@@ -277,7 +285,7 @@ impl Bench for Simulated {
             Err(error) => Err(error),
         };
         match stored {
-            Ok(Some(bytes)) => (read(&bytes), None),
+            Ok(Some(bytes)) => (read(job, &bytes), None),
             Ok(None) => (self.failure(FailureKind::Infrastructure, "the object was there and is gone"), None),
             Err(error) => (self.failure(FailureKind::Infrastructure, &error.to_string()), None),
         }

@@ -1,16 +1,17 @@
 //! People and systems who want something: they submit, deploy, send events, resume, cancel, and repeat whatever is not confirmed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use causey_artifacts::Store;
 use causey_coordinator::outside::{Expect, Message, Streams as _};
-use causey_engine::{Run, resumption};
+use causey_engine::{Letter, Run, State, resumption};
 use causey_protocol::codec;
 use causey_protocol::flow::Flow;
-use causey_protocol::id::{FlowName, RequestId, RunId, Timestamp};
+use causey_protocol::id::{Digest, FlowName, RequestId, RunId, StepName, Timestamp};
 use causey_protocol::input::{FlowChoice, Request, RequestMessage, Resume};
-use causey_protocol::letter::LetterEnd;
+use causey_protocol::letter::{Dead, DeadLetter, LetterEnd};
 use causey_protocol::record::Answer;
 use causey_protocol::schedule::BackfillPlan;
 use causey_protocol::share::Standing;
@@ -68,7 +69,12 @@ impl Client {
 
     pub(crate) async fn request(&mut self, request: Request) -> RequestId {
         self.requests += 1;
-        let id: RequestId = format!("{}-{}", self.name, self.requests).parse().expect("a request id");
+        let id = format!("{}-{}", self.name, self.requests);
+        self.request_as(&id, request).await
+    }
+
+    async fn request_as(&self, id: &str, request: Request) -> RequestId {
+        let id: RequestId = id.parse().expect("a request id");
         let user = self.draw(|chance| USERS[chance.usize(..USERS.len())]);
         let message = RequestMessage { id: id.clone(), user: user.into(), request };
         self.store(subject::request(message.request.kind()), codec::encode(&message)).await;
@@ -82,8 +88,8 @@ impl Client {
             let priority = (chance.u32(..4) == 0).then(|| chance.i8(-3..4));
             Standing { priority, max_parallel: (chance.u32(..4) == 0).then(|| chance.u32(1..4)) }
         });
-        let (parameters, tags) = (BTreeMap::new(), Vec::new());
-        self.request(Request::Submit { flow, parameters, tags, host: None, timeout_seconds, standing, fresh: false }).await
+        let (parameters, tags, fresh) = (BTreeMap::new(), Vec::new(), self.draw(|chance| chance.u32(..6) == 0));
+        self.request(Request::Submit { flow, parameters, tags, host: None, timeout_seconds, standing, fresh }).await
     }
 
     async fn event(&self, id: &str, kind: &str) {
@@ -111,8 +117,8 @@ impl Client {
             self.request(Request::Deploy { flow: Box::new(Flow::clone(flow)) }).await;
         }
         for number in 0..self.draw(|chance| chance.u32(4..13)) {
-            let flow = self.draw(|chance| &flows::SUBMITTED[chance.usize(..flows::SUBMITTED.len())]);
-            match self.draw(|chance| chance.u32(..24)) {
+            let flow = self.draw(flow);
+            match self.draw(|chance| chance.u32(..25)) {
                 0..=2 => {
                     let id = self.submit(flow, None).await;
                     if let Some(run) = self.run_of(&id).await {
@@ -135,6 +141,10 @@ impl Client {
                     self.request(Request::ResumeSchedules { flow: name(flows::SCHEDULED) }).await;
                 }
                 17 => self.close_letter().await,
+                18 => {
+                    self.tidy().await;
+                    self.submit(memoised(), None).await;
+                }
                 _ => drop(self.submit(flow, None).await),
             }
             self.pause(1_200).await;
@@ -166,12 +176,10 @@ impl Client {
             let Some(flow) = state.flow_of(run) else { return };
             let steps: Vec<_> = flow.indices().map(|step| flow.step(step).name.clone()).collect();
             let step = self.draw(|chance| if chance.bool() { chance.choice(&steps) } else { None });
-            let Ok(earlier) = resumption(run, &flow, &flow, step) else { return };
-            let (version, parameters) = (run.start.version, run.start.parameters.clone());
-            let flow = Flow::clone(&flow);
-            Resume { earlier, flow, version, parameters, tags: Vec::new(), host: None, timeout_seconds: None }
+            let Some(wish) = resumed(state, run, step) else { return };
+            wish
         };
-        self.request(Request::Resume(Box::new(wish))).await;
+        self.request(wish).await;
     }
 
     /// Wants a run for each of some minutes before the world began, and sometimes not all of them after all.
@@ -197,10 +205,70 @@ impl Client {
         }
     }
 
+    /// Discards a dead letter, or has what it is about done again.
     async fn close_letter(&mut self) {
-        let letter = lock(&self.node.world.judge).state().dead_letters.first().map(|(letter, _)| *letter);
-        if let Some(letter) = letter {
-            self.request(Request::CloseLetter { letter, end: LetterEnd::Discarded }).await;
+        let letter = lock(&self.node.world.judge).state().dead_letters.first().map(|(id, letter)| (*id, letter.clone()));
+        let Some((letter, Letter { letter: DeadLetter { what, .. }, .. })) = letter else { return };
+        let mut end = LetterEnd::Discarded;
+        if self.draw(Rng::bool) {
+            end = LetterEnd::Redriven;
+            match what {
+                Dead::Task { run, .. } => {
+                    let wish = {
+                        let judge = lock(&self.node.world.judge);
+                        judge.state().run(run).and_then(|run| resumed(judge.state(), run, None))
+                    };
+                    let Some(wish) = wish else { return };
+                    self.request_as(&format!("redrive-{}-{}", letter.sequence, letter.index), wish).await;
+                }
+                Dead::Message { subject, original, .. } => drop(self.store(subject, original.payload.unwrap_or_default()).await),
+            }
+        }
+        self.request(Request::CloseLetter { letter, end }).await;
+    }
+
+    /// Removes a remembered result from the store, which nobody is told. Not while somebody could be taking it.
+    async fn tidy(&self) {
+        let world = &self.node.world;
+        let (store, mut objects) = (Store::in_memory(world.store.clone()), Vec::new());
+        let owners: BTreeSet<RunId> = lock(&world.judge).state().memo.values().map(|found| found.run).collect();
+        for run in owners {
+            objects.extend(store.list(&format!("runs/{run}")).await.expect("memory can be listed"));
+        }
+        let unused = {
+            let judge = lock(&world.judge);
+            let state = judge.state();
+            let digests: BTreeSet<Digest> = state.memo.values().map(|found| found.digest).collect();
+            let is_remembered = |place: &&String| world.store.object(place).is_some_and(|bytes| digests.contains(&Digest::of(&bytes)));
+            let takes = |run: &Run| run.start.cause.earlier().is_some() || state.flow_of(run).is_some_and(|flow| remembers(&flow));
+            let unused: Vec<&String> = objects.iter().filter(is_remembered).collect();
+            if state.live_runs().any(takes) { None } else { self.draw(|chance| chance.choice(&unused).map(|place| (*place).clone())) }
+        };
+        if let Some(place) = unused {
+            world.note(&format!("{place} is removed"));
+            store.remove(&place).await.expect("memory removes");
         }
     }
+}
+
+/// A flow to submit. Memoised ones come often: a result is taken by a later run only.
+fn flow(chance: &mut Rng) -> &'static Arc<Flow> {
+    if chance.u32(..5) == 0 { memoised() } else { &flows::SUBMITTED[chance.usize(..flows::SUBMITTED.len())] }
+}
+
+fn memoised() -> &'static Arc<Flow> {
+    flows::SUBMITTED.iter().find(|flow| flow.definition().name.as_str() == flows::MEMOISED).expect("one is memoised")
+}
+
+fn remembers(flow: &Flow) -> bool {
+    flow.indices().any(|step| flow.step(step).memo.is_some())
+}
+
+/// The request to resume a run, if that can be.
+fn resumed(state: &State, run: &Run, step: Option<&StepName>) -> Option<Request> {
+    let flow = state.flow_of(run)?;
+    let earlier = resumption(run, &flow, &flow, step).ok()?;
+    let (version, parameters) = (run.start.version, run.start.parameters.clone());
+    let flow = Flow::clone(&flow);
+    Some(Request::Resume(Box::new(Resume { earlier, flow, version, parameters, tags: Vec::new(), host: None, timeout_seconds: None })))
 }

@@ -15,14 +15,17 @@ pub(crate) const OTHER_POOL: &str = "other";
 /// The step that starts runs of [`CHILD`].
 pub(crate) const SPAWNING: &str = "spawn";
 
+/// The flow whose steps are memoised.
+pub(crate) const MEMOISED: &str = "Memoised";
+
 /// Flows that are started by others, by the clock, and for a span of time.
 pub(crate) const CHILD: &str = "Child";
 pub(crate) const SCHEDULED: &str = "Scheduled";
 pub(crate) const FILLED: &str = "Filled";
 
 /// A step from a line such as `start > a b`, `fan each work`, `open gang train`, `choose ? a b`, `join* > end` or `end`, where `*` marks a
-/// join; behind `|` may stand `retry`, `catch`, `timeout`, `other` (the pool), `gathers` (a member of a gang), `approved`, `signal`, and
-/// `hurried` (a signal that is not waited for long).
+/// join; behind `|` may stand `retry`, `catch`, `timeout`, `other` (the pool), `gathers` (a member of a gang), `approved`, `signal`,
+/// `hurried` (a signal that is not waited for long), `memo`, and `briefly` (a result that is soon too old to be taken).
 fn step(line: &str) -> Value {
     let (line, options) = line.split_once('|').unwrap_or((line, ""));
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -53,6 +56,8 @@ fn step(line: &str) -> Value {
             "approved" => step["gate"] = json!({"approval": {}}),
             "signal" => step["gate"] = json!({"signals": [{"name": "go"}]}),
             "hurried" => step["gate"] = json!({"signals": [{"name": "go", "timeout_seconds": 4.0, "default": {"value": null}}]}),
+            "memo" => step["memo"] = json!({}),
+            "briefly" => step["memo"] = json!({"expires_seconds": 4.0}),
             _ => panic!("{option} is no option of a step"),
         }
     }
@@ -122,9 +127,23 @@ fn submitted() -> Vec<Arc<Flow>> {
                 "end",
             ],
         ),
-        plain("Gated", &["start > a b", "a > join|signal retry", "b > join|hurried", "join* > end", "end"]),
+        plain("Gated", &["start > a b", "a > join|signal retry memo", "b > join|hurried", "join* > end", "end"]),
         plain("Approved", &["start > fan", "fan each work", "work > join|approved retry", "join* > end|hurried", "end"]),
-        plain("Parent", &["start > spawn", "spawn > end|retry", "end"]),
+        plain("Parent", &["start > spawn", "spawn > end|retry memo", "end"]),
+        plain(
+            MEMOISED,
+            &[
+                "start > fan|memo",
+                "fan each work|retry memo",
+                "work > join|retry memo",
+                "join* > again|retry briefly",
+                "again ? again left right|retry memo",
+                "left > both|memo",
+                "right > both",
+                "both > end|retry memo other",
+                "end",
+            ],
+        ),
         flow("Limited", &["start each spawn", "spawn > join|retry", "join* > end", "end"], json!({"timeout_seconds": 20.0})),
     ]
 }
