@@ -46,7 +46,9 @@ pub(crate) fn blocks(run: &RunView, context: Context<'_>) -> Vec<String> {
         let mark = if cancelled { " ".to_owned() } else { paint.red("✘") };
         lines.push(format!("{mark} {}  {}", problem.message, paint.dim(&problem.code.to_string())));
     }
-    let hint = run.problem.as_ref().and_then(|problem| problem.hint.clone());
+    // The problem of a run is the error of the step that ended it, whose block has said this.
+    let is_said = |hint: &String| failures.iter().take(BLOCKS_MAX).any(|(_, _, failure)| failure.error.hint.as_ref() == Some(hint));
+    let hint = run.problem.as_ref().and_then(|problem| problem.hint.clone()).filter(|hint| !is_said(hint));
     let again = context.again.filter(|_| run.state == State::Failed).map(|again| format!("mend the step, then: {again}"));
     lines.extend(hint.or(again).map(|hint| format!("  {}  {hint}", paint.bold("help"))));
     lines
@@ -194,6 +196,17 @@ mod tests {
         let command =
             ErrorInfo { kind: "exit 7".into(), message: "it ended with exit status 7".into(), traceback: "the reason\n".into(), ..error };
         assert!(text(&failed(command, &["0"]), None).contains("\n\n  exit 7: it ended with exit status 7\n  the reason\n"));
+    }
+
+    #[test]
+    fn what_helps_is_said_once() {
+        let error =
+            ErrorInfo { kind: "exit 127".into(), message: "not found".into(), hint: Some("install it".into()), ..ErrorInfo::default() };
+        let mut run = failed(error, &["0"]);
+        run.problem = Some(Problem::new(Code::USER_CODE, "step `work` failed").hint("install it"));
+        let shown = text(&run, None);
+        assert_eq!(shown.matches("install it").count(), 1, "{shown}");
+        assert!(shown.ends_with("  help  mend the step, then: causey resume brisk-otter-41 hello.py"), "{shown}");
     }
 
     #[test]
