@@ -134,6 +134,9 @@ pub struct Resume {
     pub tags: Vec<String>,
     pub host: Option<HostMode>,
     pub timeout_seconds: Option<f64>,
+    /// What is not said here is as the flow says.
+    #[serde(default, skip_serializing_if = "Standing::is_ordinary")]
+    pub standing: Standing,
 }
 
 /// The flow a run shall execute.
@@ -210,7 +213,9 @@ pub enum Input {
     },
     /// How full the streams are.
     Pressure(Storage),
-    /// The slots of every worker of a pool, once the pool has been the same for a while.
+    /// The slots of every worker of a pool, once the pool has been the same for a while: gangs in its line that are too large for it are
+    /// refused. Nothing of it is remembered, unlike the numbers of [`Input::PoolResized`] and the shapes of [`Input::PoolOffered`], which
+    /// change at once and would refuse a gang whose workers are still starting.
     PoolCounted {
         pool: PoolName,
         slots: Vec<u32>,

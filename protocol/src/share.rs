@@ -38,6 +38,15 @@ impl Standing {
         Self { priority: self.priority.or(other.priority), max_parallel: self.max_parallel.or(other.max_parallel) }
     }
 
+    /// What is said here and not by `flow` as well: what was asked for of a run, whatever its flow says of all.
+    #[must_use]
+    pub fn beyond(self, flow: Self) -> Self {
+        Self {
+            priority: self.priority.filter(|_| self.priority != flow.priority),
+            max_parallel: self.max_parallel.filter(|_| self.max_parallel != flow.max_parallel),
+        }
+    }
+
     /// The priority, 0 where none is said.
     #[must_use]
     pub fn priority(&self) -> i8 {

@@ -612,9 +612,15 @@ fn turns_of_a_resumed_run() {
         tags: vec!["t".into()],
         host: Some(HostMode::Fork),
         timeout_seconds: Some(60.0),
+        standing: Standing::default(),
     };
-    let request = Request::Resume(Box::new(wish));
-    check("request-resume", &RequestMessage { id: "r-9".parse().unwrap(), user: "ann".into(), request });
+    let message = |wish: &Resume| {
+        let request = Request::Resume(Box::new(wish.clone()));
+        RequestMessage { id: "r-9".parse().unwrap(), user: "ann".into(), request }
+    };
+    check("request-resume", &message(&wish));
+    let standing = Standing { priority: Some(50), max_parallel: Some(4) };
+    check("request-resume-urgent", &message(&Resume { standing, ..wish }));
     let start = RunStarted {
         run,
         name: "calm-otter-41".parse().unwrap(),

@@ -131,10 +131,13 @@ pub(crate) fn chunk_of(run: &Run, flow: &Flow, step: StepIndex, tasks: &TaskSet)
 
 impl Decider<'_> {
     pub(crate) fn resume(&mut self, id: &RequestId, user: String, wish: Resume) -> Result<Answer, Problem> {
-        let Resume { earlier, flow, version, parameters, tags, host, timeout_seconds } = wish;
+        let Resume { earlier, flow, version, parameters, tags, host, timeout_seconds, standing } = wish;
         let origin = origin_of(id);
         if let Some(answer) = self.asked_before(&origin, timeout_seconds)? {
             return Ok(answer);
+        }
+        if let Some(what) = standing.fault() {
+            return Err(Problem::new(Code::MALFORMED, what));
         }
         if self.state.run(earlier.run).is_some_and(|run| !run.state.is_terminal()) {
             return Err(Problem::new(Code::NOT_RESUMABLE, format!("run {} has not ended yet", earlier.name)));
@@ -142,7 +145,7 @@ impl Decider<'_> {
         let parameters = parameter::resolve(&flow.definition().parameters, parameters)?;
         let cause = Cause::Resume { id: id.clone(), earlier: Box::new(earlier) };
         let new = NewRun::of(Arc::new(flow), version, origin, parameters, cause, user);
-        self.start_asked(NewRun { tags, host, timeout_seconds, ..new })
+        self.start_asked(NewRun { tags, host, timeout_seconds, standing, ..new })
     }
 
     /// Asks for results of these tasks, which are ready, if there may be any.

@@ -64,15 +64,16 @@ pub(super) async fn resumed(context: &Context, run: &str, given: Resumed) -> Res
     let as_it_was = mended.is_none();
     let look = |_: u64, run: &Run, before: &Arc<Flow>| {
         let flow = mended.unwrap_or_else(|| (**before).clone());
-        let (start, limit) = (&run.start, before.definition().timeout_seconds);
+        let (start, was) = (&run.start, before.definition());
         Ok::<_, Problem>(Resume {
             earlier: resumption(run, before, &flow, given.step.as_ref())?,
             version: start.version.filter(|_| flow.digest() == start.definition),
             parameters: kept(&start.parameters, &flow),
             tags: given.tags,
             host: given.host.or(start.host),
-            // What the flow says of it may have been mended too.
-            timeout_seconds: given.timeout_seconds.or(start.timeout_seconds.filter(|asked| limit != Some(*asked))),
+            // What the flow says of these may have been mended too.
+            timeout_seconds: given.timeout_seconds.or(start.timeout_seconds.filter(|asked| was.timeout_seconds != Some(*asked))),
+            standing: start.standing.beyond(was.standing),
             flow,
         })
     };

@@ -268,7 +268,15 @@ fn remembers(flow: &Flow) -> bool {
 fn resumed(state: &State, run: &Run, step: Option<&StepName>) -> Option<Request> {
     let flow = state.flow_of(run)?;
     let earlier = resumption(run, &flow, &flow, step).ok()?;
-    let (version, parameters) = (run.start.version, run.start.parameters.clone());
-    let flow = Flow::clone(&flow);
-    Some(Request::Resume(Box::new(Resume { earlier, flow, version, parameters, tags: Vec::new(), host: None, timeout_seconds: None })))
+    let start = &run.start;
+    Some(Request::Resume(Box::new(Resume {
+        earlier,
+        version: start.version,
+        parameters: start.parameters.clone(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        standing: start.standing.beyond(flow.definition().standing),
+        flow: Flow::clone(&flow),
+    })))
 }

@@ -47,7 +47,7 @@ async fn a_mended_run_takes_the_results_there_are_and_runs_the_rest() {
     let project = Project::new();
     let stack = Stack::start(&project).await;
     let flow = project.flow("mended.py", &broken("item"));
-    let failed = project.expect(1, &["run", &flow, "--factor", "7", "--json"]).await;
+    let failed = project.expect(1, &["run", &flow, "--factor", "7", "--priority", "9", "--json"]).await;
     let earlier = failed.json_lines()[0]["run"].as_str().unwrap().to_owned();
     let before = tasks(&stack, &earlier).await;
     std::fs::write(&flow, broken("")).unwrap();
@@ -55,6 +55,7 @@ async fn a_mended_run_takes_the_results_there_are_and_runs_the_rest() {
     let submitted = &resumed.json_lines()[0];
     let run = submitted["run"].as_str().unwrap();
     assert_eq!(submitted["resumed"]["reused"], json!(["start", "work", "gather", "end"]));
+    assert_eq!(stack.api.get(&format!("/v1/runs/{run}")).await["priority"], 9);
 
     let after = tasks(&stack, run).await;
     let reused: BTreeSet<String> = after.iter().filter(|(_, task)| !task["reused"].is_null()).map(|(name, _)| name.clone()).collect();

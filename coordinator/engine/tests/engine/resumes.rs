@@ -1,13 +1,14 @@
 //! Resumed runs: what is taken from the earlier one, what runs again, and what is refused.
 
 use causey_engine::{TaskRef, outstanding};
-use causey_protocol::flow::StepIndex;
+use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::gate::ChildStart;
 use causey_protocol::id::{Path, RunId};
-use causey_protocol::input::{Found, Input, Request};
+use causey_protocol::input::{FlowChoice, Found, Input, Request};
 use causey_protocol::policy::HostMode;
 use causey_protocol::problem::Code;
 use causey_protocol::record::{Answer, Record, RunState};
+use causey_protocol::share::Standing;
 use causey_protocol::task::{FailureKind, Inputs};
 
 use crate::world::{World, definition};
@@ -335,11 +336,35 @@ fn the_same_request_twice_starts_one_run() {
         tags: Vec::new(),
         host: None,
         timeout_seconds: None,
+        standing: Default::default(),
     };
     let (id, request) = (repeated.unwrap(), Request::Resume(Box::new(wish)));
     let message = causey_protocol::input::RequestMessage { id, user: "ann".into(), request };
     let records = world.input(Input::Request(message));
     assert!(matches!(&records[..], [Record::RequestAnswered { answer: Answer::RunStarted { run: same, .. }, .. }] if *same == run));
+}
+
+#[test]
+fn a_resumed_run_stands_as_its_earlier_one_was_asked_to_and_else_as_its_flow_says_now() {
+    let mut world = World::new();
+    let mut flow = definition("Demo", &LINE);
+    flow.standing = Standing { priority: Some(3), max_parallel: Some(8) };
+    let submit = Request::Submit {
+        flow: FlowChoice::Given(Box::new(Flow::try_from(flow.clone()).unwrap())),
+        parameters: Default::default(),
+        tags: Vec::new(),
+        host: None,
+        timeout_seconds: None,
+        standing: Standing { priority: Some(50), max_parallel: None },
+        fresh: false,
+    };
+    let Answer::RunStarted { run: earlier, .. } = world.request(submit) else { panic!() };
+    let standing = |world: &World, run: RunId| world.state.run(run).unwrap().start.standing;
+    assert_eq!(standing(&world, earlier), Standing { priority: Some(50), max_parallel: Some(8) });
+    cancel(&mut world, earlier);
+    flow.standing = Standing { priority: Some(4), max_parallel: Some(9) };
+    let run = world.resume(earlier, None, Some(flow)).unwrap();
+    assert_eq!(standing(&world, run), Standing { priority: Some(50), max_parallel: Some(9) });
 }
 
 #[test]

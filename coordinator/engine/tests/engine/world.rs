@@ -537,7 +537,8 @@ impl World {
         let flow = mended.map_or_else(|| (*before).clone(), |definition| Flow::try_from(definition).unwrap());
         let taken = resumption(&run, &before, &flow, step.map(|step| step.parse().unwrap()).as_ref())?;
         let (parameters, tags) = (run.start.parameters.clone(), Vec::new());
-        let wish = Resume { earlier: taken, flow, version: None, parameters, tags, host: run.start.host, timeout_seconds: None };
+        let (host, standing) = (run.start.host, run.start.standing.beyond(before.definition().standing));
+        let wish = Resume { earlier: taken, flow, version: None, parameters, tags, host, timeout_seconds: None, standing };
         match self.request(Request::Resume(Box::new(wish))) {
             Answer::RunStarted { run, .. } => Ok(run),
             Answer::Refused(problem) => Err(problem),
