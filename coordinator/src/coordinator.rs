@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::committed::Role;
 use crate::config::LEADERSHIP_TTL;
-use crate::desk::Workers;
 use crate::fold::Fold;
 use crate::leadership::{self, Holder};
 use crate::log;
@@ -78,9 +77,6 @@ pub struct Coordinator<O> {
     pub(crate) fold: Fold,
     pub(crate) store: Arc<Store>,
     pub(crate) holder: Holder,
-    /// Whoever may be running what is open.
-    pub(crate) workers: Arc<Workers>,
-    pub(crate) ack_wait: Duration,
     pub(crate) limits: Limits,
     /// Which records all coordinators can read.
     pub(crate) writable: Writable,

@@ -2,15 +2,14 @@
 //! fills. Runs on a thread of its own with its own connection. Whatever makes leading unsafe ends the loop; the committed fold
 //! stays, and the coordinator follows the log again.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use causey_artifacts::{Store, failpoint};
 use causey_engine::{Command, State};
 use causey_protocol::codec;
-use causey_protocol::id::Digest;
+use causey_protocol::id::{Digest, TaskKey};
 use causey_protocol::input::Input;
 use causey_protocol::record::{Position, Record, Turn};
 use causey_protocol::share::Shares;
@@ -23,7 +22,6 @@ use crate::clock::Clock;
 use crate::committed::Role;
 use crate::config::{INPUTS_READ_AHEAD, LEADERSHIP_RENEWAL, TURN_RECORDS_BYTES_MAX, TURN_RECORDS_MAX};
 use crate::coordinator::{Coordinator, Error};
-use crate::desk::Workers;
 use crate::fold::Fold;
 use crate::inbox;
 use crate::log::{self, Tail};
@@ -31,7 +29,6 @@ use crate::outside::{Link, Outside, Raw};
 use crate::perform::Performer;
 use crate::publisher::{Answer, Publisher};
 use crate::readers::Writable;
-use crate::rest::Rest;
 use crate::standby::sleep_until;
 use crate::streams::Limits;
 use crate::timetable::Timetable;
@@ -79,9 +76,6 @@ struct Leader<'a, O: Outside> {
     performer: Performer<O>,
     writable: Writable,
     timetable: Timetable,
-    workers: Arc<Workers>,
-    /// Outstanding tasks that workers may be running.
-    rest: Rest,
     /// Whether the turn waits for a coordinator that could not read it.
     held: bool,
 }
@@ -113,18 +107,25 @@ pub(crate) async fn lead<O: Outside>(this: &mut Coordinator<O>, lost: Cancellati
         performer: Performer::new(publisher, this.outside.clone(), this.store.clone(), committed, this.notice.clone()),
         writable: this.writable.clone(),
         timetable: Timetable::new(),
-        workers: this.workers.clone(),
-        rest: Rest::default(),
         held: false,
     };
-    leader.start(&this.store, this.ack_wait, this.limits).await?;
+    leader.start(&this.store, this.limits).await?;
     leader.begin(this.shares.clone()).await;
     leader.run(&mut this.link, &lost, &mut this.noticed, &this.shutdown).await
 }
 
+/// What a new leader does at once. A dispatch that a worker has begun is not offered again, although a queue in memory may have lost it with
+/// its server: the sweep offers it, should nobody hold it.
+fn outstanding(state: &State) -> Vec<Command> {
+    let begun: BTreeSet<TaskKey> = causey_engine::queued(state).filter(|queued| queued.begun).map(|queued| queued.key).collect();
+    let mut commands = causey_engine::outstanding(state);
+    commands.retain(|command| !matches!(command, Command::Dispatch { key, .. } if begun.contains(key)));
+    commands
+}
+
 impl<O: Outside> Leader<'_, O> {
     /// Performs what is outstanding and tells readers that there is a leader.
-    async fn start(&mut self, store: &Store, ack_wait: Duration, limits: Limits) -> Result<(), Error> {
+    async fn start(&mut self, store: &Store, limits: Limits) -> Result<(), Error> {
         let mark = serde_json::json!({"log": self.working.store});
         failpoint::here("mark.missing");
         store.put_if_absent(LOG_MARK, mark.to_string().into()).await.map_err(Error::Mark)?;
@@ -142,9 +143,8 @@ impl<O: Outside> Leader<'_, O> {
             });
         }
         self.outside.ensure_tasks(limits).await?;
-        let mut outstanding = causey_engine::outstanding(&self.fold.committed.read());
+        let outstanding = outstanding(&self.fold.committed.read());
         tracing::info!(epoch = self.working.epoch, sequence = self.fold.tail.sequence, outstanding = outstanding.len(), "leading");
-        self.rest = Rest::take_from(&mut outstanding, &self.fold.committed.read(), &self.workers.held(), ack_wait);
         for command in outstanding {
             self.performer.perform(command).await;
             failpoint::here("takeover.performed");
@@ -197,20 +197,12 @@ impl<O: Outside> Leader<'_, O> {
                 () = sleep_until(timer), if room => self.take(Input::TimersDue),
                 () = sleep_until(scheduled), if room => self.take_scheduled(),
                 () = sleep_until(projection_due) => self.fold.follow(),
-                () = sleep_until(self.rest.due()) => self.offer_rest().await,
                 () = self.writable.changed() => {}
                 _ = tick.tick() => self.performer.publisher.send_again().await,
             }
             self.take_ready(&mut inbox, &mut events);
             self.commit().await;
             self.take_pending();
-        }
-    }
-
-    async fn offer_rest(&mut self) {
-        let left = self.rest.take(&self.fold.committed.read(), &self.workers.held());
-        for command in left {
-            self.performer.perform(command).await;
         }
     }
 

@@ -27,7 +27,6 @@ pub mod projection;
 pub mod publisher;
 pub mod readers;
 pub mod recover;
-mod rest;
 pub mod sealed;
 pub mod signal;
 pub mod snapshot;

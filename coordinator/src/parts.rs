@@ -78,8 +78,6 @@ impl<O: Outside> Parts<O> {
             fold: Fold::new(committed.clone(), tail, projection),
             store,
             holder,
-            workers: workers.clone(),
-            ack_wait,
             limits,
             writable: writable.clone(),
             notice,

@@ -141,6 +141,11 @@ impl Held {
         self.pass_on(1, |dispatch| dispatch.needs.is_some() && dispatch.tasks.len() == 1)
     }
 
+    /// Takes what has not been started out of the queue, and returns its deliveries. Lists stay.
+    pub(crate) fn pass_on_waiting(&mut self) -> Vec<String> {
+        self.pass_on(0, |dispatch| dispatch.tasks.len() == 1)
+    }
+
     fn pass_on(&mut self, kept: usize, is_meant: impl Fn(&Dispatch) -> bool) -> Vec<String> {
         let is_meant = |key: &&OpenAttempt| self.attempts.get(key).is_some_and(|attempt| is_meant(&attempt.job.dispatch));
         let gone: Vec<OpenAttempt> = self.queue.iter().skip(kept).filter(is_meant).copied().collect();

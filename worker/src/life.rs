@@ -108,6 +108,7 @@ pub async fn live<O: Outside, B: Bench>(
         begun: 0,
         idle_since: Instant::now(),
         passed_on: VecDeque::new(),
+        unheard: false,
     };
     worker.run(stopping).await;
     if let Some(why) = &worker.ending {

@@ -33,7 +33,7 @@ use crate::slots::Slots;
 /// How often the worker tells the leader what it holds.
 const HELLO_PERIOD: Duration = Duration::from_secs(10);
 
-/// How often to look whether to ask for tasks although nothing happened: requests lapse, pauses end.
+/// How often to look whether to ask for tasks, or to say hello again, although nothing happened: requests lapse, pauses end.
 const PULL_CHECK_PERIOD: Duration = Duration::from_millis(250);
 
 /// An attempt that needs more than is free is handed back after this time: another worker may have them.
@@ -71,6 +71,8 @@ pub enum Event {
     Stopped(OpenAttempt),
     /// The inbox has the reports of these attempts.
     Reported(Vec<OpenAttempt>),
+    /// Nobody has answered a hello.
+    Unheard,
     /// The leader's answer to a hello.
     Told(Told),
     /// The server has seen signs of life that left at this time.
@@ -104,6 +106,8 @@ pub(crate) struct Worker<O: Outside, B> {
     pub(crate) idle_since: Instant,
     /// Deliveries that other workers shall have, and when they get them; the earliest first.
     pub(crate) passed_on: VecDeque<(Instant, String)>,
+    /// The last hello was not answered: another one soon.
+    pub(crate) unheard: bool,
 }
 
 impl<O: Outside, B: Bench> Worker<O, B> {
@@ -130,6 +134,9 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                 _ = progress.tick() => self.show_life().await,
                 _ = hello.tick() => self.say_hello(),
                 _ = pull.tick() => {
+                    if std::mem::take(&mut self.unheard) {
+                        self.say_hello();
+                    }
                     self.pass_on_members();
                     self.pass_on_surplus();
                     self.hand_on(Instant::now()).await;
@@ -150,6 +157,9 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         match event {
             Event::Connected => {
                 self.pull.reconnected();
+                // The server may have lost its queue, and then the leader offers them anew; else they come back.
+                let waiting = self.held.pass_on_waiting();
+                self.pass_on(waiting);
                 self.say_hello();
                 self.show_life().await;
             }
@@ -160,6 +170,7 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                     self.close(&attempt).await;
                 }
             }
+            Event::Unheard => self.unheard = true,
             Event::Told(told) => self.on_told(told).await,
             Event::Alive(sent) => self.lease.confirm(sent),
         }
@@ -519,7 +530,10 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         tokio::spawn(async move {
             match leader.ask(&ask).await {
                 Ok(told) => drop(events.send(Event::Told(told))),
-                Err(error) => tracing::debug!(%error, "no answer to a hello"),
+                Err(error) => {
+                    tracing::debug!(%error, "no answer to a hello");
+                    let _ = events.send(Event::Unheard);
+                }
             }
         });
     }

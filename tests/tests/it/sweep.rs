@@ -40,12 +40,8 @@ impl Scene {
         jetstream::new(self.nats.client().await).get_stream(subject::TASK_STREAM).await.unwrap()
     }
 
-    fn worker(&self) -> causey_tests::Service {
-        self.worker_with("worker", &[])
-    }
-
-    fn worker_with(&self, name: &str, options: &[&str]) -> causey_tests::Service {
-        worker_with(&self.nats.url(), self.project.path(), &self.place.store, name, &[&[ACK_WAIT], options].concat())
+    fn worker(&self, name: &str) -> causey_tests::Service {
+        worker_with(&self.nats.url(), self.project.path(), &self.place.store, name, &[ACK_WAIT])
     }
 }
 
@@ -60,7 +56,7 @@ async fn row_26_tasks_deleted_from_the_queue_are_offered_again_and_each_has_one_
     let marked = Marked::start(&scene.project, &scene.api, 60).await;
     until("the first task is queued", 20, async || (messages(&mut queue).await == 1).then_some(())).await;
     queue.purge().await.unwrap();
-    let _worker = scene.worker();
+    let _worker = scene.worker("worker");
     marked.come_to(10).await;
     let purged = queue.purge().await.unwrap().purged;
     assert!(purged > 10, "only {purged} messages were queued");
@@ -86,7 +82,7 @@ async fn row_26_queued_tasks_whose_attempts_are_closed_are_removed() {
         let queue = scene.queue().await;
         until("what was left is removed", 30, async || queue.get_raw_message(sequence).await.is_err().then_some(())).await;
     };
-    let _worker = scene.worker();
+    let _worker = scene.worker("worker");
     marked.come_to(1).await;
     gone(left("start").await).await;
     marked.ends_well(&scene.api, &scene.nats.client().await, &scene.place.store).await;
@@ -103,7 +99,7 @@ async fn row_10_what_runs_when_the_server_loses_its_queue_runs_on_and_once() {
     let go = scene.project.file("go");
     let reply = scene.api.post("/v1/runs", &json!({"request_id": "one", "flow": "Waiting", "parameters": {"go": go}})).await;
     let run = reply.body["name"].as_str().unwrap().to_owned();
-    let _first = scene.worker_with("first", &["--slots=2"]);
+    let _first = scene.worker("first");
     let begun = |state: &Value| state["tasks"]["running"] == 2;
     until("two tasks run", 60, async || begun(&scene.api.get(&format!("/v1/runs/{run}")).await).then_some(())).await;
     let made = scene.queue().await.cached_info().created;
@@ -113,14 +109,14 @@ async fn row_10_what_runs_when_the_server_loses_its_queue_runs_on_and_once() {
         (queue.cached_info().created > made).then_some(())
     })
     .await;
-    let _second = scene.worker_with("second", &["--slots=4"]);
+    let _others = [scene.worker("second"), scene.worker("third")];
     let marks =
         || (0..4).map(|item| std::fs::read_to_string(scene.project.file(&format!("go-{item}"))).unwrap_or_default()).collect::<Vec<_>>();
     until_true("all four run", 60, || marks().iter().all(|mark| !mark.is_empty())).await;
     // Two rounds of the sweep, with a worker that has room: whatever is offered once more runs by then.
     let client = jetstream::new(scene.nats.client().await);
     client.publish("causey.task.elsewhere.nobody.nothing", "stray".into()).await.unwrap().await.unwrap();
-    let mut queue = scene.queue().await;
+    let queue = scene.queue().await;
     until("the sweep has looked twice", 60, async || {
         (queue.info_with_subjects("causey.task.elsewhere.>").await.unwrap().count().await == 0).then_some(())
     })
