@@ -13,6 +13,7 @@ mod faults;
 mod flows;
 mod gang;
 mod gates;
+mod kills;
 mod languages;
 mod letters;
 mod limits;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use causey_protocol::record::Record;
-use causey_tests::service::{Config, Place, worker, worker_command};
+use causey_tests::service::{Config, Place, worker, worker_command, worker_with};
 use causey_tests::wait::until_true;
 use causey_tests::{Api, Cable, Coordinator, Direction, History, Nats, Project, Service, process, tools};
 use serde_json::json;
@@ -130,13 +130,13 @@ fn production(project: &Project, without: Option<&str>) -> Config {
 }
 
 /// A coordinator and the worker `one` as users of the production configuration.
-async fn in_production(project: &Project, without: Option<&str>) -> (Nats, Coordinator, Service, Api) {
+pub(crate) async fn in_production(project: &Project, without: Option<&str>, options: &[&str]) -> (Nats, Coordinator, Service, Api) {
     let base = project.path();
     let nats = Nats::configured(&project.file("jetstream"), production(project, without)).await;
-    let place = Place::new(base, "coordinator");
+    let place = Place { options: options.iter().map(ToString::to_string).collect(), ..Place::new(base, "coordinator") };
     let mut coordinator = Coordinator::start_at(&nats.url_for("coordinator", "secret"), base, &place);
     let api = coordinator.with_role("leader").await;
-    let worker = worker(&nats.url_for("worker-default-one", "secret"), base, &place.store, "one");
+    let worker = worker_with(&nats.url_for("worker-default-one", "secret"), base, &place.store, "one", options);
     (nats, coordinator, worker, api)
 }
 
@@ -144,7 +144,7 @@ async fn in_production(project: &Project, without: Option<&str>) -> (Nats, Coord
 #[tokio::test]
 async fn row_41_the_permissions_of_production_suffice_for_a_run_and_for_nothing_else() {
     let project = Project::new();
-    let (nats, _coordinator, _worker, api) = in_production(&project, None).await;
+    let (nats, _coordinator, _worker, api) = in_production(&project, None, &[]).await;
     let marked = Marked::start(&project, &api, 4).await;
     let reader = nats.client_for("coordinator", "secret").await;
     marked.ends_well(&api, &reader, &project.file("store")).await;
@@ -204,7 +204,7 @@ async fn row_41_the_permissions_of_production_suffice_for_a_run_and_for_nothing_
 #[tokio::test]
 async fn a_cancel_whose_broadcasts_are_all_lost_reaches_the_worker_by_its_own_question() {
     let project = Project::new();
-    let (nats, _coordinator, worker, api) = in_production(&project, Some(", \"causey.cancel.*\"")).await;
+    let (nats, _coordinator, worker, api) = in_production(&project, Some(", \"causey.cancel.*\""), &[]).await;
     let marked = Marked::start_with(&project, &api, 4, 600.0).await;
     until_true("two tasks run", 30, || running(&marked.marks).len() == 2).await;
     assert!(worker.stderr().contains("NATS refuses something"), "the worker hears cancels: {}", worker.stderr());
