@@ -324,13 +324,31 @@ pub(crate) struct Runs {
     pub(crate) place: Place,
 }
 
+/// When escape sequences that steps have printed are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Colour {
+    /// On a terminal
+    Auto,
+    Always,
+    Never,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// RUN, RUN/STEP or RUN/STEP/TASK
     pub(crate) path: String,
+    /// Go on with what is printed until the run, or the task, has ended
+    #[arg(long, short)]
+    pub(crate) follow: bool,
     /// Only this attempt
     #[arg(long)]
     pub(crate) attempt: Option<u32>,
+    /// Only what was printed since then: how long ago (10m, 2h), or when (2026-11-24T12:00:00Z)
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<String>,
+    /// Colours and other escape sequences as they were printed, or none
+    #[arg(long, value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
+    pub(crate) color: Colour,
     /// JSON Lines on standard output
     #[arg(long)]
     pub(crate) json: bool,

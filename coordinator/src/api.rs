@@ -15,6 +15,7 @@ mod letters;
 mod listed;
 mod live;
 mod logs;
+mod merge;
 mod models;
 mod notifications;
 mod packages;
@@ -30,6 +31,7 @@ mod schedules;
 mod status;
 mod step_view;
 mod stuck;
+mod tail;
 mod tasks;
 mod wait;
 mod why;
@@ -152,6 +154,7 @@ fn routes(shared: Context) -> Router {
         .route("/v1/runs/{run}/resume", post(resume::resume))
         .route("/v1/runs/{run}/tasks", get(tasks::list))
         .route("/v1/runs/{run}/logs", get(logs::list))
+        .route("/v1/runs/{run}/logs/follow", get(tail::follow))
         .route("/v1/runs/{run}/why", get(why::run))
         .route("/v1/flows/{flow}/why", get(why::trigger))
         .route("/v1/dead-letters", get(letters::list))

@@ -105,6 +105,15 @@ pub struct LiveOutput {
     pub at: Timestamp,
     pub stream: OutputStream,
     pub text: String,
+    /// How many bytes of text the attempt had printed before this, on both streams together: by that followers see what they miss and
+    /// what they have. The stored output has the same positions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub position: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it like this")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -35,6 +35,7 @@ pub const TASK_ALL: &str = "causey.task.>";
 pub const NOTIFY_ALL: &str = "causey.notify.>";
 pub const CANCEL_ALL: &str = "causey.cancel.*";
 pub const GANG_ALL: &str = "causey.gang.*";
+pub const FOLLOW_ALL: &str = "causey.follow.*";
 pub const LIVE_WORKER_ALL: &str = "causey.live.worker.*.*";
 
 #[must_use]
@@ -99,6 +100,18 @@ pub fn live_output(run: RunId) -> String {
     format!("causey.live.{run}")
 }
 
+/// Somebody begins to follow a run: workers send again what its running tasks have printed lately. Lossy.
+#[must_use]
+pub fn follow(run: RunId) -> String {
+    format!("causey.follow.{run}")
+}
+
+/// There is something to tell the workers of this pool: they ask what. Lossy.
+#[must_use]
+pub fn call(pool: &PoolName) -> String {
+    format!("causey.call.{pool}")
+}
+
 /// A worker asks the leader.
 #[must_use]
 pub fn live_worker(pool: &PoolName, worker: &WorkerName) -> String {
@@ -160,6 +173,12 @@ pub fn parse_gang(subject: &str) -> Option<RunId> {
     subject.strip_prefix("causey.gang.")?.parse().ok()
 }
 
+/// Parses the subject of somebody who follows a run.
+#[must_use]
+pub fn parse_follow(subject: &str) -> Option<RunId> {
+    subject.strip_prefix("causey.follow.")?.parse().ok()
+}
+
 /// Parses a cancel subject.
 #[must_use]
 pub fn parse_cancel(subject: &str) -> Option<RunId> {
@@ -181,6 +200,7 @@ mod tests {
         assert_eq!(parse_task(&task(&pool, run, &key)), Some((pool.clone(), run, key)));
         assert_eq!(parse_task("causey.task.gpu"), None);
         assert_eq!((parse_gang(&gang(run)), parse_cancel(&cancel(run)), parse_gang(&cancel(run))), (Some(run), Some(run), None));
+        assert_eq!((parse_follow(&follow(run)), parse_follow(&gang(run))), (Some(run), None));
         assert_eq!(parse_inbox("causey.in.report.gpu.w.1"), None);
         assert_eq!(parse_inbox("causey.in.report.gpu"), None);
     }

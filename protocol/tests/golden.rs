@@ -304,8 +304,10 @@ fn live_messages() {
         at: Timestamp(5),
         stream: OutputStream::Stderr,
         text: "hi\n".into(),
+        position: 0,
     };
     check("live-output", &output);
+    check("live-output-later", &LiveOutput { position: 70_000, ..output });
 }
 
 /// A flow with a switch, one case of which leads back to its step.

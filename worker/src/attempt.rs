@@ -29,7 +29,7 @@ use crate::host::{HostError, Runner};
 use crate::hosts::Hosts;
 use crate::inputs::{self, Table};
 use crate::leader::Leader;
-use crate::live::Live;
+use crate::live::{Live, Speaker};
 use crate::nats::Nats;
 use crate::output::{LiveChunk, Output};
 use crate::package::Packages;
@@ -257,6 +257,7 @@ async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &Cancellatio
         inputs: &inputs,
         table: None,
         output: Output::default(),
+        speaker: tools.live.attempt(job.dispatch.run, job.key),
         links,
         gang,
         status: Telling::default(),
@@ -382,6 +383,7 @@ struct Running<'a> {
     /// The inputs of a wide join.
     table: Option<Table>,
     output: Output,
+    speaker: Speaker,
     /// Objects that the step may fetch: its inputs, of a wide join those touched last, and models it found.
     links: Vec<ObjectLink>,
     /// The addresses of all members, of a gang.
@@ -642,7 +644,7 @@ impl Running<'_> {
 
     fn show(&mut self, take: impl FnOnce(&mut Output, Timestamp) -> Vec<LiveChunk>) {
         let chunks = take(&mut self.output, now());
-        for LiveChunk { at, stream, text } in chunks {
+        for LiveChunk { at, stream, text, position } in chunks {
             let task = self.job.task();
             let output = LiveOutput {
                 step: self.job.dispatch.step.clone(),
@@ -651,8 +653,9 @@ impl Running<'_> {
                 at,
                 stream,
                 text,
+                position,
             };
-            self.tools.live.show(self.job.dispatch.run, output);
+            self.speaker.show(&output);
         }
     }
 

@@ -107,6 +107,8 @@ pub(crate) struct LiveChunk {
     pub(crate) at: Timestamp,
     pub(crate) stream: OutputStream,
     pub(crate) text: String,
+    /// Bytes of text before this.
+    pub(crate) position: u64,
 }
 
 /// The output of one attempt.
@@ -115,6 +117,8 @@ pub(crate) struct Output {
     /// JSON Lines as they go into the object.
     kept: Vec<u8>,
     full: bool,
+    /// Bytes of text that have been printed, whether they are kept or not.
+    printed: u64,
     /// The start of a character whose rest has not come yet, per stream.
     partial: [Vec<u8>; 2],
 }
@@ -181,7 +185,9 @@ impl Output {
         } else if !self.full {
             self.write(stream, &text, at);
         }
-        LiveChunk { at, stream, text }
+        let position = self.printed;
+        self.printed += text.len() as u64;
+        LiveChunk { at, stream, text, position }
     }
 
     fn write(&mut self, stream: OutputStream, text: &str, at: Timestamp) {
@@ -234,7 +240,8 @@ mod tests {
         assert_eq!(output.add(OutputStream::Stdout, &bytes[..2], NOW).unwrap().text, "a");
         assert_eq!(output.add(OutputStream::Stdout, &bytes[2..], NOW).unwrap().text, "€b");
         assert_eq!(texts(&output), "[7,\"o\",\"a\"]\n[7,\"o\",\"€b\"]\n");
-        assert_eq!(output.add(OutputStream::Stderr, b"\xff!", NOW).unwrap().text, "\u{fffd}!");
+        let last = output.add(OutputStream::Stderr, b"\xff!", NOW).unwrap();
+        assert_eq!((last.text.as_str(), last.position), ("\u{fffd}!", 5));
     }
 
     #[test]

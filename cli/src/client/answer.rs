@@ -228,7 +228,7 @@ pub(crate) struct ChildView {
 }
 
 /// What a task printed at once.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Chunk {
     pub(crate) step: String,
     pub(crate) task: String,
@@ -239,11 +239,30 @@ pub(crate) struct Chunk {
     #[serde(default)]
     pub(crate) stream: String,
     pub(crate) text: String,
+    /// Bytes of text that the attempt had printed before.
+    #[serde(default)]
+    pub(crate) position: u64,
+}
+
+/// Text that a followed log does not show.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Gap {
+    pub(crate) step: String,
+    pub(crate) task: String,
+    pub(crate) attempt: u32,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Chunks {
     pub(crate) chunks: Vec<Chunk>,
+    /// Whether there is more than one answer has.
+    #[serde(default)]
+    pub(crate) truncated: bool,
+    /// Attempts that have not ended.
+    #[serde(default)]
+    pub(crate) open: u64,
 }
 
 /// Answer to a published event.

@@ -43,7 +43,7 @@ impl Screen {
             (false, true) => Mode::Tree,
             (false, false) => Mode::Lines,
         };
-        Self { mode, paint: Paint::stderr(), output: Output::default(), run: None, told: None, drawn: 0 }
+        Self { mode, paint: Paint::stderr(), output: Output::with_colour(Paint::stdout().has_colour()), run: None, told: None, drawn: 0 }
     }
 
     /// A line of talk.

@@ -1,5 +1,6 @@
 //! Everything people look at: texts made from the API's answers. All but `live` is pure: values in, lines out.
 
+pub(crate) mod ansi;
 pub(crate) mod failure;
 pub(crate) mod format;
 pub(crate) mod graph;

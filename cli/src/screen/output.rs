@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::client::answer::Chunk;
-use crate::screen::format::clip;
+use crate::screen::ansi;
 
 /// Longest line shown, in characters; the whole text is in `causey logs`.
 const LINE_MAX: usize = 2_000;
@@ -37,9 +37,15 @@ pub(crate) struct Output {
     seen_count: usize,
     /// Steps that run more than one task, so that their lines say which.
     wide: HashMap<String, bool>,
+    colour: bool,
 }
 
 impl Output {
+    /// Output that is shown with the colours it was printed in, or without.
+    pub(crate) fn with_colour(colour: bool) -> Self {
+        Self { colour, ..Self::default() }
+    }
+
     /// Notes whether a step has many tasks.
     pub(crate) fn step(&mut self, name: &str, total: Option<u64>) {
         self.wide.insert(name.to_owned(), total != Some(1));
@@ -104,7 +110,8 @@ impl Output {
 
     /// A line with its label.
     pub(crate) fn show(&self, line: &Line) -> String {
-        format!("  {} │ {}", self.label(&line.step, &line.tasks), clip(&line.text, LINE_MAX))
+        let text = if self.colour { ansi::coloured(&line.text, LINE_MAX) } else { ansi::plain(&line.text, LINE_MAX) };
+        format!("  {} │ {text}", self.label(&line.step, &line.tasks))
     }
 
     /// Ends all lines: no more will come.
@@ -112,6 +119,7 @@ impl Output {
         let mut partial: Vec<_> = self.partial.drain().collect();
         partial.sort();
         for ((task, _), line) in partial {
+            let line = last_rewrite(&line).to_owned();
             self.remember_line(task.clone(), &line);
             self.pending.push((task.0, task.1, line));
         }
@@ -129,8 +137,12 @@ impl Output {
         let key = (task_of(chunk), chunk.stream.clone());
         let mut text = self.partial.remove(&key).unwrap_or_default();
         text.push_str(&chunk.text);
-        let mut lines: Vec<String> = text.split('\n').map(|line| last_rewrite(line).to_owned()).collect();
-        let rest = lines.pop().unwrap_or_default();
+        let (whole, rest) = text.rsplit_once('\n').map_or((None, text.as_str()), |(whole, rest)| (Some(whole), rest));
+        let mut lines: Vec<String> =
+            whole.into_iter().flat_map(|whole| whole.split('\n')).map(|line| last_rewrite(line).to_owned()).collect();
+        // A return at its end says that what comes next takes its place.
+        let returns = &rest[rest.trim_end_matches('\r').len()..];
+        let rest = format!("{}{returns}", last_rewrite(rest));
         if rest.len() > PARTIAL_BYTES_MAX {
             lines.push(rest);
         } else if !rest.is_empty() {
@@ -170,7 +182,7 @@ mod tests {
     use super::*;
 
     fn chunk(step: &str, task: &str, text: &str) -> Chunk {
-        Chunk { step: step.into(), task: task.into(), attempt: 0, micros: 0, stream: "stdout".into(), text: text.into() }
+        Chunk { step: step.into(), task: task.into(), stream: "stdout".into(), text: text.into(), ..Chunk::default() }
     }
 
     fn flush(output: &mut Output) -> Vec<String> {
@@ -207,7 +219,8 @@ mod tests {
         let mut output = output();
         output.live(&chunk("start", "0", "10%\r50%"));
         assert!(flush(&mut output).is_empty());
-        output.live(&chunk("start", "0", "\r100%\nhalf"));
+        output.live(&chunk("start", "0", "\r90%\r"));
+        output.live(&chunk("start", "0", "100%\nhalf\r"));
         assert_eq!(flush(&mut output), ["  start │ 100%"]);
         output.end_lines();
         assert_eq!(flush(&mut output), ["  start │ half"]);

@@ -21,6 +21,10 @@ impl Paint {
         Self { colour: anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never }
     }
 
+    pub(crate) fn has_colour(self) -> bool {
+        self.colour
+    }
+
     fn wrap(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }

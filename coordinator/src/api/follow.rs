@@ -216,13 +216,5 @@ impl Drop for Follower {
 
 fn output_event(message: impl AsRef<[u8]>) -> Option<Event> {
     let found = live::read(message.as_ref())?;
-    let chunk = ChunkView {
-        step: found.step,
-        task: found.task,
-        attempt: found.attempt,
-        micros: found.at.0,
-        stream: found.stream,
-        text: found.text,
-    };
-    Some(event("output", &chunk))
+    Some(event("output", &ChunkView::from(found)))
 }

@@ -8,12 +8,12 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
-use causey_artifacts::{Object, Store, read_output};
+use causey_artifacts::{Chunk, Object, Store, read_output};
 use causey_engine::{Run, Task, TaskRef};
 use causey_protocol::artifact::object_path;
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{Path, RunId, StepName, TaskId, Timestamp};
-use causey_protocol::live::OutputStream;
+use causey_protocol::live::{LiveOutput, OutputStream};
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ const CHUNKS_MAX: usize = 10_000;
 const TEXT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Attempts looked at for one answer; many print nothing.
-const ATTEMPTS_MAX: usize = 10_000;
+pub(super) const ATTEMPTS_MAX: usize = 10_000;
 
 /// Objects read at the same time.
 const READS_AHEAD: usize = 8;
@@ -38,10 +38,12 @@ const READS_AHEAD: usize = 8;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
-    step: Option<StepName>,
+    pub(super) step: Option<StepName>,
     /// A task's text form, such as `3.1` or `0`; with recursion one visit, such as `0~2`, or without it all of them.
-    task: Option<String>,
-    attempt: Option<u32>,
+    pub(super) task: Option<String>,
+    pub(super) attempt: Option<u32>,
+    /// Only what was printed from then on, in microseconds since 1970.
+    pub(super) since: Option<u64>,
 }
 
 /// A chunk of output as clients see it.
@@ -53,13 +55,22 @@ pub(super) struct ChunkView {
     pub(super) micros: u64,
     pub(super) stream: OutputStream,
     pub(super) text: String,
+    /// Bytes of text that the attempt had printed before.
+    pub(super) position: u64,
+}
+
+impl From<LiveOutput> for ChunkView {
+    fn from(output: LiveOutput) -> Self {
+        let LiveOutput { step, task, attempt, at, stream, text, position } = output;
+        Self { step, task, attempt, micros: at.0, stream, text, position }
+    }
 }
 
 /// An ended attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Ended {
-    task: TaskId,
-    attempt: u32,
+pub(super) struct Ended {
+    pub(super) task: TaskId,
+    pub(super) attempt: u32,
 }
 
 pub(super) async fn list(
@@ -68,12 +79,14 @@ pub(super) async fn list(
     Asked(wanted): Asked<Wanted>,
 ) -> Result<Response, Refusal> {
     let look = |sequence: u64, run: &Run, flow: &Arc<Flow>| {
-        Ok::<_, Refusal>((sequence, run.id(), flow.clone(), ended_attempts(run, flow, &wanted)?, wanted.chunks(run, flow)?))
+        let open = wanted.open_attempts(run, flow)?;
+        Ok::<_, Refusal>((sequence, run.id(), flow.clone(), ended_attempts(run, flow, &wanted)?, wanted.chunks(run, flow)?, open))
     };
-    let (sequence, run, flow, mut attempts, chunks) = context.with_run(&run, look).await??;
+    let (sequence, run, flow, mut attempts, chunks, open) = context.with_run(&run, look).await??;
     attempts.extend(wanted.stored_attempts(&context.api.store, run, &flow, chunks).await?);
     let attempts = wanted.in_order(attempts);
-    let body = Body::from_stream(answer(context.api.store.clone(), run, attempts).map(Ok::<_, std::convert::Infallible>));
+    let body = answer(context.api.store.clone(), run, attempts, wanted.since.unwrap_or_default(), open);
+    let body = Body::from_stream(body.map(Ok::<_, std::convert::Infallible>));
     let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (SEQUENCE, sequence.into())];
     Ok((headers, body).into_response())
 }
@@ -83,8 +96,44 @@ impl Wanted {
         self.task.as_deref().map(parse_task).transpose()
     }
 
+    /// Whether a piece of output is wanted.
+    pub(super) fn takes(&self, piece: &ChunkView) -> bool {
+        let is_task =
+            |wanted: &String| *wanted == piece.task || piece.task.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.starts_with('~'));
+        self.step.as_ref().is_none_or(|step| *step == piece.step)
+            && self.task.as_ref().is_none_or(is_task)
+            && self.attempt.is_none_or(|attempt| attempt == piece.attempt)
+    }
+
+    /// How many attempts that are wanted are under way.
+    fn open_attempts(&self, run: &Run, flow: &Flow) -> Result<usize, Refusal> {
+        Ok(self.tasks(run, flow)?.filter(|(_, task)| task.state.is_open()).count())
+    }
+
+    /// Whether nothing that is wanted can be printed any more: the run has ended, or the one task that is wanted.
+    pub(super) fn is_over(&self, run: &Run, flow: &Flow) -> Result<bool, Refusal> {
+        if run.state.is_terminal() || self.task.is_none() || self.step.is_none() {
+            return Ok(run.state.is_terminal());
+        }
+        let mut tasks = self.tasks(run, flow)?.peekable();
+        Ok(tasks.peek().is_some() && tasks.all(|(_, task)| !task.state.is_unfinished()))
+    }
+
+    /// Wanted tasks, but those in stored chunks.
+    fn tasks<'r>(&self, run: &'r Run, flow: &Flow) -> Result<impl Iterator<Item = (TaskRef, &'r Task)> + use<'r>, Refusal> {
+        let step = self.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
+        let task = self.task()?;
+        let fits = move |found: &TaskRef| {
+            task.as_ref().is_none_or(|(path, visit)| {
+                let same_path = *path == found.path || (found.path.0.is_empty() && path.0 == [0]);
+                same_path && visit.is_none_or(|visit| visit == found.visit)
+            })
+        };
+        Ok(run.tasks(Bound::Unbounded).filter(move |(task, _)| step.is_none_or(|step| task.step == step) && fits(task)))
+    }
+
     /// The stored chunks that may hold wanted tasks.
-    fn chunks(&self, run: &Run, flow: &Flow) -> Result<Vec<(StepIndex, Covered)>, Refusal> {
+    pub(super) fn chunks(&self, run: &Run, flow: &Flow) -> Result<Vec<(StepIndex, Covered)>, Refusal> {
         let step = self.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
         let task = self.task()?;
         let wanted = |chunk: &Covered| task.as_ref().is_none_or(|(path, _)| chunk.start <= *path && *path < chunk.end);
@@ -93,7 +142,7 @@ impl Wanted {
     }
 
     /// Attempts at tasks in stored chunks, as many as an answer may look at.
-    async fn stored_attempts(
+    pub(super) async fn stored_attempts(
         &self,
         store: &Store,
         run: RunId,
@@ -116,7 +165,7 @@ impl Wanted {
     }
 
     /// The attempts of tasks in the order in which these started; one more than the bound when there are more.
-    fn in_order(&self, mut tasks: Vec<Found>) -> Vec<Ended> {
+    pub(super) fn in_order(&self, mut tasks: Vec<Found>) -> Vec<Ended> {
         tasks.sort_by(|one, other| (one.started, &one.task).cmp(&(other.started, &other.task)));
         let attempts =
             tasks.into_iter().flat_map(|Found { task, count, .. }| (0..count).map(move |attempt| Ended { task: task.clone(), attempt }));
@@ -126,24 +175,15 @@ impl Wanted {
 
 /// A task with attempts that have ended.
 #[derive(Clone, Debug)]
-struct Found {
+pub(super) struct Found {
     started: Timestamp,
     task: TaskId,
     count: u32,
 }
 
 /// Wanted tasks with ended attempts, but those in stored chunks.
-fn ended_attempts(run: &Run, flow: &Flow, wanted: &Wanted) -> Result<Vec<Found>, Refusal> {
-    let step = wanted.step.as_ref().map(|step| find_step(flow, step)).transpose()?;
-    let task = wanted.task()?;
-    let fits = |found: &TaskRef| {
-        task.as_ref().is_none_or(|(path, visit)| {
-            let same_path = *path == found.path || (found.path.0.is_empty() && path.0 == [0]);
-            same_path && visit.is_none_or(|visit| visit == found.visit)
-        })
-    };
-    let tasks = run.tasks(Bound::Unbounded).filter(|(task, _)| step.is_none_or(|step| task.step == step) && fits(task));
-    let ended = tasks.filter(|(_, found)| ended_count(found) > 0);
+pub(super) fn ended_attempts(run: &Run, flow: &Flow, wanted: &Wanted) -> Result<Vec<Found>, Refusal> {
+    let ended = wanted.tasks(run, flow)?.filter(|(_, found)| ended_count(found) > 0);
     Ok(ended
         .map(|(task, found)| Found { started: found.started.unwrap_or(found.opened), task: task.id(flow), count: ended_count(found) })
         .collect())
@@ -170,7 +210,7 @@ pub(super) fn parse_task(text: &str) -> Result<(Path, Option<u32>), Refusal> {
 }
 
 /// The JSON text of the answer, piece by piece.
-fn answer(store: Arc<Store>, run: RunId, mut attempts: Vec<Ended>) -> impl Stream<Item = Bytes> {
+fn answer(store: Arc<Store>, run: RunId, mut attempts: Vec<Ended>, since: u64, open: usize) -> impl Stream<Item = Bytes> {
     let mut truncated = attempts.len() > ATTEMPTS_MAX;
     attempts.truncate(ATTEMPTS_MAX);
     let reads = stream::iter(attempts).map(move |ended| {
@@ -183,7 +223,7 @@ fn answer(store: Arc<Store>, run: RunId, mut attempts: Vec<Ended>) -> impl Strea
             _ if *done => None,
             Some(found) => {
                 let mut piece = Vec::new();
-                for chunk in found {
+                for chunk in found.into_iter().filter(|chunk| chunk.micros >= since) {
                     if chunks == CHUNKS_MAX || bytes > TEXT_BYTES_MAX {
                         (truncated, *done) = (true, true);
                         break;
@@ -194,13 +234,13 @@ fn answer(store: Arc<Store>, run: RunId, mut attempts: Vec<Ended>) -> impl Strea
                     chunks += 1;
                 }
                 if *done {
-                    piece.extend_from_slice(ending(truncated).as_bytes());
+                    piece.extend_from_slice(ending(truncated, open).as_bytes());
                 }
                 Some(Bytes::from(piece))
             }
             None => {
                 *done = true;
-                Some(Bytes::from(ending(truncated)))
+                Some(Bytes::from(ending(truncated, open)))
             }
         };
         std::future::ready(piece)
@@ -208,13 +248,13 @@ fn answer(store: Arc<Store>, run: RunId, mut attempts: Vec<Ended>) -> impl Strea
     stream::iter([Bytes::from_static(b"{\"chunks\":[")]).chain(pieces)
 }
 
-fn ending(truncated: bool) -> String {
-    format!("],\"truncated\":{truncated}}}")
+fn ending(truncated: bool, open: usize) -> String {
+    format!("],\"truncated\":{truncated},\"open\":{open}}}")
 }
 
 /// What one attempt printed. An attempt whose worker vanished left no object; one that cannot be read says so where its output
 /// would be.
-async fn chunks_of(store: &Store, run: RunId, ended: Ended) -> Vec<ChunkView> {
+pub(super) async fn chunks_of(store: &Store, run: RunId, ended: Ended) -> Vec<ChunkView> {
     let path = object_path(run, &ended.task.key(ended.attempt));
     let chunk = |micros, stream, text| ChunkView {
         step: ended.task.step.clone(),
@@ -223,6 +263,7 @@ async fn chunks_of(store: &Store, run: RunId, ended: Ended) -> Vec<ChunkView> {
         micros,
         stream,
         text,
+        position: 0,
     };
     let unreadable = |error: &dyn std::error::Error| {
         tracing::warn!(path, error = causes(error), "output of an attempt cannot be read");
@@ -237,11 +278,15 @@ async fn chunks_of(store: &Store, run: RunId, ended: Ended) -> Vec<ChunkView> {
         Ok(object) => object,
         Err(error) => return unreadable(&error),
     };
+    let mut position = 0;
+    let placed = |found: Chunk| {
+        let stream = if found.is_error { OutputStream::Stderr } else { OutputStream::Stdout };
+        let chunk = ChunkView { position, ..chunk(found.micros, stream, found.text) };
+        position += chunk.text.len() as u64;
+        chunk
+    };
     match read_output(store, &object).await {
-        Ok(chunks) => chunks
-            .into_iter()
-            .map(|found| chunk(found.micros, if found.is_error { OutputStream::Stderr } else { OutputStream::Stdout }, found.text))
-            .collect(),
+        Ok(chunks) => chunks.into_iter().map(placed).collect(),
         Err(error) => unreadable(&error),
     }
 }
@@ -259,7 +304,7 @@ mod tests {
             .collect()
     }
 
-    const ALL: Wanted = Wanted { step: None, task: None, attempt: None };
+    const ALL: Wanted = Wanted { step: None, task: None, attempt: None, since: None };
 
     #[test]
     fn ended_attempts_come_in_order_of_start_and_open_ones_not_at_all() {
@@ -294,7 +339,7 @@ mod tests {
         let scene = scene::fanned_out(2);
         let (run, flow) = scene.run();
         let attempts = ALL.in_order(ended_attempts(run, &flow, &ALL).unwrap());
-        let pieces: Vec<Bytes> = answer(store, run.id(), attempts).collect().await;
-        assert_eq!(pieces.concat(), b"{\"chunks\":[],\"truncated\":false}");
+        let pieces: Vec<Bytes> = answer(store, run.id(), attempts, 0, 1).collect().await;
+        assert_eq!(pieces.concat(), b"{\"chunks\":[],\"truncated\":false,\"open\":1}");
     }
 }

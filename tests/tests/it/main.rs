@@ -29,6 +29,7 @@ mod schedules;
 mod shuffled;
 mod standby;
 mod sweep;
+mod tail;
 mod versions;
 mod why;
 mod wide;

@@ -116,7 +116,7 @@ async fn json_of_runs_show_and_logs_keeps_its_shape() {
     assert_eq!(keys(step), BTreeSet::from(["step", "state", "total", "counts", "first_started", "last_finished", "reused", "failures"]));
     assert_eq!((&step["step"], &step["state"], &step["total"]), (&json!("end"), &json!("succeeded"), &json!(1)));
     let logged = project.ok(&["logs", &run, "--json"]).await.json_lines();
-    assert_eq!(keys(&logged[0]), BTreeSet::from(["step", "task", "attempt", "micros", "stream", "text"]));
+    assert_eq!(keys(&logged[0]), BTreeSet::from(["step", "task", "attempt", "micros", "stream", "text", "position"]));
     assert_eq!((&logged[0]["stream"], &logged[0]["step"]), (&json!("stdout"), &json!("end")));
     // How the text is cut into chunks depends on when it was written.
     assert_eq!(logged.iter().filter_map(|chunk| chunk["text"].as_str()).collect::<String>(), "alpha=0.5 count=1\n");
