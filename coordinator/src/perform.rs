@@ -118,6 +118,7 @@ impl<O: Outside> Performer<O> {
                 self.purge(keys.iter().map(|key| subject::task(&pool, run, key)).collect(), Some(subject::gang(run)));
             }
             Command::TellGang { run } => tell(&self.outside, subject::gang(run)).await,
+            Command::CallWorkers { pool } => tell(&self.outside, subject::call(&pool)).await,
             Command::Cancel { run } => self.purge(vec![subject::run_tasks(run)], Some(subject::cancel(run))),
             Command::StoreBlob { digest, bytes } => self.store_blob(digest, bytes),
             Command::FindResults(sought) => self.finder.find(*sought),

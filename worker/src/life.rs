@@ -7,7 +7,7 @@ use std::time::Duration;
 use causey_artifacts::failpoint;
 use causey_protocol::backoff::Delays;
 use causey_protocol::live::{Ask, Offer, Told};
-use causey_protocol::subject::{CANCEL_ALL, GANG_ALL};
+use causey_protocol::subject::{self, CANCEL_ALL, GANG_ALL};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,7 @@ pub async fn live<O: Outside, B: Bench>(
     let (pull, arrivals) = Pull::open(outside.clone(), &pool).await?;
     let cancels = outside.listen(CANCEL_ALL).await?;
     let gangs = outside.listen(GANG_ALL).await?;
+    let calls = outside.listen(&subject::call(&pool)).await?;
     let slots = Slots::new(presence.offer().slots);
     let capacity = Capacity::new(presence.offer());
     tracing::info!(%pool, worker = %name, slots = slots.total(), "worker ready");
@@ -98,6 +99,7 @@ pub async fn live<O: Outside, B: Bench>(
         arrivals,
         cancels,
         gangs,
+        calls,
         events,
         event_sender,
         held: Held::default(),

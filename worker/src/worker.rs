@@ -92,6 +92,8 @@ pub(crate) struct Worker<O: Outside, B> {
     pub(crate) arrivals: O::Listener,
     pub(crate) cancels: O::Listener,
     pub(crate) gangs: O::Listener,
+    /// There is a word for the workers of the pool.
+    pub(crate) calls: O::Listener,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
     pub(crate) event_sender: mpsc::UnboundedSender<Event>,
     pub(crate) held: Held,
@@ -131,6 +133,7 @@ impl<O: Outside, B: Bench> Worker<O, B> {
                 Some(message) = self.arrivals.next() => self.on_arrival(message).await,
                 Some(message) = self.cancels.next() => self.on_cancel(&message),
                 Some(message) = self.gangs.next() => self.on_gang(&message),
+                Some(_) = self.calls.next() => self.say_hello(),
                 _ = progress.tick() => self.show_life().await,
                 _ = hello.tick() => self.say_hello(),
                 _ = pull.tick() => {
@@ -276,7 +279,8 @@ impl<O: Outside, B: Bench> Worker<O, B> {
         if self.presence.offer().closed {
             return self.pass_on([reply]);
         }
-        let lack = dispatch.needs.as_ref().and_then(|needs| self.capacity.lacks(&dispatch.language, needs).pop());
+        let nothing = Resources::default();
+        let lack = self.capacity.lacks(&dispatch.language, dispatch.needs.as_deref().unwrap_or(&nothing)).pop();
         if lack.is_some() && delivered <= PASSED_ON_MAX {
             return self.pass_on([reply]);
         }

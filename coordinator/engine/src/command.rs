@@ -30,6 +30,8 @@ pub enum Command {
     Recall { pool: PoolName, run: RunId, keys: Vec<TaskKey> },
     /// Tell workers that a gang of this run has formed.
     TellGang { run: RunId },
+    /// Tell workers of a pool that there is a word for them.
+    CallWorkers { pool: PoolName },
     /// Take everything of a run off the queues and tell workers to stop it.
     Cancel { run: RunId },
     /// Look for results of other runs, then say `ResultsFound`.
@@ -66,6 +68,7 @@ pub fn commands(state: &State, position: Position, record: &Record) -> Option<Co
             let over = run.dispatch(&task, *attempt).is_none();
             over.then(|| Command::Withdraw { pool, run: run.id(), key: task.id(&flow).key(*attempt) })
         }
+        Record::WorkersOrdered { pool, .. } => Some(Command::CallWorkers { pool: pool.clone() }),
         Record::GangFormed { run, .. } => Some(Command::TellGang { run: *run }),
         Record::GangDissolved { run, step, path, attempt, .. } => {
             let run = state.run(*run)?;

@@ -1,11 +1,11 @@
-//! Which pool attempts of a step go to. A step that needs nothing in particular goes to the pool it names, or to the default one; for any
-//! other the choice is made when its attempt is opened: the cheapest pool of which a live worker has what is needed. Nothing has it:
+//! Which pool attempts of a step go to. A step that needs nothing in particular, in a language that every worker runs, goes to the pool it
+//! names, or to the default one; for any other the choice is made when its attempt is opened: the cheapest pool of which a live worker has what is needed. Nothing has it:
 //! the attempt waits until something does. It knows what workers have, not what is in use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
-use causey_protocol::flow::{Flow, StepIndex};
+use causey_protocol::flow::{EXECUTABLE, Flow, PYTHON, R, StepIndex};
 use causey_protocol::id::{PoolName, RunId, Timestamp, WorkerName};
 use causey_protocol::live::Order;
 use causey_protocol::policy;
@@ -53,9 +53,28 @@ fn default_pool() -> &'static PoolName {
     &DEFAULT
 }
 
-/// What decides about a step's pool; `None`: the step alone ([`named`]).
+/// Languages that every worker runs.
+const COMMON_LANGUAGES: [&str; 2] = [PYTHON, EXECUTABLE];
+
+/// The language of a step's code, where only some workers run it.
+fn rare_language(flow: &Flow, step: StepIndex) -> Option<&str> {
+    let language = flow.code(step).0;
+    (!COMMON_LANGUAGES.contains(&language)).then_some(language)
+}
+
+/// What a step needs that says nothing.
+fn nothing() -> &'static Resources {
+    static NOTHING: LazyLock<Resources> = LazyLock::new(Resources::default);
+    &NOTHING
+}
+
+/// What decides about a step's pool, beside its language; `None`: the step alone ([`named`]).
 pub(crate) fn routed(flow: &Flow, step: StepIndex) -> Option<&Resources> {
-    let resources = flow.step(step).resources.as_ref()?;
+    let resources = flow.step(step).resources.as_ref();
+    if rare_language(flow, step).is_some() {
+        return Some(resources.unwrap_or_else(|| nothing()));
+    }
+    let resources = resources?;
     let any = resources.pool.is_none() && resources.cpu > 1.0;
     (any || resources.spill.is_some() || !resources.is_plain()).then_some(resources)
 }
@@ -97,7 +116,7 @@ pub(crate) fn pool_with_room<'a>(offers: &'a Offers, flow: &'a Flow, step: StepI
         return Some(pool);
     }
     let nobody = offers.keys().all(|pool| !is_live(offers, pool));
-    (nobody && resources.is_plain()).then(default_pool)
+    (nobody && resources.is_plain() && rare_language(flow, step).is_none()).then(default_pool)
 }
 
 fn live(shapes: &[ShapeCount]) -> impl Iterator<Item = &ShapeCount> {
@@ -138,8 +157,9 @@ pub(crate) fn places(offers: &Offers, flow: &Flow, step: StepIndex, pool: &PoolN
 /// What no live worker has of what a step needs; if each of it is there, but not together, all of it and `true`.
 fn missing(offers: &Offers, flow: &Flow, step: StepIndex) -> (Vec<Lack>, bool) {
     let Some(resources) = routed(flow, step) else { return (Vec::new(), false) };
-    let all = || resources.words().into_iter().map(Lack).collect();
     let language = flow.code(step).0;
+    let spoken = rare_language(flow, step).map(|language| format!("language {language}"));
+    let all = || resources.words().into_iter().chain(spoken).map(Lack).collect();
     let is_candidate = |pool: &PoolName| resources.pool.as_ref().is_none_or(|wanted| wanted == pool);
     let shapes = offers.iter().filter(|(pool, _)| is_candidate(pool)).flat_map(|(_, shapes)| live(shapes));
     let mut lacks = shapes.map(|count| resources.lacks(language, &count.shape));
@@ -265,6 +285,11 @@ impl State {
         }
         if resources.gpu > 0.0 {
             start.push_str(", on a machine with such a GPU");
+        }
+        match rare_language(&flow, step) {
+            Some(R) => start.push_str(", on a machine with R (Debian: r-base-core r-cran-jsonlite)"),
+            Some(language) => start.push_str(&format!(", of a kind that runs {language}")),
+            None => {}
         }
         let pools = self.offers.iter().take(POOLS_SHOWN_MAX).map(seen).collect();
         Some(Reason::Nowhere { missing: missing.into_iter().map(|lack| lack.0).collect(), together, pools, start })

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use causey_tests::wait::until_true;
-use causey_tests::{Output, Project, Role, Stack, process, tools};
+use causey_tests::{Output, Project, Role, Service, Stack, process, tools};
 use serde_json::Value;
 
 /// A copy of a folder of the repository, in the project.
@@ -169,9 +169,10 @@ async fn a_worker_without_r_says_how_to_come_to_it() {
     std::fs::write(project.file("flows/only.R"), "only <- function(self) 1\n").unwrap();
     let mut command = project.causey();
     command.env("CAUSEY_RSCRIPT", "/nowhere/Rscript").args(["run", &flow]);
-    let output = causey_tests::project::finish(command, "run").await;
-    assert_eq!(output.status, Some(1), "{output:#?}");
-    output.says(&["/nowhere/Rscript", "r-base-core r-cran-jsonlite"]);
+    let mut run = Service::start(command.into_std(), &project.file("run"));
+    until_true("the run says what it waits for", 30, || run.stderr().contains("no live worker offers language r;")).await;
+    assert!(run.stderr().contains("r-base-core r-cran-jsonlite"), "{}", run.stderr());
+    assert_eq!(run.stop(60).await.code(), Some(143));
     let flow = project.flow("flow.R", "library(causey)\n");
     let mut command = project.causey();
     command.env("CAUSEY_RSCRIPT", "/nowhere/Rscript").args(["check", &flow]);

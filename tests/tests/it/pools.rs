@@ -200,6 +200,29 @@ async fn a_cordoned_worker_takes_nothing_until_it_is_uncordoned() {
 }
 
 #[tokio::test]
+async fn words_reach_workers_long_before_they_ask() {
+    let scene = Scene::start().await;
+    let mut worker = scene.worker("fast", &["--gpu", "none"]);
+    let closed = async |wanted: bool, seconds: u64| {
+        until(&format!("the worker says closed={wanted}"), seconds, async || {
+            let status = scene.api.get("/v1/status").await;
+            status["workers"].as_array()?.first().filter(|worker| worker["closed"] == wanted).map(|_| ())
+        })
+        .await;
+    };
+    closed(false, 30).await;
+    // They ask by themselves every ten seconds: that might be quick once, but not each time.
+    for _ in 0..5 {
+        scene.causey(&["cordon", "default"]).await;
+        closed(true, 3).await;
+        scene.causey(&["uncordon", "default"]).await;
+        closed(false, 3).await;
+    }
+    scene.causey(&["drain", "default/fast"]).await;
+    assert!(worker.wait(5).await.success(), "{}", worker.stderr());
+}
+
+#[tokio::test]
 async fn tasks_spill_to_the_pool_that_has_places() {
     let scene = Scene::start().await;
     scene.causey(&["deploy", &scene.project.flow("spilling.py", SPILLING)]).await;

@@ -239,6 +239,32 @@ fn a_gang_that_needs_more_than_a_pool_has_is_refused_by_name() {
 }
 
 #[test]
+fn a_step_in_a_language_that_some_workers_run_goes_to_them_and_waits_for_them() {
+    let mut world = World::new();
+    let speaker = Shape::new(1, 1_000, &["python".into(), "r".into()], &Equipment::default());
+    offer(&mut world, "default", &[shape(2, 8_000, 0)]);
+    let flow = Definition { language: "r".into(), ..definition("Demo", TWO) };
+    let run = start(&mut world, flow);
+    assert_eq!(pools(&world.state, run), Vec::<String>::new());
+    let words = said(&world, run).remove(0);
+    assert!(words.starts_with("no live worker offers language r; there are pool `default`"), "{words}");
+    offer(&mut world, "stats", &[speaker.clone()]);
+    assert_eq!(pools(&world.state, run), ["stats"]);
+    world.succeed("start/0", None);
+    // Nobody is left: what is open waits in its queue, what opens now waits for whoever speaks it, not for anybody.
+    assert_eq!(pools(&world.state, run), ["stats"]);
+    offer(&mut world, "stats", &[]);
+    offer(&mut world, "default", &[]);
+    let flow = Definition { language: "r".into(), ..definition("Other", TWO) };
+    let other = start(&mut world, flow);
+    assert_eq!((pools(&world.state, run), pools(&world.state, other)), (vec!["stats".to_owned()], vec![]));
+    assert!(said(&world, other)[0].contains("language r"), "{:?}", said(&world, other));
+    offer(&mut world, "default", &[speaker]);
+    assert_eq!(pools(&world.state, other), ["default"]);
+    assert_eq!(world.replayed().hash(), world.state.hash());
+}
+
+#[test]
 fn workers_are_told_what_they_are_ordered() {
     let mut world = World::new();
     let (gpu, name, born) = (pool("gpu"), "w1".parse().unwrap(), Timestamp(world.now));
@@ -257,6 +283,7 @@ fn workers_are_told_what_they_are_ordered() {
     assert_eq!(world.state.order_for(&gpu, &name, later), Order::Cordon, "its next life is not drained");
     order(&mut world, None, Order::Serve);
     assert_eq!(world.state.order_for(&gpu, &name, born), Order::Serve);
+    assert_eq!(world.called, [gpu.clone(), gpu.clone(), gpu]);
     assert_eq!(world.replayed().hash(), world.state.hash());
 }
 

@@ -97,6 +97,8 @@ pub(crate) struct World {
     pub(crate) cancelled: Vec<RunId>,
     /// Runs of which a gang has formed.
     pub(crate) told: Vec<RunId>,
+    /// Pools whose workers were told that there is a word for them.
+    pub(crate) called: Vec<PoolName>,
     /// Looks into earlier runs that were asked for and not answered.
     pub(crate) sought: Vec<Sought>,
     /// How tasks went on and what they left, by their objects.
@@ -214,6 +216,7 @@ impl World {
                 self.queue.retain(|queued| queued.run != run || !keys.contains(&first_key(queued)));
             }
             Command::TellGang { run } => self.told.push(run),
+            Command::CallWorkers { pool } => self.called.push(pool),
             Command::StoreBlob { digest, bytes } => {
                 assert_eq!(digest, Digest::of(&bytes));
                 self.store.insert(digest, bytes);
