@@ -325,7 +325,7 @@ pub(crate) struct Runs {
 }
 
 /// When escape sequences that steps have printed are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Colour {
     /// On a terminal
     Auto,
@@ -785,10 +785,20 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Who keeps as many workers as are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Autoscale {
+    Systemd,
+    Kubernetes,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     #[command(flatten)]
     pub(crate) config: causey_worker::config::Config,
+    /// Print a unit for systemd, or a manifest for Kubernetes with KEDA, that runs workers with these options, and end
+    #[arg(long, value_name = "FOR")]
+    pub(crate) autoscale: Option<Autoscale>,
     /// Form of the log lines on standard error; RUST_LOG chooses what is logged
     #[arg(long, env = "CAUSEY_LOG_FORMAT", default_value = "human")]
     pub(crate) log_format: LogFormat,

@@ -134,6 +134,17 @@ pub(crate) struct StepView {
     pub(crate) last_finished: Option<u64>,
     #[serde(default)]
     pub(crate) failures: Vec<Failures>,
+    #[serde(default)]
+    pub(crate) usage: Option<Usage>,
+}
+
+/// What tasks of a step have used that took more than a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Usage {
+    pub(crate) tasks: u64,
+    pub(crate) peak_memory_bytes: u64,
+    pub(crate) cpu_millis: Option<u64>,
 }
 
 /// A run. Times are microseconds since 1970.

@@ -1,5 +1,6 @@
 //! One module per command of the command line.
 
+pub(crate) mod autoscale;
 pub(crate) mod backfill;
 pub(crate) mod cancel;
 pub(crate) mod check;

@@ -7,8 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Coordinator, LogFormat, Worker};
+use crate::command::autoscale;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
+use crate::screen::live::print_text;
 use crate::signals::Signals;
 
 /// How long a service may take to stop once its owner is gone. Nobody waits for it then, and its ports and folders are wanted.
@@ -32,6 +34,10 @@ pub(crate) async fn coordinator(arguments: Coordinator) -> Result<Exit, Fault> {
 /// # Errors
 /// When it cannot start or go on.
 pub(crate) async fn worker(arguments: Worker) -> Result<Exit, Fault> {
+    if let Some(kind) = arguments.autoscale {
+        print_text(&autoscale::text(&arguments.config, kind));
+        return Ok(Exit::Ok);
+    }
     log(arguments.log_format);
     let shutdown = CancellationToken::new();
     if arguments.config.owned {

@@ -1,6 +1,6 @@
 //! A run as a tree of steps: one row per step, however many tasks it has.
 
-use crate::client::answer::{RunView, State, StepView};
+use crate::client::answer::{RunView, State, StepView, Usage};
 use crate::screen::format::{count, duration};
 use crate::screen::paint::Paint;
 use crate::screen::waits;
@@ -39,7 +39,16 @@ fn row(step: &StepView, names: usize, done: usize, now: u64, paint: Paint) -> St
     if step.reused > 0 {
         row += &format!("   {}", paint.dim(&reused(step)));
     }
+    if let Some(usage) = step.usage {
+        row += &format!("   {}", paint.dim(&used(usage)));
+    }
     row
+}
+
+/// `peak 120 MiB · cpu 3.4 s`
+fn used(usage: Usage) -> String {
+    let cpu = usage.cpu_millis.map(|millis| format!(" · cpu {}", duration(millis * 1_000))).unwrap_or_default();
+    format!("peak {} MiB{cpu}", usage.peak_memory_bytes / (1024 * 1024))
 }
 
 /// A step that has begun counts as running until its last task has ended, also between two tasks.
@@ -145,6 +154,15 @@ pub(crate) mod tests {
 
     fn step(name: &str, state: State, total: Option<u64>, counts: Counts) -> StepView {
         StepView { step: name.into(), state, total, counts, ..StepView::default() }
+    }
+
+    #[test]
+    fn a_step_shows_what_it_has_used_where_that_is_known() {
+        let mut work = step("work", State::Succeeded, Some(1), Counts { succeeded: 1, ..Counts::default() });
+        work.usage = Some(Usage { tasks: 1, peak_memory_bytes: 120 << 20, cpu_millis: Some(3_400) });
+        assert!(row(&work, 4, 3, T0, Paint::plain()).ends_with("   peak 120 MiB · cpu 3.4 s"));
+        work.usage = Some(Usage { cpu_millis: None, ..work.usage.unwrap() });
+        assert!(row(&work, 4, 3, T0, Paint::plain()).ends_with("   peak 120 MiB"));
     }
 
     pub(crate) fn run() -> RunView {

@@ -7,7 +7,7 @@ use causey_engine::{Run, Task, TaskState};
 use causey_protocol::flow::{Flow, StepIndex};
 use causey_protocol::id::{StepName, Timestamp};
 use causey_protocol::record::RunState;
-use causey_protocol::task::ErrorInfo;
+use causey_protocol::task::{ErrorInfo, Usage};
 use serde::Serialize;
 
 /// Groups of failures shown of a step, the largest.
@@ -67,6 +67,31 @@ pub(super) struct StepView {
     first_started: Option<Timestamp>,
     last_finished: Option<Timestamp>,
     failures: Vec<Failures>,
+    /// What attempts that took more than a second have used.
+    usage: Option<Used>,
+}
+
+/// What the last attempts of some tasks of a step used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+struct Used {
+    /// Of how many tasks it is known: neither of short ones nor of those that lie in stored chunks.
+    tasks: u64,
+    /// The most that one of them had.
+    peak_memory_bytes: u64,
+    /// Of all of them; `None` where their processes have run other attempts too.
+    cpu_millis: Option<u64>,
+}
+
+impl Used {
+    fn add(before: Option<Self>, usage: Usage) -> Self {
+        let Usage { peak_memory_bytes, cpu_millis } = usage;
+        let before = before.unwrap_or(Self { cpu_millis: Some(0), ..Self::default() });
+        Self {
+            tasks: before.tasks + 1,
+            peak_memory_bytes: before.peak_memory_bytes.max(peak_memory_bytes),
+            cpu_millis: before.cpu_millis.zip(cpu_millis).map(|(before, now)| before + now),
+        }
+    }
 }
 
 pub(super) fn steps(run: &Run, flow: &Flow) -> Vec<StepView> {
@@ -134,9 +159,13 @@ fn view(run: &Run, flow: &Flow, step: StepIndex) -> StepView {
         first_started: run.step(step).first_started,
         last_finished: run.step(step).last_ended,
         failures: Vec::new(),
+        usage: None,
     };
     let mut groups: BTreeMap<String, Failures> = BTreeMap::new();
     for (task, found) in run.tasks_of(step) {
+        if let Some(usage) = found.usage.as_deref() {
+            view.usage = Some(Used::add(view.usage, *usage));
+        }
         if is_failure(found) {
             let hash = found.error.as_ref().map_or_else(String::new, |error| group_of(error));
             let group = groups.entry(hash).or_insert_with(|| Failures { count: 0, error: error_of(found), tasks: Vec::new() });

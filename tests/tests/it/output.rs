@@ -113,7 +113,10 @@ async fn json_of_runs_show_and_logs_keeps_its_shape() {
     let shown = project.ok(&["show", &run, "--json"]).await.json();
     assert_eq!(keys(&shown), expected.into_iter().chain(["steps"]).collect());
     let step = &shown["steps"][1];
-    assert_eq!(keys(step), BTreeSet::from(["step", "state", "total", "counts", "first_started", "last_finished", "reused", "failures"]));
+    assert_eq!(
+        keys(step),
+        BTreeSet::from(["step", "state", "total", "counts", "first_started", "last_finished", "reused", "failures", "usage"])
+    );
     assert_eq!((&step["step"], &step["state"], &step["total"]), (&json!("end"), &json!("succeeded"), &json!(1)));
     let logged = project.ok(&["logs", &run, "--json"]).await.json_lines();
     assert_eq!(keys(&logged[0]), BTreeSet::from(["step", "task", "attempt", "micros", "stream", "text", "position"]));

@@ -242,4 +242,6 @@ async fn tasks_spill_to_the_pool_that_has_places() {
         usage["peak_memory_bytes"].as_u64().unwrap() > 1_000_000 && usage["cpu_millis"].is_u64(),
         "three seconds are looked at: {tasks}"
     );
+    let shown = scene.causey(&["show", &run]).await.stdout;
+    assert!(shown.lines().any(|line| line.contains(" work ") && line.contains("peak ") && line.contains(" MiB · cpu ")), "{shown}");
 }

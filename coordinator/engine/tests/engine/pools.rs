@@ -248,7 +248,7 @@ fn a_step_in_a_language_that_some_workers_run_goes_to_them_and_waits_for_them() 
     assert_eq!(pools(&world.state, run), Vec::<String>::new());
     let words = said(&world, run).remove(0);
     assert!(words.starts_with("no live worker offers language r; there are pool `default`"), "{words}");
-    offer(&mut world, "stats", &[speaker.clone()]);
+    offer(&mut world, "stats", std::slice::from_ref(&speaker));
     assert_eq!(pools(&world.state, run), ["stats"]);
     world.succeed("start/0", None);
     // Nobody is left: what is open waits in its queue, what opens now waits for whoever speaks it, not for anybody.
