@@ -22,6 +22,11 @@ const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for the key to be given up; it expires by itself.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Said when nothing is stored any more. On a full disk a server answers questions, but not what is to be written, and goes on like that
+/// after there is room again.
+const SILENT: &str = "the NATS server does not answer what is to be stored, so nothing is decided; see its log: after `no space left on \
+    device` make room on its disk and restart it";
+
 /// Who holds the key, and how to tell on the same machine whether it still lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -123,6 +128,8 @@ pub(crate) struct Seat<B: Bucket> {
     watch: Option<B::Watch>,
     death: Option<Death>,
     vacancy: Vacancy,
+    /// It was said that the server is silent.
+    silent: bool,
 }
 
 impl<B: Bucket> Seat<B> {
@@ -131,7 +138,7 @@ impl<B: Bucket> Seat<B> {
     pub(crate) async fn open(keys: &impl Keys<Bucket = B>, holder: &Holder) -> Result<Self, Error> {
         let bucket = keys.bucket().await?;
         let value = Bytes::from(serde_json::to_vec(holder).expect("a holder serializes"));
-        Ok(Self { bucket, value, other: None, watch: None, death: None, vacancy: Vacancy { due: Instant::now() } })
+        Ok(Self { bucket, value, other: None, watch: None, death: None, vacancy: Vacancy { due: Instant::now() }, silent: false })
     }
 
     /// Subscribes to the key, from its present value on.
@@ -181,7 +188,7 @@ impl<B: Bucket> Seat<B> {
     /// Somebody holds the key.
     fn held(&mut self, value: &[u8], now: Instant) {
         let Ok(holder) = serde_json::from_slice::<Holder>(value) else { return self.vacancy.renewed(now) };
-        if self.other.as_ref() != Some(&holder) {
+        if self.other.as_ref() != Some(&holder) && value != self.value {
             tracing::warn!("coordinator `{}` (pid {}) leads on these streams; standing by until it stops", holder.name, holder.pid);
             // Opened before it is asked whether the process lives, so that its end cannot fall in between.
             self.death = holder.death();
@@ -199,8 +206,9 @@ impl<B: Bucket> Seat<B> {
     /// # Errors
     /// When the server does not answer.
     pub(crate) async fn attempt(&mut self) -> Result<Option<Keeper<B>>, Error> {
-        if let Ok(revision) = self.bucket.create(subject::LEADER_KEY, self.value.clone()).await {
-            return Ok(Some(self.taken(revision)));
+        match self.bucket.create(subject::LEADER_KEY, self.value.clone()).await {
+            Ok(revision) => return Ok(Some(self.taken(revision))),
+            Err(error) => self.note(&error),
         }
         let entry = self.bucket.entry(subject::LEADER_KEY).await?;
         let now = Instant::now();
@@ -210,8 +218,11 @@ impl<B: Bucket> Seat<B> {
         };
         let dead = serde_json::from_slice::<Holder>(&value).is_ok_and(|holder| holder.is_dead());
         let free = dead || value == self.value;
-        if free && let Ok(revision) = self.bucket.update(subject::LEADER_KEY, self.value.clone(), revision).await {
-            return Ok(Some(self.taken(revision)));
+        if free {
+            match self.bucket.update(subject::LEADER_KEY, self.value.clone(), revision).await {
+                Ok(revision) => return Ok(Some(self.taken(revision))),
+                Err(error) => self.note(&error),
+            }
         }
         self.held(&value, now);
         if free {
@@ -220,7 +231,15 @@ impl<B: Bucket> Seat<B> {
         Ok(None)
     }
 
-    fn taken(&self, revision: u64) -> Keeper<B> {
+    /// Says once that the server is silent.
+    fn note(&mut self, error: &KeyError) {
+        if matches!(error, KeyError::Unanswered(_)) && !std::mem::replace(&mut self.silent, true) {
+            tracing::warn!("{SILENT}");
+        }
+    }
+
+    fn taken(&mut self, revision: u64) -> Keeper<B> {
+        self.silent = false;
         failpoint::here("key.taken");
         Keeper::start(Leadership { bucket: self.bucket.clone(), value: self.value.clone(), revision })
     }

@@ -1,7 +1,5 @@
 //! Whatever comes in wrong gets a clear error – what, where, how to mend it –, the processes stay up, and nothing accepted is lost.
 
-use std::path::Path;
-
 use async_nats::Client;
 use causey_protocol::codec;
 use causey_protocol::id::{Path as TaskPath, RunId, Timestamp};
@@ -10,7 +8,7 @@ use causey_protocol::task::{Outcome, Report, ReportItem, Success};
 use causey_tests::api::send;
 use causey_tests::service::{Place, worker_command};
 use causey_tests::wait::until_true;
-use causey_tests::{Coordinator, History, Nats, Project, Role, Service, Stack, until};
+use causey_tests::{Coordinator, History, Nats, Project, Role, Service, SmallDisk, Stack, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -536,32 +534,6 @@ async fn a_folder_that_cannot_be_written_is_named() {
     }
     project.expect(1, &["run", &flow, "--state", "/proc/causey-test"]).await.says(&["CSY-6004", "/proc/causey-test", "--state"]);
     project.is_quiet().await;
-}
-
-/// A small file system in memory. Needs root and a kernel that lets it mount; `None` where it does not.
-struct SmallDisk<'a>(&'a Path);
-
-impl<'a> SmallDisk<'a> {
-    fn mount(at: &'a Path, megabytes: u32) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let options = format!("size={megabytes}m,mode=700");
-        let status = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "causey-test"])
-            .arg(at)
-            .stderr(std::process::Stdio::null())
-            .status();
-        let mounted = status.is_ok_and(|status| status.success());
-        if !mounted {
-            eprintln!("skipped: this user or kernel cannot mount a tmpfs, so there is no small disk to fill");
-        }
-        mounted.then_some(Self(at))
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
-    }
 }
 
 /// Row 29 of the fault model.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use causey_coordinator::projection::Projection;
 use causey_protocol::record::Record;
 use causey_tests::service::Place;
-use causey_tests::{Api, Coordinator, History, Nats, Project, until};
+use causey_tests::{Api, Coordinator, History, Nats, Project, SmallDisk, until};
 use serde_json::{Value, json};
 
 /// A coordinator that takes snapshots every second and keeps one finished run whole.
@@ -386,4 +386,61 @@ async fn nearly_full_streams_refuse_new_runs_and_events_and_recover_by_themselve
     std::fs::remove_dir_all(&place.projection).unwrap();
     let (_second, api) = Coordinator::leading(&nats, base, &place).await;
     assert_eq!(api.get("/v1/runs").await, before);
+}
+
+/// Publishes an event; its id in the events stream if it was accepted.
+async fn event(api: &Api, id: &str) -> Option<String> {
+    let event = json!({"specversion": "1.0", "id": id, "source": "/disk", "type": "arrived", "data": {"text": "x".repeat(2_000)}});
+    let call = api.call(reqwest::Method::POST, "/v1/events").header("content-type", "application/cloudevents+json");
+    let reply = causey_tests::api::send(call.body(event.to_string())).await;
+    if !reply.status.is_success() {
+        reply.refused(503, "CSY-5001", &["events stream", "free disk"]);
+        return None;
+    }
+    Some(id.to_owned())
+}
+
+/// Row 13 of the fault model where streams have no caps: the server then stores nothing and says nothing, and has to be started again
+/// once there is room.
+#[tokio::test]
+async fn row_13_a_full_disk_below_streams_without_caps_loses_nothing_that_was_accepted() {
+    let project = Project::new();
+    let base = project.path();
+    let at = project.file("disk");
+    let Some(_disk) = SmallDisk::mount(&at, 24) else { return };
+    let nats = Nats::start(&at.join("jetstream")).await;
+    let (mut coordinator, api) = Coordinator::leading(&nats, base, &Place::new(base, "one")).await;
+    let run = cancelled(&api, "before", "a").await;
+    let mut accepted = vec![event(&api, "before").await.expect("there is room")];
+    let free = rustix::fs::statvfs(&at).map(|found| found.f_bavail * found.f_frsize).unwrap();
+    std::fs::write(at.join("filler"), vec![0_u8; usize::try_from(free).unwrap()]).unwrap();
+    for number in 0.. {
+        let Some(id) = event(&api, &format!("filling-{number}")).await else { break };
+        accepted.push(id);
+    }
+    let words = ["does not answer what is to be stored", "no space left on device", "restart it"];
+    until("the coordinator says what is wrong", 60, async || {
+        let said = coordinator.service.stderr();
+        words.iter().all(|words| said.contains(words)).then_some(())
+    })
+    .await;
+    assert_eq!(coordinator.service.ended(), None);
+    std::fs::remove_file(at.join("filler")).unwrap();
+    let nats = nats.again().await;
+    until("it goes on", 60, async || api.try_get("/v1/status").await.filter(|status| status["role"] == "leader")).await;
+    accepted.push(event(&api, "after").await.expect("there is room again"));
+    let after = cancelled(&api, "after", "b").await;
+    let history = History::read(&nats.client().await).await;
+    assert_eq!(history.violations(), Vec::<String>::new());
+    let taken: Vec<&str> = history
+        .records()
+        .filter_map(|(_, record)| if let Record::EventTaken { id, duplicate: false, .. } = record { Some(id.as_str()) } else { None })
+        .collect();
+    for id in &accepted {
+        assert_eq!(taken.iter().filter(|taken| taken == &id).count(), 1, "event {id} was accepted: {taken:?}");
+    }
+    for run in [run, after] {
+        assert_eq!(api.get(&format!("/v1/runs/{run}")).await["state"], "cancelled");
+    }
+    assert!(coordinator.service.stop(20).await.success());
 }
