@@ -406,12 +406,6 @@ impl Shape {
         }
     }
 
-    /// Its GPUs.
-    #[must_use]
-    pub fn gpu_count(&self) -> u32 {
-        self.gpus.iter().map(|kind| kind.count).sum()
-    }
-
     /// What it has, in words.
     #[must_use]
     pub fn words(&self) -> String {
