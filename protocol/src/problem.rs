@@ -69,6 +69,8 @@ codes! {
     PACKAGE_DIGEST = 1103;
     /// A message is over its limit.
     TOO_LARGE = 1104;
+    /// The code package holds what no worker unpacks: links, devices, paths out of it, too much.
+    PACKAGE_CONTENT = 1106;
     /// A schedule or a span of time that cannot be read, or in which nothing ever fires.
     SCHEDULE = 1105;
     /// The flow file cannot be loaded (said by the SDK).
@@ -95,6 +97,8 @@ codes! {
     VISITS = 2107;
     /// A step or a run took longer than its timeout.
     TIMED_OUT = 2108;
+    /// An attempt used more memory than it had booked, or than there was.
+    OUT_OF_MEMORY = 2109;
     /// A run cannot be started from a step like this.
     CHILD = 2110;
     /// Cancelled on request.

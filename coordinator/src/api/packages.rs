@@ -4,6 +4,7 @@ use axum::extract::{FromRequest as _, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use causey_artifacts::Put;
+use causey_artifacts::archive::{ArchiveError, check_archive};
 use causey_protocol::artifact::blob_path;
 use causey_protocol::id::Digest;
 use causey_protocol::problem::{Code, Problem};
@@ -27,10 +28,19 @@ pub(super) async fn put(State(context): State<Context>, Named(digest): Named<Dig
     })?;
     let hashed = bytes.clone();
     // Hashing 256 MiB takes a while; it leaves the runtime's threads.
-    let found = tokio::task::spawn_blocking(move || Digest::of(&hashed)).await.expect("hashing does not panic");
+    let look = move || (Digest::of(&hashed), check_archive(&hashed[..]));
+    let (found, checked) = tokio::task::spawn_blocking(look).await.expect("neither hashing nor reading panics");
     if found != digest {
         let problem = Problem::new(Code::PACKAGE_DIGEST, format!("the {} bytes have the digest {found}, not {digest}", bytes.len()));
         return Err(problem.hint("send the package again; digests are BLAKE3-256").into());
+    }
+    match checked {
+        // What is no archive harms nobody and fails by name where it is to be unpacked.
+        Ok(()) | Err(ArchiveError::Unreadable(_)) => {}
+        Err(error @ (ArchiveError::Entry { .. } | ArchiveError::TooLarge { .. })) => {
+            let problem = Problem::new(Code::PACKAGE_CONTENT, error.to_string());
+            return Err(problem.hint("leave it out of the flow's folder, or put a copy of the file in its place").into());
+        }
     }
     let length = bytes.len();
     let stored = context.api.store.put_if_absent(&blob_path(&digest), bytes).await;

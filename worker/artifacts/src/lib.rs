@@ -2,6 +2,7 @@
 //! `runs/<run>/<key>` holds what one attempt left, `cas/<digest>` holds content by its BLAKE3 digest. A store is a local folder
 //! or an S3 bucket (in simulations, memory); copying a folder into a bucket is a migration. The crate knows neither tasks nor NATS.
 
+pub mod archive;
 mod compose;
 mod error;
 pub mod failpoint;
