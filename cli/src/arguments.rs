@@ -1,5 +1,6 @@
 //! The command line: every command, option and environment variable of `causey`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use causey_protocol::policy::HostMode;
@@ -80,10 +81,30 @@ pub(crate) enum Command {
     Coordinator(Coordinator),
     /// Run commands as a host of a worker
     #[command(hide = true)]
-    Host,
+    Host(Host),
+    /// Give up what hosts of a worker may not do, and become one
+    #[command(hide = true)]
+    Confine(Confine),
     /// Run a program and stop it when standard input closes
     #[command(hide = true)]
     Guard(Guard),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Host {
+    /// What it may not do, as JSON
+    #[arg(long)]
+    pub(crate) confine: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Confine {
+    /// What it may not do, as JSON
+    pub(crate) confinement: String,
+
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub(crate) words: Vec<OsString>,
 }
 
 /// Which server, or which local stack.

@@ -51,8 +51,10 @@ type Parameters = Vec<(String, String)>;
 fn dispatch() -> Result<Exit, Fault> {
     let (words, parameters) = words()?;
     let command = Causey::parse_from(words).command;
-    if let Command::Guard(arguments) = &command {
-        return stack::guard::run(arguments);
+    match &command {
+        Command::Guard(arguments) => return stack::guard::run(arguments),
+        Command::Confine(arguments) => return command::service::confine(arguments),
+        _ => {}
     }
     runtime(&command)?.block_on(async {
         match command {
@@ -101,7 +103,8 @@ fn dispatch() -> Result<Exit, Fault> {
             Command::Doctor(arguments) => command::doctor::run(&arguments).await,
             Command::Worker(arguments) => command::service::worker(arguments).await,
             Command::Coordinator(arguments) => command::service::coordinator(arguments).await,
-            Command::Host => command::service::host().await,
+            Command::Host(arguments) => command::service::host(&arguments).await,
+            Command::Confine(arguments) => command::service::confine(&arguments),
             Command::Guard(arguments) => stack::guard::run(&arguments),
         }
     })

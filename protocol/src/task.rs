@@ -246,6 +246,26 @@ pub struct Usage {
     /// Processor time of its process and of those that this one has waited for, in milliseconds; `None` where the process had run other
     /// attempts before.
     pub cpu_millis: Option<u64>,
+    /// The memory it had booked, and who kept it to that; `None`: it had booked none, or nobody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<MemoryLimit>,
+}
+
+/// A limit on the memory of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryLimit {
+    pub bytes: u64,
+    pub by: MemoryKeeper,
+}
+
+/// Who ends an attempt that takes more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryKeeper {
+    /// The kernel, through a control group.
+    Cgroup,
+    /// The worker, which looks a few times a second.
+    Watchdog,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

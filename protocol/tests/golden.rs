@@ -23,8 +23,8 @@ use causey_protocol::resources::{Equipment, Gpu, Resources, Spill, count_shapes}
 use causey_protocol::schedule::{BackfillPlan, Concurrency, Strategy};
 use causey_protocol::share::{Share, Shares, Standing};
 use causey_protocol::task::{
-    Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, Outcome, Publication, Report, ReportItem,
-    SplitLevel, Success, Usage,
+    Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, MemoryKeeper, MemoryLimit, Outcome, Publication,
+    Report, ReportItem, SplitLevel, Success, Usage,
 };
 use causey_protocol::upkeep::{SnapshotTaken, Storage, StorageLevel};
 use serde::Serialize;
@@ -935,7 +935,7 @@ fn gates() {
             data: json!({"step": "work"}),
         },
     ];
-    let usage = Usage { peak_memory_bytes: 123_456_789, cpu_millis: Some(1_500) };
+    let usage = Usage { peak_memory_bytes: 123_456_789, cpu_millis: Some(1_500), memory_limit: None };
     let used = ReportItem {
         run,
         step: "work".parse().unwrap(),
@@ -945,11 +945,17 @@ fn gates() {
         outcome: Outcome::Used { usage: Usage { cpu_millis: None, ..usage } },
     };
     check("report-used", &Report { pool: "gpu".parse().unwrap(), worker: "w1".parse().unwrap(), items: vec![used] });
+    let limited = Usage { memory_limit: Some(MemoryLimit { bytes: 1 << 30, by: MemoryKeeper::Watchdog }), ..usage };
     let used = Record::AttemptUsed { run, step: StepIndex(1), path: Path(vec![2]), visit: 0, attempt: 1, usage };
     let (now, hash) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));
     check(
         "turn-used",
         &Turn { epoch: 3, at: now, inbox: 41, events: 7, announced: Position::default(), previous: hash, records: vec![used] },
+    );
+    let limited = Record::AttemptUsed { run, step: StepIndex(1), path: Path(vec![2]), visit: 0, attempt: 1, usage: limited };
+    check(
+        "turn-used-limited",
+        &Turn { epoch: 3, at: now, inbox: 41, events: 7, announced: Position::default(), previous: hash, records: vec![limited] },
     );
     let set = Record::StatusSet { run, step: StepIndex(1), path: Path(vec![2]), visit: 0, attempt: 1, values: told() };
     let (at_status, before) = (Timestamp(1_700_000_000_000_000), Digest::of(b"before"));

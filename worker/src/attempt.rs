@@ -29,6 +29,7 @@ use crate::host::{HostError, Runner};
 use crate::hosts::Hosts;
 use crate::inputs::{self, Table};
 use crate::leader::Leader;
+use crate::limits::{Held, Limits};
 use crate::live::{Live, Speaker};
 use crate::nats::Nats;
 use crate::output::{LiveChunk, Output};
@@ -39,6 +40,7 @@ use crate::report::{Confirm, Reports};
 use crate::result::{self, Ended, Ending};
 use crate::space::Space;
 use crate::status::Telling;
+use crate::watchdog;
 
 /// An attempt older than this is reported as started; younger ones show in live output only.
 const STARTED_AFTER: Duration = Duration::from_secs(1);
@@ -70,6 +72,7 @@ pub(crate) struct Tools {
     pub(crate) places: Places,
     pub(crate) gpus: Gpus,
     pub(crate) space: Space,
+    pub(crate) limits: Limits,
 }
 
 /// One task of a dispatch.
@@ -262,6 +265,7 @@ async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &Cancellatio
         gang,
         status: Telling::default(),
         used: None,
+        held: job.dispatch.needs.as_ref().map(|needs| tools.limits.hold(&runner, needs, job.mode())),
         started: now(),
     };
     if job.mode() == HostMode::Reuse {
@@ -391,6 +395,8 @@ struct Running<'a> {
     status: Telling,
     /// What its process has used; looked at once a second, so of short attempts nothing is known.
     used: Option<Usage>,
+    /// What keeps it to what it booked.
+    held: Option<Held>,
     started: Timestamp,
 }
 
@@ -444,6 +450,8 @@ impl Running<'_> {
     fn tell_usage(&mut self, runner: &Runner) {
         let Some(before) = self.used else { return };
         let mut usage = process::usage(runner.pid).unwrap_or(before);
+        usage.peak_memory_bytes = usage.peak_memory_bytes.max(before.peak_memory_bytes);
+        usage.memory_limit = self.held.as_ref().and_then(Held::memory);
         if self.job.mode() == HostMode::Reuse {
             usage.cpu_millis = None;
         }
@@ -456,6 +464,8 @@ impl Running<'_> {
         // The host raises in user code at the limit; this is for code that does not hear it.
         let kill = begun + limit.map_or(NEVER, |limit| limit + self.job.grace());
         let mut seconds = tokio::time::interval_at(begun + STARTED_AFTER, STARTED_AFTER);
+        let mut looks = tokio::time::interval_at(begun + STARTED_AFTER, watchdog::LOOK_PERIOD);
+        let is_watched = self.held.as_ref().is_some_and(Held::is_watched);
         let mut told = self.job.redelivered && !self.job.dispatch.gang;
         loop {
             tokio::select! {
@@ -482,6 +492,14 @@ impl Running<'_> {
                     return Some(Ended::Broken { kind: FailureKind::TimedOut, error: Box::new(error) });
                 }
                 () = runner.pipes.readable() => self.show(|output, at| output.take(&mut runner.pipes, at)),
+                _ = looks.tick(), if is_watched => {
+                    if let Some(held) = &self.held
+                        && let Some(excess) = held.excess().await
+                    {
+                        process::kill_group(runner.pid);
+                        return Some(self.out_of_memory(excess));
+                    }
+                }
                 _ = seconds.tick() => {
                     if !told {
                         told = true;
@@ -663,8 +681,20 @@ impl Running<'_> {
     async fn died(&mut self, runner: &mut Runner) -> Ended {
         self.show(|output, at| output.drain(&mut runner.pipes, at));
         let end = runner.how_it_ended().await;
+        if let Some(peak) = self.held.as_ref().and_then(Held::killed_at) {
+            return self.out_of_memory(peak);
+        }
         let peak = self.used.map(|used| used.peak_memory_bytes);
         let error = process::death_in_words(self.job.dispatch.step.as_str(), end.as_ref(), peak, "");
+        Ended::Broken { kind: FailureKind::User, error: Box::new(error) }
+    }
+
+    fn out_of_memory(&mut self, peak_bytes: u64) -> Ended {
+        let limit = self.held.as_ref().and_then(Held::memory);
+        let limit = limit.expect("only an attempt with a limit goes beyond it");
+        let used = self.used.get_or_insert(Usage { peak_memory_bytes: 0, cpu_millis: None, memory_limit: None });
+        used.peak_memory_bytes = used.peak_memory_bytes.max(peak_bytes);
+        let error = process::out_of_memory_in_words(self.job.dispatch.step.as_str(), limit, peak_bytes);
         Ended::Broken { kind: FailureKind::User, error: Box::new(error) }
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use causey_protocol::id::{PoolName, WorkerName};
 
+use crate::confine::Sandbox;
 use crate::equipment::Said;
 
 /// How to run a worker.
@@ -77,6 +78,22 @@ pub struct Config {
     /// Bytes that must be free on the disks of folder and store: with fewer this worker takes no tasks
     #[arg(long, env = "CAUSEY_FREE_BYTES_MIN", default_value_t = 64 * 1024 * 1024)]
     pub free_bytes_min: u64,
+
+    /// Let steps use more memory than they booked
+    #[arg(long, env = "CAUSEY_NO_MEMORY_LIMIT")]
+    pub no_memory_limit: bool,
+
+    /// What is kept from steps, beside new privileges
+    #[arg(long, env = "CAUSEY_SANDBOX", value_enum, default_value_t)]
+    pub sandbox: Sandbox,
+
+    /// File or folder that steps may write to with `--sandbox files`; may be given several times
+    #[arg(long, env = "CAUSEY_WRITABLE", value_name = "PATH", value_delimiter = ':')]
+    pub writable: Vec<PathBuf>,
+
+    /// File or folder that steps may not read with `--sandbox files`; may be given several times
+    #[arg(long, env = "CAUSEY_UNREADABLE", value_name = "PATH", value_delimiter = ':')]
+    pub unreadable: Vec<PathBuf>,
 
     /// Accept a NATS server that does not sync every write; artifacts are then not synced either
     #[arg(long, env = "CAUSEY_UNSAFE_DURABILITY")]

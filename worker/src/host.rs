@@ -298,7 +298,7 @@ impl Drop for Runner {
             self.place.spare(self.pid);
         }
         if self.child.is_some() {
-            leftover::forget(&self.place.folders.hosts, &self.place.id);
+            self.place.folders.forget(&self.place.id);
         }
     }
 }

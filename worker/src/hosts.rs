@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 use crate::connection::Connection;
 use crate::frame::{FromHost, Hello, PROTOCOL};
 use crate::host::{HostError, Runner, Spare};
+use crate::leftover;
+use crate::orphans::Orphans;
 use crate::process::{FlowCode, Interpreters};
 use crate::template::Template;
 
@@ -38,6 +40,16 @@ pub(crate) struct Folders {
     /// Those of them to be used again.
     pub(crate) spare: Spare,
     pub(crate) socket: Arc<Path>,
+    /// What hosts leave behind.
+    pub(crate) orphans: Orphans,
+}
+
+impl Folders {
+    /// The host `id` has ended, or is about to.
+    pub(crate) fn forget(&self, id: &str) {
+        leftover::forget(&self.hosts, id);
+        self.orphans.forget(id);
+    }
 }
 
 /// A host that said `hello`.
@@ -125,7 +137,8 @@ impl Hosts {
         let listener = UnixListener::bind(&socket)?;
         let expected = Expected::default();
         tokio::spawn(accept(listener, expected.clone()));
-        let folders = Folders { hosts: hosts.into(), tasks: tasks.into(), spare: Spare::default(), socket: socket.into() };
+        let orphans = interpreters.orphans.clone();
+        let folders = Folders { hosts: hosts.into(), tasks: tasks.into(), spare: Spare::default(), socket: socket.into(), orphans };
         let shared = Arc::new(Shared { interpreters, folders, expected, slots: slots as usize });
         Ok(Self { shared, templates: Mutex::default(), socket_folder })
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::family::{self, Member, boot_id, member};
 use crate::process;
 
 /// Why a worker cannot have its folder.
@@ -73,7 +74,7 @@ pub(crate) fn make_empty(folder: &Path) -> Result<(), FolderError> {
 
 /// Notes a process. Without a note it is only not found after a crash.
 pub(crate) fn note(notes: &Path, id: &str, pid: i32) {
-    if let Some(found) = stat(pid) {
+    if let Some(found) = member(pid) {
         let _ = fs::write(notes.join(format!("{id}.pid")), format!("{pid} {}", found.identity()));
     }
 }
@@ -88,7 +89,7 @@ pub(crate) fn forget(notes: &Path, id: &str) {
 fn left_running(note: &str) -> Option<i32> {
     let (pid, noted) = note.split_once(' ')?;
     let pid: i32 = pid.parse().ok()?;
-    match stat(pid).filter(Stat::is_alive) {
+    match member(pid).filter(Member::is_alive) {
         Some(found) => (found.identity() == noted).then_some(pid),
         None => {
             let same_boot = noted.split_once(' ').is_some_and(|(boot, _)| boot == boot_id());
@@ -98,46 +99,7 @@ fn left_running(note: &str) -> Option<i32> {
 }
 
 fn has_living_members(group: i32) -> bool {
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.any(|pid| stat(pid).is_some_and(|found| found.group == group && found.is_alive()))
-}
-
-/// What the kernel says of a process.
-struct Stat {
-    state: char,
-    group: i32,
-    /// In ticks since the boot.
-    start: String,
-}
-
-impl Stat {
-    /// Neither a zombie nor dead.
-    fn is_alive(&self) -> bool {
-        !matches!(self.state, 'Z' | 'X' | 'x')
-    }
-
-    /// What no two processes with the same number share: boot and time of start.
-    fn identity(&self) -> String {
-        format!("{} {}", boot_id(), self.start)
-    }
-}
-
-fn stat(pid: i32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name and may hold anything; state is the 3rd field, group the 5th, start the 22nd.
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let group = fields.nth(1)?.parse().ok()?;
-    Some(Stat { state, group, start: fields.nth(16)?.to_owned() })
-}
-
-fn boot_id() -> &'static str {
-    static BOOT_ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    BOOT_ID.get_or_init(|| {
-        let read = fs::read_to_string("/proc/sys/kernel/random/boot_id");
-        read.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
-    })
+    family::everybody().iter().any(|member| member.group == group && member.is_alive())
 }
 
 #[cfg(test)]
@@ -162,7 +124,7 @@ mod tests {
     fn a_process_that_took_over_the_number_is_spared() {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert_eq!(left_running(&format!("{pid} {} 1", boot_id())), None);
-        assert_eq!(left_running(&format!("{pid} {}", stat(pid).unwrap().identity())), Some(pid));
+        assert_eq!(left_running(&format!("{pid} {}", member(pid).unwrap().identity())), Some(pid));
         assert_eq!(left_running("4194304 another-boot 12"), None);
         assert_eq!(left_running("nonsense"), None);
     }
@@ -171,8 +133,8 @@ mod tests {
     fn a_process_that_has_ended_and_is_not_waited_for_is_gone() {
         let mut child = Command::new("true").process_group(0).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let note = format!("{pid} {}", stat(pid).unwrap().identity());
-        while stat(pid).unwrap().is_alive() {
+        let note = format!("{pid} {}", member(pid).unwrap().identity());
+        while member(pid).unwrap().is_alive() {
             std::thread::yield_now();
         }
         assert_eq!(left_running(&note), None);

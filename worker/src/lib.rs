@@ -2,19 +2,22 @@
 //! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
 //!
 //! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `capacity`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
-//! `host` and `connection` (processes), `executable` (the host of commands), `package`, `depot`, `cache` and `space` (files), `output` and `result`; `report`, `leader`,
+//! `host` and `connection` (processes), `confine`, `family` and `orphans` (what they may do and leave behind), `limits`, `cgroup` and `watchdog` (what they booked), `executable` (the host of commands), `package`, `depot`, `cache` and `space` (files), `output` and `result`; `report`, `leader`,
 //! `presence` and `live` speak to the rest of Causey.
 
 mod attempt;
 pub mod bench;
 mod cache;
 mod capacity;
+mod cgroup;
 pub mod config;
+pub mod confine;
 mod connection;
 pub mod decoders;
 mod depot;
 pub mod equipment;
 pub mod executable;
+mod family;
 mod frame;
 mod gang;
 mod gpu;
@@ -26,8 +29,10 @@ mod leader;
 mod lease;
 mod leftover;
 pub mod life;
+mod limits;
 mod live;
 pub mod nats;
+mod orphans;
 mod output;
 pub mod outside;
 mod package;
@@ -42,6 +47,7 @@ mod space;
 mod start;
 mod status;
 mod template;
+mod watchdog;
 mod worker;
 
 pub use attempt::Job;
@@ -67,6 +73,7 @@ pub async fn run(config: config::Config, shutdown: CancellationToken) -> anyhow:
             let outcome = runtime.block_on(start::run(config, shutdown));
             // Tasks that still wait for something are dropped, file work under way is not waited for.
             runtime.shutdown_background();
+            orphans::end_all();
             outcome
         });
         let _ = done.send(outcome);

@@ -119,6 +119,8 @@ pub(crate) struct Output {
     full: bool,
     /// Bytes of text that have been printed, whether they are kept or not.
     printed: u64,
+    /// Bytes that came after that.
+    dropped: u64,
     /// The start of a character whose rest has not come yet, per stream.
     partial: [Vec<u8>; 2],
 }
@@ -140,6 +142,10 @@ impl Output {
             if !rest.is_empty() {
                 chunks.push(self.keep(stream, String::from_utf8_lossy(&rest).into_owned(), now));
             }
+        }
+        if self.dropped > 0 {
+            let notice = format!("[{} more bytes were printed and not kept]\n", std::mem::take(&mut self.dropped));
+            self.write(OutputStream::Stderr, &notice, now);
         }
         chunks
     }
@@ -184,6 +190,9 @@ impl Output {
             self.write(OutputStream::Stderr, &notice, at);
         } else if !self.full {
             self.write(stream, &text, at);
+        }
+        if self.full {
+            self.dropped += text.len() as u64;
         }
         let position = self.printed;
         self.printed += text.len() as u64;
@@ -253,6 +262,7 @@ mod tests {
         }
         assert!(output.section().len() < KEPT_BYTES_MAX + 4096);
         assert_eq!(texts(&output).matches("is not kept").count(), 1);
+        assert_eq!(output.dropped, 3 * 1024 * 1024);
     }
 
     #[test]

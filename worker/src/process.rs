@@ -9,16 +9,21 @@ use std::time::Duration;
 
 use causey_protocol::flow::{EXECUTABLE, PYTHON, R};
 use causey_protocol::problem::Code;
-use causey_protocol::task::{ErrorInfo, Usage};
+use causey_protocol::task::{ErrorInfo, MemoryKeeper, MemoryLimit, Usage};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use tokio::process::{Child, Command};
 
+use crate::confine::Confinement;
 use crate::frame::Role;
+use crate::orphans::Orphans;
 
 /// What hosts may see of the worker's environment, beside what begins like one of [`INHERITED_PREFIXES`]. Everything else stays
 /// here: the worker's holds credentials.
 const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+
+/// What people mean by MB of memory.
+pub(crate) const MEGABYTE: u64 = 1024 * 1024;
 
 /// Languages, and where Python and R find their packages.
 const INHERITED_PREFIXES: [&str; 3] = ["LC_", "PYTHON", "R_LIBS"];
@@ -87,6 +92,9 @@ pub(crate) struct Interpreters {
     pub(crate) r: Interpreter,
     /// The program that runs commands as hosts: this one.
     pub(crate) causey: PathBuf,
+    /// What holds for every host; for each it is completed by what it is.
+    pub(crate) confinement: Confinement,
+    pub(crate) orphans: Orphans,
 }
 
 /// How a host speaks with the worker.
@@ -129,8 +137,19 @@ impl Interpreters {
         }
     }
 
-    fn command(&self, code: &FlowCode) -> Command {
-        let mut command = Command::new(self.program(code.language));
+    /// The command of a host, which confines itself before it becomes what it is.
+    fn command(&self, code: &FlowCode, start: Start<'_>) -> Command {
+        let mut confinement = self.confinement.clone();
+        confinement.keeps_orphans = start.role == Role::Runner;
+        if let Line::Pipes(read, write) = start.line {
+            confinement.writable.extend([read.to_owned(), write.to_owned()]);
+        }
+        let confinement = serde_json::to_string(&confinement).expect("paths of this worker are UTF-8");
+        let mut command = Command::new(&self.causey);
+        match code.language {
+            Language::Python | Language::R => command.args(["confine", &confinement, "--"]).arg(self.program(code.language)),
+            Language::Executable => command.args(["host", "--confine", &confinement]),
+        };
         match code.language {
             Language::Python => {
                 command.args(["-m", "causey._host"]);
@@ -142,9 +161,7 @@ impl Interpreters {
                     None => command.args(["-e", "causey:::host()"]),
                 };
             }
-            Language::Executable => {
-                command.arg("host");
-            }
+            Language::Executable => {}
         }
         command
     }
@@ -156,7 +173,10 @@ impl Interpreters {
     /// When the program is not there or the system has no room for a process.
     pub(crate) fn start(&self, code: &FlowCode, start: Start<'_>) -> io::Result<Child> {
         let Start { role, id, line, temporary } = start;
-        let mut command = self.command(code);
+        if !is_there(self.program(code.language)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let mut command = self.command(code, start);
         command.current_dir(&code.folder).env_clear();
         for (name, value) in env::vars_os().filter(|(name, _)| is_inherited(name)) {
             command.env(name, value);
@@ -177,8 +197,15 @@ impl Interpreters {
         command.env("CAUSEY_HOST_ID", id).env("CAUSEY_HOST_ROLE", role.as_str());
         command.env("CAUSEY_FLOW_FILE", code.folder.join(&code.file));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true).spawn()
+        command.process_group(0).kill_on_drop(true);
+        self.orphans.adopt(id, || command.spawn())
     }
+}
+
+/// Whether a program is there: at its path, or, of a bare name, in a folder of PATH.
+pub(crate) fn is_there(program: &Path) -> bool {
+    let in_path = |path: OsString| env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if program.components().count() > 1 { program.is_file() } else { env::var_os("PATH").is_some_and(in_path) }
 }
 
 fn is_inherited(name: &OsString) -> bool {
@@ -229,7 +256,8 @@ pub(crate) fn group_exists(pid: i32) -> bool {
 /// What a live process has used so far.
 pub(crate) fn usage(pid: i32) -> Option<Usage> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    Some(Usage { peak_memory_bytes: peak_memory_bytes(pid)?, cpu_millis: cpu_millis(&stat, rustix::param::clock_ticks_per_second()) })
+    let cpu_millis = cpu_millis(&stat, rustix::param::clock_ticks_per_second());
+    Some(Usage { peak_memory_bytes: peak_memory_bytes(pid)?, cpu_millis, memory_limit: None })
 }
 
 /// Processor time out of `/proc/PID/stat`: of the process, and of its children that it has waited for.
@@ -246,6 +274,15 @@ pub(crate) fn peak_memory_bytes(pid: i32) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
+}
+
+/// Limits the size of the files that a process, and what it starts from now on, may write; `None`: as large as this one's.
+pub(crate) fn limit_files(pid: i32, bytes: Option<u64>) {
+    let own = rustix::process::getrlimit(Resource::Fsize);
+    let smaller = bytes.map_or(own.current, |bytes| Some(own.current.map_or(bytes, |current| current.min(bytes))));
+    // A process that is gone needs none.
+    let limit = Rlimit { current: smaller, maximum: own.maximum };
+    let _ = Pid::from_raw(pid).map(|pid| rustix::process::prlimit(Some(pid), Resource::Fsize, limit));
 }
 
 /// How a process ended.
@@ -291,8 +328,17 @@ pub(crate) fn death_in_words(step: &str, end: Option<&End>, peak_bytes: Option<u
             format!("was killed by SIGKILL{peak} – perhaps out of memory"),
             Some("ask for more with @resources(memory=…), or keep less in memory"),
         ),
-        Some(End { signal: Some(signal), .. }) => (format!("was killed by {signal}{peak}"), None),
-        Some(End { code: Some(code), .. }) => (format!("ended by itself with exit status {code}{peak}"), None),
+        Some(End { signal: Some(signal), .. }) if signal == "SIGXFSZ" => {
+            (format!("was killed by {signal}{peak}: it wrote a file larger than it may be"), Some("ask for more with @resources(disk=…)"))
+        }
+        Some(End { signal: Some(signal), .. }) => (
+            format!("was killed by {signal}{peak}"),
+            Some("native code crashed; in Python, PYTHONFAULTHANDLER=1 in the worker's environment shows where, in the step's output"),
+        ),
+        Some(End { code: Some(code), .. }) => (
+            format!("ended by itself with exit status {code}{peak}"),
+            Some("look for os._exit, or for a library that ends its process; raise an exception, or return, instead"),
+        ),
         _ => (format!("died in an unknown way{peak}"), None),
     };
     let signature = end.map_or_else(String::new, |end| format!("{:?}{:?}", end.code, end.signal));
@@ -303,6 +349,28 @@ pub(crate) fn death_in_words(step: &str, end: Option<&End>, peak_bytes: Option<u
         step: Some(step.to_owned()),
         hash: Some(format!("{}-{}", Code::HOST_DIED, blake3::hash(signature.as_bytes()).to_hex().split_at(16).0)),
         hint: hint.map(str::to_owned),
+        ..ErrorInfo::default()
+    }
+}
+
+/// The end of an attempt that took more memory than it had booked.
+pub(crate) fn out_of_memory_in_words(step: &str, limit: MemoryLimit, peak_bytes: u64) -> ErrorInfo {
+    let megabytes = |bytes: u64| bytes.div_ceil(MEGABYTE);
+    let keeper = match limit.by {
+        MemoryKeeper::Cgroup => "the kernel",
+        MemoryKeeper::Watchdog => "the worker",
+    };
+    ErrorInfo {
+        kind: Code::OUT_OF_MEMORY.to_string(),
+        message: format!(
+            "step `{step}` ran out of memory: it booked {} MB and came to {} MB, and {keeper} ended it",
+            megabytes(limit.bytes),
+            megabytes(peak_bytes)
+        ),
+        step: Some(step.to_owned()),
+        hash: Some(Code::OUT_OF_MEMORY.to_string()),
+        hint: Some("ask for more with @resources(memory=…), or keep less in memory".into()),
+        classes: vec!["MemoryError".into()],
         ..ErrorInfo::default()
     }
 }

@@ -1,6 +1,6 @@
 //! The start of a worker process: take the folder, open the store, connect; then it lives ([`crate::life`]).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,24 +14,31 @@ use tokio_util::sync::CancellationToken;
 use crate::attempt::Tools;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::confine::{self, Confinement, Sandbox};
 use crate::depot::Depot;
 use crate::gang::Gangs;
 use crate::gpu::Gpus;
 use crate::hosts::Hosts;
 use crate::leader::Leader;
-use crate::life::{self, FAREWELL_TIME_MAX, Limits, Setup};
+use crate::life::{self, FAREWELL_TIME_MAX, Setup};
+use crate::limits::Limits;
 use crate::live::Live;
+use crate::orphans::{self, Orphans};
 use crate::package::Packages;
 use crate::place::Places;
 use crate::process::{Interpreter, Interpreters, Language};
 use crate::space::Space;
-use crate::{leftover, nats};
+use crate::{leftover, nats, process};
+
+/// Where any process may write as far as the system lets it: temporary files, devices, and what the kernel shows as files.
+const SHARED_FOLDERS: [&str; 4] = ["/tmp", "/var/tmp", "/dev", "/proc"];
 
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let folder = std::path::absolute(&config.folder)?;
     // Held until the end: nobody else may empty these folders.
     let _lock = leftover::take_folder(&folder)?;
     leftover::reap(&folder.join("hosts"))?;
+    orphans::end_marked(&folder);
     leftover::make_empty(&folder.join("tasks"))?;
     let cache = Cache::open(folder.join("cache"));
     let store = Store::open(&config.store, !config.unsafe_durability).await?;
@@ -49,11 +56,12 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let bench = Arc::new(Tools {
         depot,
         packages: Packages::new(folder.join("packages"), cache),
-        hosts: Hosts::open(interpreters(&config)?, &folder.join("hosts"), &folder.join("tasks"), offer.slots)?,
+        hosts: Hosts::open(interpreters(&config, &folder)?, &folder.join("hosts"), &folder.join("tasks"), offer.slots)?,
         live: Live::open(nats.clone()),
         gangs: Gangs::default(),
         places: Places::new(&config)?,
         space,
+        limits: Limits::new(!config.no_memory_limit),
         leader: Leader::new(nats.clone(), &config.pool, &config.name),
         gpus,
     });
@@ -83,7 +91,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         events,
         event_sender,
         server: nats::shown(&config.nats_url),
-        limits: Limits { tasks: config.max_tasks, idle: config.exit_when_idle.map(Duration::from_secs) },
+        limits: life::Limits { tasks: config.max_tasks, idle: config.exit_when_idle.map(Duration::from_secs) },
     };
     life::live(setup, &stopping, hurry).await?;
     // Hosts that are ending may still remove theirs; what stays is removed at the next start.
@@ -137,13 +145,27 @@ fn said_cores(cpu: Option<f64>) -> Option<u32> {
     Some(cores)
 }
 
-fn interpreters(config: &Config) -> anyhow::Result<Interpreters> {
+fn interpreters(config: &Config, folder: &Path) -> anyhow::Result<Interpreters> {
     let causey = config.command_host.clone().map_or_else(std::env::current_exe, Ok).context("cannot find this program's own file")?;
     Ok(Interpreters {
         python: interpreter(&config.python, config.sdk.as_deref())?,
         r: interpreter(&config.rscript, config.r_sdk.as_deref())?,
         causey: std::path::absolute(causey)?,
+        confinement: confinement(config, folder)?,
+        orphans: Orphans::open().context("cannot look after what steps leave behind")?,
     })
+}
+
+/// What holds for all hosts. Folders are made absolute: hosts start in another one.
+fn confinement(config: &Config, folder: &Path) -> anyhow::Result<Confinement> {
+    if config.sandbox == Sandbox::Files {
+        confine::check_files()?;
+    }
+    let absolute = |paths: &[PathBuf]| paths.iter().map(std::path::absolute).collect::<Result<Vec<_>, _>>();
+    let mut writable = absolute(&config.writable)?;
+    writable.extend([folder.join("tasks"), std::env::temp_dir()]);
+    writable.extend(SHARED_FOLDERS.map(PathBuf::from));
+    Ok(Confinement { keeps_orphans: false, sandbox: config.sandbox, writable, unreadable: absolute(&config.unreadable)? })
 }
 
 /// Paths are made absolute: hosts start in another folder. A bare name is looked up in PATH.
@@ -155,10 +177,6 @@ fn interpreter(program: &Path, sdk: Option<&Path>) -> anyhow::Result<Interpreter
 
 /// R only where it is installed.
 fn languages(config: &Config) -> Vec<String> {
-    let has_r = config.rscript.components().count() > 1 && config.rscript.is_file() || is_on_path(&config.rscript);
+    let has_r = process::is_there(&config.rscript);
     Language::ALL.into_iter().filter(|language| *language != Language::R || has_r).map(|language| language.name().to_owned()).collect()
-}
-
-fn is_on_path(program: &Path) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }

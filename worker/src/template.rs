@@ -330,6 +330,7 @@ impl Keeper {
         if let Some(pid) = pid {
             process::kill_rest_of_group(pid);
         }
+        self.shared.folders.orphans.look();
         if self.forking.remove(&host).is_some() {
             self.shared.expected.forget(&host);
             self.count_failure(&HostError::Died { end: Some(end), tail: self.tail() });
@@ -359,6 +360,7 @@ impl Keeper {
 
     /// After too many failures in a row those who wait are told.
     fn count_failure(&mut self, error: &HostError) {
+        self.shared.folders.orphans.look();
         self.failures += 1;
         if self.failures >= FAILURES_MAX {
             self.failures = 0;
@@ -550,7 +552,7 @@ impl Keeper {
         let ended = tokio::time::timeout(Duration::from_secs(2), process.child.wait()).await;
         let end = ended.ok().and_then(Result::ok).map(End::from);
         tracing::warn!(file = self.code.file, ?end, tail = process.tail.text(), "a template died");
-        leftover::forget(&self.shared.folders.hosts, &process.id);
+        self.shared.folders.forget(&process.id);
         for id in self.forking.drain().map(|(id, _)| id) {
             self.shared.expected.forget(&id);
         }
@@ -574,7 +576,7 @@ impl Keeper {
             self.shared.expected.forget(&id);
         }
         if let Life::Running(process) = std::mem::replace(&mut self.life, rest(&self.code)) {
-            leftover::forget(&self.shared.folders.hosts, &process.id);
+            self.shared.folders.forget(&process.id);
         }
         self.stocking = false;
     }

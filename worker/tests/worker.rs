@@ -122,6 +122,15 @@ fn find(variable: &str, name: &str) -> Option<PathBuf> {
     found
 }
 
+/// The program that hosts start as: `CAUSEY_BIN`, else the one cargo has built beside this test.
+fn program() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let beside = own.ancestors().nth(2).unwrap().join("causey");
+    let found = std::env::var_os("CAUSEY_BIN").map_or(beside, PathBuf::from);
+    assert!(found.is_file(), "there is no program {}: run `cargo build -p causey-cli` first", found.display());
+    found
+}
+
 fn run_id() -> RunId {
     "0199aaaa-0000-7000-8000-000000000000".parse().unwrap()
 }
@@ -211,7 +220,11 @@ impl Bench {
             python: self.python.clone(),
             rscript: "Rscript".into(),
             r_sdk: None,
-            command_host: None,
+            command_host: Some(program()),
+            sandbox: Default::default(),
+            no_memory_limit: false,
+            writable: Vec::new(),
+            unreadable: Vec::new(),
             sdk: Some(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/python")),
             ack_wait_seconds: 3,
             free_bytes_min: 0,

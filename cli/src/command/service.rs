@@ -3,10 +3,11 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use causey_worker::confine::{ConfineError, Confinement, become_host};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::arguments::{Coordinator, LogFormat, Worker};
+use crate::arguments::{Confine, Coordinator, Host, LogFormat, Worker};
 use crate::command::autoscale;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
@@ -50,9 +51,28 @@ pub(crate) async fn worker(arguments: Worker) -> Result<Exit, Fault> {
 ///
 /// # Errors
 /// When no worker did, or the line to it breaks.
-pub(crate) async fn host() -> Result<Exit, Fault> {
+pub(crate) async fn host(arguments: &Host) -> Result<Exit, Fault> {
+    if let Some(confinement) = &arguments.confine {
+        Confinement::read(confinement).and_then(|confinement| confinement.apply()).map_err(|error| unconfined(&error))?;
+    }
     let served = causey_worker::executable::host::serve().await;
     served.map(|()| Exit::Ok).map_err(|error| Fault::new(Exit::Failed, fault::SERVICE, "the host of commands stops").detail(error))
+}
+
+/// Becomes the host of a worker.
+///
+/// # Errors
+/// When the kernel refuses, or there is no such program.
+pub(crate) fn confine(arguments: &Confine) -> Result<Exit, Fault> {
+    match become_host(&arguments.confinement, &arguments.words) {
+        Err(error) => Err(unconfined(&error)),
+        Ok(never) => match never {},
+    }
+}
+
+fn unconfined(error: &ConfineError) -> Fault {
+    let fault = Fault::new(Exit::Failed, fault::SERVICE, error.to_string());
+    std::error::Error::source(error).into_iter().fold(fault, |fault, cause| fault.detail(cause))
 }
 
 /// Runs a service to its end. The first signal asks it to stop, and a service that did is a success; the second one ends the process.

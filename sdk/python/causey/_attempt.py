@@ -93,7 +93,11 @@ class Attempt:
 
             error = describe_failure(problem, self.message.get("step"), self._loaded.folder)
             # Into the task's log too, as in Metaflow: what the step printed and why it ended belong together.
-            print(error["traceback"], end="", file=sys.stderr)
+            try:
+                print(error["traceback"], end="", file=sys.stderr)
+            except (AttributeError, OSError, ValueError):
+                # A step may have closed or replaced it.
+                pass
             failed = {"type": "failed", "key": self.message["key"], "retryable": True, "error": error}
             if isinstance(problem, TimeoutException):
                 failed["timed_out"] = True

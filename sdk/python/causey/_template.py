@@ -13,7 +13,7 @@ from _socket import socketpair
 from causey._channel import Channel
 from causey._interrupt import listen_for_the_end
 from causey._pages import learner
-from causey._process import leave, own_group, reseed, stream_lines, take_output, time_slices
+from causey._process import adoption, leave, own_group, reseed, stream_lines, take_output, time_slices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Template:
         # Received and not used yet: two for each runner to be forked.
         self._descriptors: list[int] = []
         self._set_slice = time_slices()
+        self._adopt = adoption()
         self._wakeup_read, self._wakeup_write = socketpair()
         self._pages = learner()
 
@@ -108,6 +109,7 @@ class Template:
         template = os.getppid()
         try:
             self._die_with_parent()
+            self._adopt()
             own_group()
             _signal.set_wakeup_fd(-1)
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)

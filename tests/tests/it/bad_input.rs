@@ -16,7 +16,7 @@ use crate::cancel::{running, start_marked};
 use crate::flows::{SMALL, WAITING, with_start};
 
 /// A normal run still works.
-async fn small_runs(project: &Project) {
+pub(crate) async fn small_runs(project: &Project) {
     let output = project.ok(&["run", &project.flow("small.py", SMALL)]).await;
     assert!(output.stdout.contains("alpha=0.5 count=1"), "{output:#?}");
 }

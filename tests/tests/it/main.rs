@@ -25,6 +25,7 @@ mod network;
 mod output;
 mod pools;
 mod resume;
+mod rogue;
 mod schedules;
 mod shuffled;
 mod standby;

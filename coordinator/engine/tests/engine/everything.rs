@@ -224,7 +224,7 @@ fn gates(world: &mut World) {
     let (dispatch, task) = world.started("only/0", "w");
     let values = [("progress".parse().unwrap(), json!(0.5)), ("phase".parse().unwrap(), json!({"epoch": [1, null]}))];
     world.report(item(&dispatch, &task, Outcome::Status { values: values.into() }));
-    let usage = Usage { peak_memory_bytes: 50_000_000, cpu_millis: Some(1_250) };
+    let usage = Usage { peak_memory_bytes: 50_000_000, cpu_millis: Some(1_250), memory_limit: None };
     world.report(item(&dispatch, &task, Outcome::Used { usage }));
     let ended = world.success(&dispatch, &task, None, Vec::new());
     world.report(ended);
