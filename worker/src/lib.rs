@@ -2,7 +2,7 @@
 //! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
 //!
 //! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `capacity`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
-//! `host` and `connection` (processes), `confine`, `family` and `orphans` (what they may do and leave behind), `limits`, `cgroup` and `watchdog` (what they booked), `executable` (the host of commands), `package`, `depot`, `cache` and `space` (files), `output` and `result`; `report`, `leader`,
+//! `host` and `connection` (processes), `confine`, `family` and `orphans` (what they may do and leave behind), `pressure`, `limits`, `cgroup` and `watchdog` (what they booked), `executable` (the host of commands), `package`, `depot`, `cache` and `space` (files), `output` and `result`; `report`, `leader`,
 //! `presence` and `live` speak to the rest of Causey.
 
 mod attempt;
@@ -38,6 +38,7 @@ pub mod outside;
 mod package;
 mod place;
 mod presence;
+mod pressure;
 mod process;
 mod pull;
 mod report;

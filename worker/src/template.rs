@@ -21,10 +21,14 @@ use crate::host::{HostError, Place, READY_TIMEOUT, Runner, output_pipes};
 use crate::hosts::Shared;
 use crate::leftover;
 use crate::output::Pipes;
+use crate::pressure::is_short_of_memory;
 use crate::process::{self, End, FlowCode, Interpreters, Language, Line, Start};
 
 /// A template nobody asked for so long goes.
 const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// The same where memory is short.
+const IDLE_MAX_WHEN_SHORT: Duration = Duration::from_secs(10);
 
 /// Forks under way at once: more would only delay the first.
 const FORKS_MAX: usize = 2;
@@ -100,6 +104,7 @@ impl Template {
             leased_at: Instant::now(),
             load_failed: None,
             used_at: Instant::now(),
+            looked_at: Instant::now(),
             retiring: false,
             code,
         };
@@ -196,6 +201,8 @@ struct Keeper {
     leased_at: Instant,
     load_failed: Option<(Box<ErrorInfo>, Instant)>,
     used_at: Instant,
+    /// When it was last looked whether it has been idle for too long.
+    looked_at: Instant,
     retiring: bool,
 }
 
@@ -226,7 +233,12 @@ impl Keeper {
                     self.done.clear();
                     self.refilling = true;
                 }
-                Event::Idle => self.go_to_sleep(),
+                Event::Idle => {
+                    if is_over(self.used_at.elapsed(), is_short_of_memory) {
+                        self.go_to_sleep();
+                    }
+                    self.looked_at = Instant::now();
+                }
             }
         }
         // The sockets close here: template and runners end by themselves.
@@ -234,7 +246,7 @@ impl Keeper {
     }
 
     async fn next_event(&mut self) -> Event {
-        let idle_at = self.used_at + IDLE_MAX;
+        let idle_at = self.used_at.max(self.looked_at) + IDLE_MAX_WHEN_SHORT;
         let calm_at = self.leased_at + if self.coming() == 0 { CALM_WITHOUT_STOCK } else { CALM };
         let may_refill = !self.refilling && matches!(self.life, Life::Running(_)) && self.coming() < self.stock();
         let is_awake = match self.life {
@@ -582,6 +594,11 @@ impl Keeper {
     }
 }
 
+/// Whether a template has been idle for too long. Asks about memory only when that counts.
+fn is_over(idle: Duration, is_short: impl FnOnce() -> bool) -> bool {
+    idle >= IDLE_MAX || (idle >= IDLE_MAX_WHEN_SHORT && is_short())
+}
+
 /// Starts a template; with the reason when the flow must not be forked.
 async fn start_template(shared: &Shared, code: &FlowCode) -> Result<(Process, Option<String>), HostError> {
     let id = shared.expected.new_id('t');
@@ -711,5 +728,18 @@ impl Drop for Process {
             // What the flow file started at import goes too.
             process::kill_group(pid);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_template_goes_early_only_where_memory_is_short() {
+        assert!(!is_over(Duration::from_secs(9), || unreachable!()));
+        assert!(!is_over(Duration::from_secs(60), || false));
+        assert!(is_over(Duration::from_secs(60), || true));
+        assert!(is_over(IDLE_MAX, || unreachable!()));
     }
 }
