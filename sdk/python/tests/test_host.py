@@ -181,6 +181,52 @@ def test_runners_draw_different_random_numbers(flow_file, start_worker):
     assert drawn[0][0] != drawn[1][0] and drawn[0][1] != drawn[1][1]
 
 
+def test_runners_draw_different_numbers_with_torch(flow_file, start_worker):
+    pytest.importorskip("torch")
+    worker = start_worker(flow_file("import torch\n" + flow("self.x = float(torch.rand(1)[0])")))
+    drawn = [value(worker.fork().run(peer.message(worker.store, "start")), "x") for _ in range(2)]
+    assert drawn[0] != drawn[1]
+
+
+def test_a_forked_child_fits_with_processes_of_its_own(flow_file, start_worker):
+    """joblib's processes start in the child, compute, and end with it."""
+    pytest.importorskip("sklearn")
+    lines = (
+        "import os\n"
+        "from sklearn.datasets import make_classification\n"
+        "from sklearn.ensemble import RandomForestClassifier\n"
+        "from sklearn.model_selection import cross_val_score\n"
+    )
+    body = (
+        "x, y = make_classification(60, random_state=1); "
+        "forest = RandomForestClassifier(5, n_jobs=2, random_state=1).fit(x, y); "
+        "self.x = [float(forest.score(x, y)), len(cross_val_score(forest, x, y, cv=2, n_jobs=2)), os.getpgrp() == os.getpid()]"
+    )
+    worker = start_worker(flow_file(lines + flow(body)))
+    assert worker.first["forkable"] is True
+    score, folds, own_group = value(worker.fork().run(peer.message(worker.store, "start")), "x")
+    assert score > 0.9 and folds == 2 and own_group
+
+
+def test_a_daemon_of_a_forked_runner_comes_to_that_runner(flow_file, start_worker):
+    lines = (
+        "import os, signal\n"
+        "def leave():\n"
+        "    read, write = os.pipe()\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        middle = os.getpid()\n"
+        "        if os.fork() == 0:\n"
+        "            while os.getppid() == middle: pass\n"
+        "            os.write(write, str(os.getppid()).encode())\n"
+        "            os._exit(0)\n"
+        "        os._exit(0)\n"
+        "    return int(os.read(read, 20))\n"
+    )
+    worker = start_worker(flow_file(lines + flow("self.x = leave() == os.getpid()")))
+    assert value(worker.fork().run(peer.message(worker.store, "start")), "x") is True
+
+
 def test_current_describes_the_attempt(run_step):
     names = (
         "flow_name run_id run_name step_name task_id pathspec retry_count username idempotency_key is_running_flow "
