@@ -13,7 +13,9 @@ use landlock::{
     ABI, AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
     path_beneath_rules,
 };
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set};
 use serde::{Deserialize, Serialize};
 
 /// The newest rules asked for; an older kernel keeps those it knows.
@@ -92,6 +94,9 @@ impl Confinement {
         if self.keeps_orphans {
             rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(failed("take care of orphans"))?;
         }
+        if self.sandbox != Sandbox::Off {
+            drop_powers().map_err(failed("give up capabilities"))?;
+        }
         match self.sandbox {
             Sandbox::Off => Ok(()),
             Sandbox::Processes => {
@@ -118,6 +123,25 @@ impl Confinement {
             RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
         }
     }
+}
+
+/// Gives up what would let a step that runs as root look past these rules; whoever has none of it gives up nothing. A program that root
+/// starts has what the bounding set leaves, whatever its starter had.
+fn drop_powers() -> rustix::io::Result<()> {
+    let powers = CapabilitySet::SYS_ADMIN | CapabilitySet::PERFMON | CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_MODULE;
+    let mut sets = rustix::thread::capabilities(None)?;
+    for power in powers.iter() {
+        if capability_is_in_bounding_set(power).unwrap_or(false) {
+            match remove_capability_from_bounding_set(power) {
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    for set in [&mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
+        set.remove(powers);
+    }
+    rustix::thread::set_capabilities(None, sets)
 }
 
 /// The largest files and folders that hold nothing of what is `hidden`. Rules allow and never forbid, so whatever lies beside a hidden

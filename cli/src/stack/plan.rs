@@ -164,6 +164,10 @@ impl Plan {
                 ]);
                 command.arg(&self.store).arg("--folder").arg(&self.worker).arg("--python").arg(&self.python).arg("--sdk").arg(&self.sdk);
                 command.arg("--r-sdk").arg(self.sdk.join(sdk::R_FOLDER));
+                // The keys to this stack, where files are kept from steps.
+                for name in ["token", "nats"] {
+                    command.arg("--unreadable").arg(self.state.file(name));
+                }
                 if let Some(slots) = self.slots {
                     command.args(["--slots", &slots.to_string()]);
                 }

@@ -268,7 +268,8 @@ def _decorator_problems(node: Node) -> list[Problem]:
         refuse(
             "host",
             f"@host(mode={decorators['host']['mode']!r}) of step '{node.name}' is unknown",
-            f"use one of {', '.join(_HOST_MODES)}",
+            f"use one of {', '.join(_HOST_MODES)}"
+            + ("; a worker as a whole may run in a container" if decorators["host"]["mode"] == "container" else ""),
         )
     return problems
 

@@ -22,6 +22,7 @@ STEP_DECORATORS = {
     "card": "remove it; keep what the card would show as an artifact",
     "checkpoint": "remove it; keep intermediate state in files of your own",
     "conda": _ENVIRONMENT,
+    "container": "remove it; run the worker in a container of this image, and send the step to its pool with @resources(pool=…)",
     "deepspeed": _LATER,
     "environment": "remove it and set the variables with os.environ at the top of the step",
     "huggingface_hub": "remove it and download the model in the step",

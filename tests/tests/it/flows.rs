@@ -16,6 +16,7 @@ pub(crate) const MENDED: &str = include_str!("../../flows/mended.py");
 pub(crate) const POOLS: &str = include_str!("../../flows/pools.py");
 pub(crate) const GREEDY: &str = include_str!("../../flows/greedy.py");
 pub(crate) const ROGUE: &str = include_str!("../../flows/rogue.py");
+pub(crate) const CONFINED: &str = include_str!("../../flows/confined.py");
 pub(crate) const DICE: &str = include_str!("../../flows/dice.py");
 
 /// A flow that does in its first step what `body` says.

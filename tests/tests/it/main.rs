@@ -5,6 +5,7 @@ mod cancel;
 mod checker;
 mod clocks;
 mod cluster;
+mod confined;
 mod durability;
 mod events;
 mod failpoints;
