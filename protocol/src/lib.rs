@@ -22,5 +22,6 @@ pub mod schedule;
 pub mod share;
 pub mod status;
 pub mod subject;
+pub mod surroundings;
 pub mod task;
 pub mod upkeep;

@@ -22,6 +22,14 @@ impl fmt::Debug for Code {
     }
 }
 
+impl Code {
+    /// Whether it is about what surrounds a step: its packages, its secrets.
+    #[must_use]
+    pub fn is_of_environment(self) -> bool {
+        (6000..7000).contains(&self.0)
+    }
+}
+
 impl From<Code> for String {
     fn from(code: Code) -> Self {
         code.to_string()
@@ -127,6 +135,14 @@ codes! {
     BROKER = 5001;
     /// This coordinator is not the leader.
     NOT_LEADER = 5002;
+    /// The environment of a step cannot be built on the worker.
+    ENVIRONMENT_BUILD = 6001;
+    /// Packages that a flow asks for do not go together, or are not there.
+    ENVIRONMENT_UNRESOLVED = 6002;
+    /// There is no uv, which resolves and builds environments.
+    ENVIRONMENT_TOOL = 6003;
+    /// A secret that the worker does not have.
+    SECRET = 6101;
     /// A fault of Causey itself.
     BUG = 9001;
 }

@@ -18,6 +18,7 @@ use crate::parameter::Values;
 use crate::policy::HostMode;
 use crate::resources::Resources;
 use crate::status;
+use crate::surroundings::Surroundings;
 
 /// Most tasks of one step in one dispatch (host mode `reuse`; the other modes take one).
 pub const TASKS_PER_DISPATCH_MAX: u32 = 64;
@@ -93,6 +94,8 @@ pub struct Dispatch {
     /// Steps in other languages read what this one leaves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub typed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surroundings: Option<Box<Surroundings>>,
 }
 
 /// Where a member of a gang can be reached: the address of its host, and a port that was free there.

@@ -22,6 +22,7 @@ use causey_protocol::record::{
 use causey_protocol::resources::{Equipment, Gpu, Resources, Spill, count_shapes};
 use causey_protocol::schedule::{BackfillPlan, Concurrency, Strategy};
 use causey_protocol::share::{Share, Shares, Standing};
+use causey_protocol::surroundings::{Environment, Surroundings};
 use causey_protocol::task::{
     Address, Dispatch, DispatchedTask, ErrorInfo, Failure, FailureKind, InputRef, Inputs, MemoryKeeper, MemoryLimit, Outcome, Publication,
     Report, ReportItem, SplitLevel, Success, Usage,
@@ -177,6 +178,7 @@ fn dispatches() {
         needs: None,
         transition: None,
         typed: false,
+        surroundings: None,
     };
     check("dispatch", &dispatch);
     let ended = EndedChild {
@@ -199,7 +201,16 @@ fn dispatches() {
     check("dispatch-memo", &Dispatch { content: true, ..dispatch.clone() });
     check("dispatch-needs", &Dispatch { needs: Some(Box::new(needs())), ..dispatch.clone() });
     let transition = Some(Transition::Foreach { to: "fit".parse().unwrap(), variable: "series".into() });
-    check("dispatch-typed", &Dispatch { language: "r".into(), file: "fit.R".into(), transition, typed: true, ..dispatch });
+    check("dispatch-typed", &Dispatch { language: "r".into(), file: "fit.R".into(), transition, typed: true, ..dispatch.clone() });
+    check("dispatch-surroundings", &Dispatch { surroundings: Some(surroundings()), ..dispatch });
+}
+
+fn surroundings() -> Box<Surroundings> {
+    Box::new(Surroundings {
+        variables: BTreeMap::from([("OMP_NUM_THREADS".to_owned(), "4".to_owned())]),
+        secrets: vec!["env:TOKEN".parse().unwrap(), "DB=command:vault/db".parse().unwrap()],
+        environment: Some(Environment { lock: Digest::of(b"lock"), python: ">=3.11".into() }),
+    })
 }
 
 fn needs() -> Resources {

@@ -2,7 +2,7 @@
 //! host, store what it left. It can be cut anywhere before user code has ended; cutting it kills the host.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ use crate::place::Places;
 use crate::process::{self, FlowCode, Interpreters, Language};
 use crate::report::{Confirm, Reports};
 use crate::result::{self, Ended, Ending};
+use crate::secret::{Revealed, SecretError, Secrets};
 use crate::space::Space;
 use crate::status::Telling;
 use crate::watchdog;
@@ -73,6 +74,7 @@ pub(crate) struct Tools {
     pub(crate) gpus: Gpus,
     pub(crate) space: Space,
     pub(crate) limits: Limits,
+    pub(crate) secrets: Secrets,
 }
 
 /// One task of a dispatch.
@@ -160,7 +162,7 @@ impl Bench for Tools {
         if let Some(language) = Language::find(&dispatch.language)
             && let Ok(folder) = self.packages.unpacked(&dispatch.package, &self.depot).await
         {
-            self.hosts.prepare(&FlowCode { language, folder, file: dispatch.file.clone() }, dispatch.host);
+            self.hosts.prepare(&flow_code(dispatch, language, folder), dispatch.host);
         }
     }
 
@@ -242,11 +244,12 @@ pub(crate) type Fault = (FailureKind, ErrorInfo);
 
 async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &CancellationToken) -> Result<Option<Ran>, Fault> {
     let ready = async {
+        let secrets = secrets(tools, job).await?;
         let (runner, inputs) = ready_runner(tools, job, reports).await?;
         let gang = if job.dispatch.gang { gather(tools, job, reports).await? } else { Vec::new() };
-        Ok::<_, Fault>((runner, inputs, gang))
+        Ok::<_, Fault>((runner, inputs, gang, secrets))
     };
-    let (mut runner, inputs, gang) = tokio::select! {
+    let (mut runner, inputs, gang, secrets) = tokio::select! {
         biased;
         // No user code runs yet.
         () = end.cancelled() => return Ok(None),
@@ -259,10 +262,11 @@ async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &Cancellatio
         reports,
         inputs: &inputs,
         table: None,
-        output: Output::default(),
+        output: Output::masked(secrets.mask.clone()),
         speaker: tools.live.attempt(job.dispatch.run, job.key),
         links,
         gang,
+        secrets,
         status: Telling::default(),
         used: None,
         held: job.dispatch.needs.as_ref().map(|needs| tools.limits.hold(&runner, needs, job.mode())),
@@ -272,8 +276,18 @@ async fn run_step(tools: &Tools, job: &Job, reports: &Reports, end: &Cancellatio
         runner.pipes.discard();
     }
     let Some(ended) = running.drive(&mut runner, end).await else { return Ok(None) };
-    let (output, started) = (running.output, running.started);
+    let (output, started, ended) = (running.output, running.started, running.secrets.mask.ended(ended));
     Ok(Some(Ran { ended, output, started, at: now(), runner: Some(runner) }))
+}
+
+/// The secrets of the step, looked up anew for each attempt.
+async fn secrets(tools: &Tools, job: &Job) -> Result<Revealed, Fault> {
+    match &job.dispatch.surroundings {
+        Some(surroundings) if !surroundings.secrets.is_empty() => {
+            tools.secrets.reveal(job.dispatch.step.as_str(), &surroundings.secrets).await.map_err(SecretError::into_fault)
+        }
+        _ => Ok(Revealed::default()),
+    }
 }
 
 /// The addresses of the attempt's gang, once all its members are there.
@@ -299,8 +313,13 @@ async fn ready_runner(tools: &Tools, job: &Job, reports: &Reports) -> Result<(Ru
     Ok((runner, inputs))
 }
 
+fn flow_code(dispatch: &Dispatch, language: Language, folder: PathBuf) -> FlowCode {
+    let variables = dispatch.surroundings.as_ref().map(|surroundings| surroundings.variables.clone()).unwrap_or_default();
+    FlowCode { language, folder, file: dispatch.file.clone(), variables }
+}
+
 async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
-    let Dispatch { language, package, file, step, .. } = &*job.dispatch;
+    let Dispatch { language, package, step, .. } = &*job.dispatch;
     let Some(known) = Language::find(language) else {
         let names = Language::ALL.map(Language::name).join(", ");
         let message = format!("this worker runs {names}, and step `{step}` is written in {language:?}");
@@ -308,7 +327,7 @@ async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
         return Err((FailureKind::Permanent, ErrorInfo { kind: Code::LOAD_FAILED.to_string(), message, hint, ..ErrorInfo::default() }));
     };
     match tools.packages.unpacked(package, &tools.depot).await {
-        Ok(folder) => Ok(FlowCode { language: known, folder, file: file.clone() }),
+        Ok(folder) => Ok(flow_code(&job.dispatch, known, folder)),
         Err(error) => {
             let kind = if error.is_permanent() { FailureKind::Permanent } else { FailureKind::Infrastructure };
             Err((kind, result::infrastructure(step, &error)))
@@ -392,6 +411,7 @@ struct Running<'a> {
     links: Vec<ObjectLink>,
     /// The addresses of all members, of a gang.
     gang: Vec<Address>,
+    secrets: Revealed,
     status: Telling,
     /// What its process has used; looked at once a second, so of short attempts nothing is known.
     used: Option<Usage>,
@@ -476,7 +496,10 @@ impl Running<'_> {
                     Ok(Some(FromHost::Fetch { path })) => self.fetch(runner, &path).await,
                     Ok(Some(FromHost::Inputs { from, count })) => self.ready_inputs(runner, from, count).await,
                     Ok(Some(FromHost::Model { name, version })) => self.find_model(runner, &name, version).await,
-                    Ok(Some(FromHost::Status { name, value })) => self.status.note(name, value),
+                    Ok(Some(FromHost::Status { name, mut value })) => {
+                        self.secrets.mask.value(&mut value);
+                        self.status.note(name, value);
+                    }
                     Ok(Some(other)) => return Some(self.misunderstood(runner, &format!("{other:?}"))),
                     Ok(None) => return Some(self.died(runner).await),
                     Err(error) => return Some(self.misunderstood(runner, &error.to_string())),
@@ -583,10 +606,16 @@ impl Running<'_> {
             signals,
             children,
             origin_run: *origin_run,
-            environment: self.job.devices.as_deref().map(|devices| (VISIBLE_DEVICES, devices)).into_iter().collect(),
+            environment: self.environment(),
             transition: transition.as_ref(),
             typed: *typed,
         }
+    }
+
+    /// Its variables beside those of its process: others of the same flow have other values.
+    fn environment(&self) -> BTreeMap<&str, &str> {
+        let secrets = self.secrets.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        secrets.chain(self.job.devices.as_deref().map(|devices| (VISIBLE_DEVICES, devices))).collect()
     }
 
     fn input_list(&self) -> Vec<Input<'_>> {

@@ -66,6 +66,14 @@ pub struct Config {
     #[arg(long, hide = true, value_name = "FILE")]
     pub command_host: Option<PathBuf>,
 
+    /// Secrets that steps may name, each perhaps with * at its end, separated by commas, such as env:DB_*,file:/run/secrets/* (default: all)
+    #[arg(long, env = "CAUSEY_SECRETS", value_name = "PLACES", value_delimiter = ',')]
+    pub secrets: Vec<String>,
+
+    /// A command that answers secrets: a step's command:NAME/ARGUMENT runs PROGRAM with its words and ARGUMENT. May be repeated
+    #[arg(long, env = "CAUSEY_SECRET_COMMANDS", value_name = "NAME=PROGRAM", value_delimiter = ';', value_parser = secret_command)]
+    pub secret_command: Vec<(String, Vec<String>)>,
+
     /// IP address under which members of a gang on other machines reach those on this one (default: the one from which the NATS server
     /// is reached)
     #[arg(long, env = "CAUSEY_ADDRESS")]
@@ -102,4 +110,13 @@ pub struct Config {
     /// Stop when standard input is closed: its owner is gone
     #[arg(long, hide = true)]
     pub owned: bool,
+}
+
+fn secret_command(text: &str) -> Result<(String, Vec<String>), String> {
+    let (name, command) = text.split_once('=').ok_or("it is not NAME=PROGRAM")?;
+    let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+    if words.is_empty() || !causey_protocol::id::is_name(name) {
+        return Err("it is not NAME=PROGRAM".into());
+    }
+    Ok((name.to_owned(), words))
 }

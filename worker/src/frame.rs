@@ -206,7 +206,7 @@ pub(crate) struct Run<'a> {
     pub(crate) children: &'a [EndedChild],
     /// Variables to be set before user code begins.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) environment: BTreeMap<&'static str, &'a str>,
+    pub(crate) environment: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) transition: Option<&'a Transition>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]

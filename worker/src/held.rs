@@ -267,6 +267,7 @@ mod tests {
             needs: None,
             transition: None,
             typed: false,
+            surroundings: None,
         });
         let job = |index: usize| {
             let key = dispatch.key(&dispatch.tasks[index]);

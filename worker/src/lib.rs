@@ -2,7 +2,7 @@
 //! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
 //!
 //! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `capacity`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
-//! `host` and `connection` (processes), `confine`, `family` and `orphans` (what they may do and leave behind), `pressure`, `limits`, `cgroup` and `watchdog` (what they booked), `executable` (the host of commands), `package`, `depot`, `cache` and `space` (files), `output` and `result`; `report`, `leader`,
+//! `host` and `connection` (processes), `confine`, `family` and `orphans` (what they may do and leave behind), `pressure`, `limits`, `cgroup` and `watchdog` (what they booked), `executable` (the host of commands), `package`, `depot`, `cache` and `space` (files), `output`, `result`, `secret` and `mask`; `report`, `leader`,
 //! `presence` and `live` speak to the rest of Causey.
 
 mod attempt;
@@ -31,6 +31,7 @@ mod leftover;
 pub mod life;
 mod limits;
 mod live;
+mod mask;
 pub mod nats;
 mod orphans;
 mod output;
@@ -43,6 +44,7 @@ mod process;
 mod pull;
 mod report;
 mod result;
+mod secret;
 mod slots;
 mod space;
 mod start;

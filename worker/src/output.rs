@@ -7,6 +7,8 @@ use causey_protocol::id::Timestamp;
 use causey_protocol::live::OutputStream;
 use tokio::net::unix::pipe::Receiver;
 
+use crate::mask::{Held, Mask};
+
 /// Most bytes kept of one attempt's output; what follows is dropped after a notice.
 const KEPT_BYTES_MAX: usize = 10 * 1024 * 1024;
 
@@ -123,9 +125,17 @@ pub(crate) struct Output {
     dropped: u64,
     /// The start of a character whose rest has not come yet, per stream.
     partial: [Vec<u8>; 2],
+    mask: Mask,
+    /// What may be the beginning of a secret, per stream.
+    held: [Held; 2],
 }
 
 impl Output {
+    /// The output of an attempt that has secrets.
+    pub(crate) fn masked(mask: Mask) -> Self {
+        Self { mask, ..Self::default() }
+    }
+
     /// Takes what is in the pipes now, without waiting, and returns it for showing.
     pub(crate) fn take(&mut self, pipes: &mut Pipes, now: Timestamp) -> Vec<LiveChunk> {
         let mut chunks = vec![];
@@ -138,6 +148,8 @@ impl Output {
         let mut chunks = vec![];
         while pipes.take(Look::Kernel, |stream, bytes| chunks.extend(self.add(stream, bytes, now))) {}
         for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            let held = self.held[place(stream)].rest(&self.mask);
+            chunks.extend(self.add_shown(stream, &held, now));
             let rest = std::mem::take(&mut self.partial[place(stream)]);
             if !rest.is_empty() {
                 chunks.push(self.keep(stream, String::from_utf8_lossy(&rest).into_owned(), now));
@@ -172,6 +184,14 @@ impl Output {
     }
 
     fn add(&mut self, stream: OutputStream, bytes: &[u8], now: Timestamp) -> Option<LiveChunk> {
+        if self.mask.is_empty() {
+            return self.add_shown(stream, bytes, now);
+        }
+        let shown = self.held[place(stream)].pass(&self.mask, bytes);
+        self.add_shown(stream, &shown, now)
+    }
+
+    fn add_shown(&mut self, stream: OutputStream, bytes: &[u8], now: Timestamp) -> Option<LiveChunk> {
         let partial = &mut self.partial[place(stream)];
         let mut whole = std::mem::take(partial);
         whole.extend_from_slice(bytes);

@@ -1,5 +1,6 @@
 //! Starting and ending host processes: their environment, their group, and how an end reads in words.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::io;
@@ -30,6 +31,9 @@ const INHERITED_PREFIXES: [&str; 3] = ["LC_", "PYTHON", "R_LIBS"];
 
 /// Libraries that would start a thread per core in every host.
 const THREAD_LIMITS: [&str; 4] = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
+
+/// Where Python looks for modules.
+const SEARCH_PATH: &str = "PYTHONPATH";
 
 /// What a step is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +79,8 @@ pub(crate) struct FlowCode {
     pub(crate) folder: PathBuf,
     /// The flow file inside it.
     pub(crate) file: String,
+    /// Variables that its processes begin with.
+    pub(crate) variables: BTreeMap<String, String>,
 }
 
 /// How this worker starts an interpreter.
@@ -181,11 +187,13 @@ impl Interpreters {
         for (name, value) in env::vars_os().filter(|(name, _)| is_inherited(name)) {
             command.env(name, value);
         }
-        if let (Language::Python, Some(sdk)) = (code.language, &self.python.sdk) {
-            command.env("PYTHONPATH", search_path(sdk));
-        }
         for name in THREAD_LIMITS {
             command.env(name, "1");
+        }
+        command.envs(&code.variables);
+        if let (Language::Python, Some(sdk)) = (code.language, &self.python.sdk) {
+            let rest = code.variables.get(SEARCH_PATH).map(OsString::from).or_else(|| env::var_os(SEARCH_PATH));
+            command.env(SEARCH_PATH, search_path(sdk, rest));
         }
         if let Some(temporary) = temporary {
             command.env("TMPDIR", temporary);
@@ -213,9 +221,9 @@ fn is_inherited(name: &OsString) -> bool {
     name.to_str().is_some_and(is_known)
 }
 
-fn search_path(sdk: &Path) -> OsString {
+fn search_path(sdk: &Path, rest: Option<OsString>) -> OsString {
     let mut path = sdk.as_os_str().to_owned();
-    if let Some(rest) = env::var_os("PYTHONPATH").filter(|rest| !rest.is_empty()) {
+    if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
         path.push(":");
         path.push(rest);
     }

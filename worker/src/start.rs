@@ -27,6 +27,7 @@ use crate::orphans::{self, Orphans};
 use crate::package::Packages;
 use crate::place::Places;
 use crate::process::{Interpreter, Interpreters, Language};
+use crate::secret::Secrets;
 use crate::space::Space;
 use crate::{leftover, nats, process};
 
@@ -64,6 +65,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         limits: Limits::new(!config.no_memory_limit),
         leader: Leader::new(nats.clone(), &config.pool, &config.name),
         gpus,
+        secrets: Secrets { allowed: config.secrets.clone(), commands: config.secret_command.iter().cloned().collect() },
     });
     let stopping = CancellationToken::new();
     tokio::spawn({

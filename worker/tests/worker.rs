@@ -230,6 +230,8 @@ impl Bench {
             free_bytes_min: 0,
             unsafe_durability: true,
             owned: false,
+            secrets: Vec::new(),
+            secret_command: Vec::new(),
             address: None,
         };
         let shutdown = CancellationToken::new();
@@ -268,6 +270,7 @@ impl Bench {
             needs: None,
             transition: None,
             typed: false,
+            surroundings: None,
         }
     }
 

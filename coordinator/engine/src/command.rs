@@ -182,6 +182,7 @@ pub fn dispatch(state: &State, run: &Run, first: &TaskRef, attempt: u32, again: 
         needs: step.resources.as_ref().filter(|resources| !resources.is_plain()).map(|resources| Box::new(resources.clone())),
         transition: (definition.language != PYTHON || step.code.is_some()).then(|| step.next.clone()),
         typed: flow.is_mixed(),
+        surroundings: step.surroundings.clone(),
     })
 }
 

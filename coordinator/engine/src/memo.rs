@@ -75,6 +75,8 @@ pub(crate) fn key(run: &Run, flow: &Flow, task: &TaskRef) -> Option<MemoKey> {
     for (step, content) in &inputs {
         fields.extend([step.as_str().as_bytes(), &content.0]);
     }
+    let surroundings = step.surroundings.as_ref().map(json);
+    fields.extend(surroundings.as_ref().map(|surroundings| surroundings.as_bytes()));
     Some(MemoKey(hash_fields("causey memo key v1", &fields)))
 }
 

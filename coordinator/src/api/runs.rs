@@ -1,5 +1,6 @@
 //! Runs: start, list, show, cancel.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -98,11 +99,19 @@ pub(super) async fn checked(shared: &Shared, definition: Definition) -> Result<F
     let flow = Flow::try_from(definition)?;
     calendar::check(flow.definition())?;
     let package = flow.definition().package;
-    if is_stored(shared, &package).await? {
-        return Ok(flow);
+    if !is_stored(shared, &package).await? {
+        let what = format!("the code package {package} of flow {} is not stored", flow.definition().name);
+        return Err(Problem::new(Code::PACKAGE_UNKNOWN, what).hint("send it first: PUT /v1/packages/DIGEST").into());
     }
-    let what = format!("the code package {package} of flow {} is not stored", flow.definition().name);
-    Err(Problem::new(Code::PACKAGE_UNKNOWN, what).hint("send it first: PUT /v1/packages/DIGEST").into())
+    let steps = flow.definition().steps.iter();
+    let locks: BTreeSet<_> = steps.filter_map(|step| Some(step.surroundings.as_ref()?.environment.as_ref()?.lock)).collect();
+    for lock in locks {
+        if !is_stored(shared, &lock).await? {
+            let what = format!("the lock {lock} of an environment of flow {} is not stored", flow.definition().name);
+            return Err(Problem::new(Code::PACKAGE_UNKNOWN, what).hint("send it first: PUT /v1/packages/DIGEST").into());
+        }
+    }
+    Ok(flow)
 }
 
 async fn is_stored(shared: &Shared, package: &Digest) -> Result<bool, Refusal> {

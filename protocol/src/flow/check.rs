@@ -176,6 +176,9 @@ fn check_step(definition: &Definition, index: &BTreeMap<StepName, StepIndex>, st
     if let Some(what) = step.resources.as_ref().and_then(Resources::fault) {
         return Err(fault(definition, Some(step), what));
     }
+    if let Some(what) = step.surroundings.as_ref().and_then(|surroundings| surroundings.fault()) {
+        return Err(fault(definition, Some(step), format!("is wrong: {what}")));
+    }
     match &step.next {
         Transition::Foreach { .. } if step.catch.is_some() => {
             Err(fault(definition, Some(step), "has catch and a foreach: when it fails there are no items to go on with"))

@@ -11,6 +11,7 @@ use crate::policy::{CatchPolicy, HostMode, MemoPolicy, RetryPolicy};
 use crate::resources::Resources;
 use crate::schedule::{Concurrency, Schedule};
 use crate::share::Standing;
+use crate::surroundings::Surroundings;
 
 /// What an SDK sends: the flow as its author wrote it. Format: `docs/protocol.md` §4.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,6 +87,9 @@ pub struct Step {
     /// What runs the step where that is not the flow file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Box<StepCode>>,
+    /// Its variables, secrets and packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surroundings: Option<Box<Surroundings>>,
 }
 
 /// The code of one step in a flow whose steps are written in several languages.

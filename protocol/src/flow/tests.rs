@@ -35,6 +35,7 @@ fn definition(lines: &[&str]) -> Definition {
             gate: None,
             memo: None,
             code: None,
+            surroundings: None,
         }
     });
     Definition {

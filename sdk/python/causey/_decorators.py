@@ -170,6 +170,10 @@ if TYPE_CHECKING:
         custom: dict[str, float] | None = None,
     ) -> Any: ...
 
+    def environment(function: Any = None, *, vars: dict[str, Any] | None = None) -> Any: ...
+
+    def secrets(function: Any = None, *, sources: Any = (), role: str | None = None) -> Any: ...
+
     def host(function: Any = None, *, mode: str = "fork") -> Any: ...
 
     def parallel(function: Any = None, *, gather_seconds: float | None = None) -> Any: ...
@@ -241,6 +245,9 @@ else:
         mark_step,
     )
     approval = _decorator("approval", {"by": (), "timeout": None}, mark_step)
+    environment = _decorator("environment", {"vars": {}}, mark_step)
+    # Sources are names; workers know the values.
+    secrets = _decorator("secrets", {"sources": (), "role": None}, mark_step)
     host = _decorator("host", {"mode": "fork"}, mark_step)
     # `gather_seconds`: how long its members may take to come together.
     parallel = _decorator("parallel", {"gather_seconds": None}, mark_step)

@@ -9,6 +9,7 @@ from causey._decorators import error_names
 from causey._definition_gates import gate_problems, step_gate
 from causey._definition_memo import memo_problems, step_memo
 from causey._definition_resources import resources, resources_problem
+from causey._definition_surroundings import surroundings, surroundings_problems
 from causey._graph import NoSource, read_graph
 from causey._problem import DECORATOR, GRAPH, FlowProblem, Problem
 
@@ -100,6 +101,7 @@ def _step(node: Node) -> dict[str, Any]:
         **_gather(decorators.get("parallel") or {}),
         **({"gate": gate} if (gate := step_gate(decorators)) else {}),
         **({"memo": memo} if (memo := step_memo(decorators)) is not None else {}),
+        **({"surroundings": around} if (around := surroundings(decorators)) else {}),
     }
 
 
@@ -245,7 +247,7 @@ def _decorator_problems(node: Node) -> list[Problem]:
         problem = _out_of_range(decorators["parallel"], {"gather_seconds": (0.001, TIMEOUT_SECONDS_MAX)})
         if problem:
             refuse("parallel", f"@parallel of step '{node.name}': {problem}")
-    for name, message, hint in (*gate_problems(node), *memo_problems(node)):
+    for name, message, hint in (*gate_problems(node), *memo_problems(node), *surroundings_problems(node)):
         refuse(name, message, hint)
     if "grace" in decorators:
         problem = _out_of_range(decorators["grace"], {"seconds": (0, GRACE_SECONDS_MAX)})

@@ -24,7 +24,6 @@ STEP_DECORATORS = {
     "conda": _ENVIRONMENT,
     "container": "remove it; run the worker in a container of this image, and send the step to its pool with @resources(pool=…)",
     "deepspeed": _LATER,
-    "environment": "remove it and set the variables with os.environ at the top of the step",
     "huggingface_hub": "remove it and download the model in the step",
     "kubernetes": _PLACE,
     "metaflow_ray": _LATER,
@@ -33,7 +32,6 @@ STEP_DECORATORS = {
     "pypi": _ENVIRONMENT,
     "pytorch_parallel": "use @parallel: MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE are set, so init_process_group() works",
     "ray_parallel": _LATER,
-    "secrets": "remove it and read the secret in the step",
     "torchrun": _LATER,
 }
 

@@ -18,6 +18,8 @@ WRITE = (
     "self.next(self.a, num_parallel=4) or self.next({'x': self.a, 'y': self.b}, condition='kind')"
 )
 
+SOURCES = "name a place: 'env:NAME', 'file:/PATH' or 'command:NAME/ARGUMENT', each perhaps behind 'VARIABLE='"
+
 CASES = {
     "unknown_step_suggests_a_near_name": (
         """
@@ -513,11 +515,11 @@ CASES = {
     ),
     "refused_decorators": (
         """
-        from causey import card, project, secrets
+        from causey import card, checkpoint, project
 
         @project(name="a")
         class Flow(FlowSpec):
-            @secrets(sources=["a"])
+            @checkpoint(load_policy="fresh")
             @step
             def start(self):
                 self.next(self.end)
@@ -529,12 +531,38 @@ CASES = {
                 pass
         """,
         [
-            "6 start: step 'start' has @secrets, which Causey does not offer yet | "
-            "remove it and read the secret in the step",
+            "6 start: step 'start' has @checkpoint, which Causey does not offer yet | "
+            "remove it; keep intermediate state in files of your own",
             "12 end: step 'end' has @card, which Causey does not offer yet | "
             "remove it; keep what the card would show as an artifact",
             "4 None: flow 'Flow' has @project, which Causey does not offer yet | "
             "remove it; give the flow class a name of its own",
+        ],
+    ),
+    "surroundings": (
+        """
+        class Flow(FlowSpec):
+            @environment(vars={"A-B": "1"})
+            @secrets(sources=["TOKEN", "file:x", "env:CAUSEY_TOKEN", "command:/bin/sh", "A=env:B", "env:A"])
+            @step
+            def start(self):
+                self.next(self.end)
+
+            @environment(vars={"A": "1", "B": 2})
+            @secrets(sources=["A=command:vault/db"], role="reader")
+            @step
+            def end(self):
+                pass
+        """,
+        [
+            "3 start: @environment of step 'start': 'A-B' is no name of a variable | write vars={'NAME': 'value'}",
+            f"4 start: @secrets of step 'start': 'TOKEN' is no source of a secret | {SOURCES}",
+            f"4 start: @secrets of step 'start': 'file:x': the path of a file begins with / | {SOURCES}",
+            f"4 start: @secrets of step 'start': 'env:CAUSEY_TOKEN': variable 'CAUSEY_TOKEN' is Causey's own | {SOURCES}",
+            f"4 start: @secrets of step 'start': 'command:/bin/sh': a command is named by the worker's operator | {SOURCES}",
+            "4 start: @secrets of step 'start': variable 'A' is set twice | give it another name: 'OTHER=…'",
+            "10 end: @secrets of step 'end': role='reader' is of no use here | the worker fetches secrets as itself",
+            "10 end: @secrets of step 'end': variable 'A' is set twice | give it another name: 'OTHER=…'",
         ],
     ),
     "memoised_steps": (

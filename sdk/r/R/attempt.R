@@ -69,6 +69,8 @@ finish_run <- function(run, code, channel) {
     hidden$artifacts[[split_stack]] <- artifact_of(parents[[1]]$object, split_stack)
   }
   if (!is.null(run$timeout_seconds)) setTimeLimit(elapsed = run$timeout_seconds, transient = TRUE)
+  restore <- set_variables(run$environment)
+  on.exit(restore())
   if (is_join) {
     inputs <- lapply(parents, function(parent) new_task(parent$input$step, as.integer(unlist(parent$input$path)), parameters, parent$object, TRUE))
     names(inputs) <- vapply(parents, function(parent) parent$input$step, "")
@@ -78,6 +80,19 @@ finish_run <- function(run, code, channel) {
   }
   setTimeLimit()
   result_line(run, self, is_join)
+}
+
+# Sets variables for the time of a step; what it returns puts the former ones back: the process may run other steps.
+set_variables <- function(variables) {
+  names <- names(variables)
+  if (!length(names)) return(function() NULL)
+  before <- Sys.getenv(names, unset = NA, names = TRUE)
+  do.call(Sys.setenv, as.list(variables))
+  function() {
+    set <- before[!is.na(before)]
+    if (length(set)) do.call(Sys.setenv, as.list(set))
+    Sys.unsetenv(names[is.na(before)])
+  }
 }
 
 # Its name marks where the user's call stack begins.

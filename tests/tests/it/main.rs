@@ -28,6 +28,7 @@ mod pools;
 mod resume;
 mod rogue;
 mod schedules;
+mod secrets;
 mod shuffled;
 mod standby;
 mod sweep;

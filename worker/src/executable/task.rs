@@ -42,6 +42,8 @@ pub(super) struct Run {
     pub(super) timeout_seconds: Option<f64>,
     #[serde(default)]
     pub(super) gang: Option<Gang>,
+    #[serde(default)]
+    pub(super) environment: BTreeMap<String, String>,
     pub(super) transition: Transition,
 }
 
@@ -103,6 +105,7 @@ pub(super) fn environment(
             .map_err(|error| trouble(format!("cannot write {name}: {error}")))
     };
     let mut found = step.env.clone();
+    found.extend(run.environment.clone());
     let mut set = |name: &str, value: String| found.insert(name.to_owned(), value);
     set("CAUSEY_FLOW", run.flow.clone());
     set("CAUSEY_RUN", run.run.to_string());

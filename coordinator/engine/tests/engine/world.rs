@@ -60,6 +60,7 @@ pub(crate) fn definition(name: &str, lines: &[&str]) -> Definition {
             gate: None,
             memo: None,
             code: None,
+            surroundings: None,
         }
     };
     Definition {

@@ -62,6 +62,7 @@ fn flow(retries: u32) -> Flow {
         gate: None,
         memo: None,
         code: None,
+        surroundings: None,
     };
     let retry = RetryPolicy { times: retries, delay_seconds: 60.0, factor: 1.0, cap_seconds: 60.0, jitter: 0.0, on: Vec::new() };
     let definition = Definition {
