@@ -139,9 +139,25 @@ pub(crate) struct Local {
     #[arg(long, env = "CAUSEY_NATS_SERVER", value_name = "FILE")]
     pub(crate) nats_server: Option<PathBuf>,
 
+    /// uv, which resolves and builds environments (default: beside the Python interpreter, or on PATH)
+    #[arg(long, env = "CAUSEY_UV", value_name = "FILE")]
+    pub(crate) uv: Option<PathBuf>,
+
     /// Tasks that run at once on the local worker (default: the number of cores)
     #[arg(long, env = "CAUSEY_SLOTS", value_name = "N")]
     pub(crate) slots: Option<u32>,
+}
+
+/// Packages of steps in Python.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Packages {
+    /// Packages of the steps that ask for none themselves: a requirements.txt, pylock.toml or uv.lock
+    #[arg(long, env = "CAUSEY_ENVIRONMENT_FILE", value_name = "FILE")]
+    pub(crate) environment: Option<PathBuf>,
+
+    /// Resolve the packages that steps ask for anew, rather than take the versions of last time
+    #[arg(long = "upgrade-environment")]
+    pub(crate) upgrade: bool,
 }
 
 /// Parameters of the flow follow its name: `causey run flow.py --alpha 0.5`.
@@ -196,6 +212,9 @@ pub(crate) struct Run {
     pub(crate) json: bool,
 
     #[command(flatten)]
+    pub(crate) packages: Packages,
+
+    #[command(flatten)]
     pub(crate) place: Place,
 }
 
@@ -240,6 +259,9 @@ pub(crate) struct Resume {
     /// One JSON object per line on standard output
     #[arg(long)]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) packages: Packages,
 
     #[command(flatten)]
     pub(crate) place: Place,
@@ -478,6 +500,9 @@ pub(crate) struct Deploy {
     /// JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) packages: Packages,
+
     #[command(flatten)]
     pub(crate) place: Place,
 }

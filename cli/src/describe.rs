@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::arguments::Local;
+use crate::environment::Asked;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
 use crate::gather;
@@ -25,6 +26,8 @@ pub(crate) struct Described {
     pub(crate) definition: Value,
     /// Files of the package: where they are, and their path inside it.
     pub(crate) files: Vec<(PathBuf, String)>,
+    #[serde(default)]
+    pub(crate) environments: Asked,
 }
 
 /// Something wrong with a flow file.
@@ -171,7 +174,7 @@ fn describe_toml(file: &Path) -> Result<Described, DescribeError> {
         DescribeError::Invalid(problems.collect())
     })?;
     let files = gather::files(file, &flow).map_err(|flaw| DescribeError::Invalid(vec![problem(flaw.message, None, None, flaw.hint)]))?;
-    Ok(Described { definition: flow.definition, files })
+    Ok(Described { definition: flow.definition, files, environments: Asked::default() })
 }
 
 async fn describe_python(interpreter: &Interpreter, sdk: &Path, file: &Path) -> Result<Described, DescribeError> {

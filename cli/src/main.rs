@@ -5,6 +5,7 @@ mod arguments;
 mod client;
 mod command;
 mod describe;
+mod environment;
 mod exit;
 mod fault;
 mod flow_arguments;

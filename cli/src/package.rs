@@ -1,6 +1,7 @@
 //! The code package: the flow's files as a tar whose bytes depend on nothing but their names and contents, so equal code has an
 //! equal digest and is stored once. Whether a file is a program counts as its content.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -9,7 +10,9 @@ use causey_protocol::flow::{Definition, Flow};
 use causey_protocol::id::Digest;
 use serde_json::Value;
 
+use crate::client::Client;
 use crate::describe::Described;
+use crate::environment::Asked;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
 
@@ -19,6 +22,23 @@ pub(crate) struct Packaged {
     pub(crate) definition: Definition,
     pub(crate) digest: Digest,
     pub(crate) tar: Vec<u8>,
+    /// What its steps ask for; taken out when it is resolved.
+    pub(crate) asked: Asked,
+    /// Locks of environments, sent beside the code.
+    pub(crate) locks: BTreeMap<Digest, Vec<u8>>,
+}
+
+impl Packaged {
+    /// Stores code and locks.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub(crate) async fn send(&self, client: &Client) -> Result<(), Fault> {
+        for (digest, lock) in &self.locks {
+            client.put_package(&digest.to_string(), lock.clone()).await?;
+        }
+        client.put_package(&self.digest.to_string(), self.tar.clone()).await
+    }
 }
 
 /// Packs the described files and checks the definition as the server will.
@@ -36,7 +56,7 @@ pub(crate) fn package(described: Described) -> Result<Packaged, Fault> {
         .map_err(|error| Fault::new(Exit::Usage, fault::FLOW_FILE, "the SDK's definition of the flow cannot be read").detail(error))?;
     let definition = Definition::from(Flow::try_from(definition).map_err(Fault::usage)?);
     causey_coordinator::calendar::check(&definition).map_err(Fault::usage)?;
-    Ok(Packaged { definition, digest, tar })
+    Ok(Packaged { definition, digest, tar, asked: described.environments, locks: BTreeMap::new() })
 }
 
 fn pack(mut files: Vec<(PathBuf, String)>) -> Result<Vec<u8>, Fault> {
@@ -88,7 +108,8 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let definition = serde_json::json!({"format": 1, "name": "H", "language": "python", "file": "h.py",
             "steps": [{"name": "start", "next": {"linear": {"to": "end"}}}, {"name": "end", "next": "end"}]});
-        let packaged = package(Described { definition, files: vec![write(base.path(), "h.py", "x")] }).unwrap();
+        let packaged =
+            package(Described { definition, environments: Asked::default(), files: vec![write(base.path(), "h.py", "x")] }).unwrap();
         assert_eq!(packaged.definition.package, Digest::of(&packaged.tar));
     }
 }

@@ -136,11 +136,11 @@ codes! {
     /// This coordinator is not the leader.
     NOT_LEADER = 5002;
     /// The environment of a step cannot be built on the worker.
-    ENVIRONMENT_BUILD = 6001;
+    ENVIRONMENT_BUILD = 6010;
     /// Packages that a flow asks for do not go together, or are not there.
-    ENVIRONMENT_UNRESOLVED = 6002;
+    ENVIRONMENT_UNRESOLVED = 6011;
     /// There is no uv, which resolves and builds environments.
-    ENVIRONMENT_TOOL = 6003;
+    ENVIRONMENT_TOOL = 6012;
     /// A secret that the worker does not have.
     SECRET = 6101;
     /// A fault of Causey itself.

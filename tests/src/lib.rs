@@ -16,6 +16,7 @@ pub mod simulation;
 pub mod stack;
 pub mod tools;
 pub mod wait;
+pub mod wheels;
 
 pub use api::Api;
 pub use cable::{Cable, Direction};

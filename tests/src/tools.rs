@@ -64,6 +64,17 @@ pub fn python() -> PathBuf {
     found.expect("there is no Python: install python3, or set CAUSEY_TEST_PYTHON")
 }
 
+/// uv: CAUSEY_TEST_UV, else the one beside the Python, else the one on PATH; if there is none, says that the test which asks is skipped.
+#[must_use]
+pub fn uv() -> Option<PathBuf> {
+    let beside = python().parent().map(|folder| folder.join("uv")).filter(|file| file.is_file());
+    let found = told("CAUSEY_TEST_UV").or(beside).or_else(|| on_path("uv"));
+    if found.is_none() {
+        eprintln!("skipped: there is no uv; `make venv` installs it");
+    }
+    found
+}
+
 /// Whether the Python can import a module; if not, says that the test which asks is skipped.
 ///
 /// # Panics

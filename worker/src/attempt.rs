@@ -11,7 +11,7 @@ use causey_artifacts::{ObjectLink, TaskNote, failpoint};
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::codec;
 use causey_protocol::id::{Digest, ModelName, TaskKey, Timestamp};
-use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
+use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, OutputStream, Told};
 use causey_protocol::policy::{GRACE_SECONDS_DEFAULT, HostMode};
 use causey_protocol::problem::Code;
 use causey_protocol::task::{
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bench::Bench;
 use crate::depot::Depot;
+use crate::environment::{EnvironmentError, Environments};
 use crate::frame::{self, FromHost, Input, Run, ToHost, Trigger};
 use crate::gang::Gangs;
 use crate::gpu::Gpus;
@@ -35,7 +36,7 @@ use crate::nats::Nats;
 use crate::output::{LiveChunk, Output};
 use crate::package::Packages;
 use crate::place::Places;
-use crate::process::{self, FlowCode, Interpreters, Language};
+use crate::process::{self, FlowCode, Interpreters, Language, PackageFolder};
 use crate::report::{Confirm, Reports};
 use crate::result::{self, Ended, Ending};
 use crate::secret::{Revealed, SecretError, Secrets};
@@ -66,6 +67,7 @@ const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 pub(crate) struct Tools {
     pub(crate) depot: Depot,
     pub(crate) packages: Packages,
+    pub(crate) environments: Environments,
     pub(crate) hosts: Hosts,
     pub(crate) live: Live,
     pub(crate) leader: Leader<Nats>,
@@ -161,8 +163,9 @@ impl Bench for Tools {
     async fn prepare(&self, dispatch: &Dispatch) {
         if let Some(language) = Language::find(&dispatch.language)
             && let Ok(folder) = self.packages.unpacked(&dispatch.package, &self.depot).await
+            && let Ok(environment) = environment(self, dispatch, language).await
         {
-            self.hosts.prepare(&flow_code(dispatch, language, folder), dispatch.host);
+            self.hosts.prepare(&flow_code(dispatch, language, folder, environment), dispatch.host);
         }
     }
 
@@ -313,9 +316,30 @@ async fn ready_runner(tools: &Tools, job: &Job, reports: &Reports) -> Result<(Ru
     Ok((runner, inputs))
 }
 
-fn flow_code(dispatch: &Dispatch, language: Language, folder: PathBuf) -> FlowCode {
+fn flow_code(dispatch: &Dispatch, language: Language, folder: PathBuf, environment: Option<PackageFolder>) -> FlowCode {
     let variables = dispatch.surroundings.as_ref().map(|surroundings| surroundings.variables.clone()).unwrap_or_default();
-    FlowCode { language, folder, file: dispatch.file.clone(), variables }
+    FlowCode { language, folder, file: dispatch.file.clone(), variables, environment }
+}
+
+/// The packages of a step in Python, built if need be.
+async fn environment(tools: &Tools, dispatch: &Dispatch, language: Language) -> Result<Option<PackageFolder>, EnvironmentError> {
+    let wanted = dispatch.surroundings.as_ref().and_then(|surroundings| surroundings.environment.as_ref());
+    let Some(wanted) = wanted.filter(|_| language == Language::Python) else { return Ok(None) };
+    let folder = tools.environments.built(wanted, &tools.depot).await?;
+    let sdk = if tools.hosts.has_python_sdk() { None } else { Some(tools.environments.own_sdk().await?) };
+    Ok(Some(PackageFolder { folder, sdk }))
+}
+
+/// A build may take minutes, in which nothing else is seen of the attempt.
+fn say_if_it_takes_time(tools: &Tools, job: &Job) {
+    let wanted = job.dispatch.surroundings.as_ref().and_then(|surroundings| surroundings.environment.as_ref());
+    if wanted.is_some_and(|wanted| !tools.environments.has(wanted)) {
+        let (step, task) = (job.dispatch.step.clone(), job.task());
+        let text = "causey: getting the step's environment ready\n".into();
+        let (at, stream) = (now(), OutputStream::Stderr);
+        let output = LiveOutput { step, task: task.path.task_name(task.visit), attempt: task.attempt, at, stream, text };
+        tools.live.show(job.dispatch.run, output);
+    }
 }
 
 async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
@@ -327,7 +351,11 @@ async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
         return Err((FailureKind::Permanent, ErrorInfo { kind: Code::LOAD_FAILED.to_string(), message, hint, ..ErrorInfo::default() }));
     };
     match tools.packages.unpacked(package, &tools.depot).await {
-        Ok(folder) => Ok(flow_code(&job.dispatch, known, folder)),
+        Ok(folder) => {
+            say_if_it_takes_time(tools, job);
+            let environment = environment(tools, &job.dispatch, known).await.map_err(|error| error.into_fault(step))?;
+            Ok(flow_code(&job.dispatch, known, folder, environment))
+        }
         Err(error) => {
             let kind = if error.is_permanent() { FailureKind::Permanent } else { FailureKind::Infrastructure };
             Err((kind, result::infrastructure(step, &error)))

@@ -50,6 +50,14 @@ pub struct Config {
     #[arg(long, env = "CAUSEY_PYTHON", default_value = "python3")]
     pub python: PathBuf,
 
+    /// uv, which builds environments for steps that ask for packages (default: beside the Python interpreter, or on PATH)
+    #[arg(long, env = "CAUSEY_UV", value_name = "FILE")]
+    pub uv: Option<PathBuf>,
+
+    /// Folder of built environments; workers of one machine may share it (default: in the worker's folder)
+    #[arg(long, env = "CAUSEY_ENVIRONMENTS", value_name = "FOLDER")]
+    pub environments: Option<PathBuf>,
+
     /// Folder put in front of the interpreter's search path; holds the Causey SDK
     #[arg(long, env = "CAUSEY_SDK")]
     pub sdk: Option<PathBuf>,

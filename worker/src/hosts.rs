@@ -143,6 +143,11 @@ impl Hosts {
         Ok(Self { shared, templates: Mutex::default(), socket_folder })
     }
 
+    /// Whether the worker was told where the SDK for Python is.
+    pub(crate) fn has_python_sdk(&self) -> bool {
+        self.shared.interpreters.python.sdk.is_some()
+    }
+
     /// Starts the template of `code` unless it is there, without waiting for it.
     pub(crate) fn prepare(&self, code: &FlowCode, mode: HostMode) {
         self.template(code).prepare(mode);

@@ -2,7 +2,7 @@
 //! lose at any time: the queue delivers again, the store keeps the first result of each attempt, the coordinator decides.
 //!
 //! `life` goes from the first hello to the last word; `worker` is the loop; `pull`, `slots`, `capacity`, `held` and `lease` are its bookkeeping; `attempt` runs one task with `hosts`, `template`,
-//! `host` and `connection` (processes), `confine`, `family` and `orphans` (what they may do and leave behind), `pressure`, `limits`, `cgroup` and `watchdog` (what they booked), `executable` (the host of commands), `package`, `depot`, `cache` and `space` (files), `output`, `result`, `secret` and `mask`; `report`, `leader`,
+//! `host` and `connection` (processes), `confine`, `family` and `orphans` (what they may do and leave behind), `pressure`, `limits`, `cgroup` and `watchdog` (what they booked), `executable` (the host of commands), `package`, `environment`, `depot`, `cache` and `space` (files), `output`, `result`, `secret` and `mask`; `report`, `leader`,
 //! `presence` and `live` speak to the rest of Causey.
 
 mod attempt;
@@ -15,6 +15,7 @@ pub mod confine;
 mod connection;
 pub mod decoders;
 mod depot;
+mod environment;
 pub mod equipment;
 pub mod executable;
 mod family;
@@ -42,6 +43,7 @@ mod presence;
 mod pressure;
 mod process;
 mod pull;
+mod python;
 mod report;
 mod result;
 mod secret;
@@ -50,6 +52,7 @@ mod space;
 mod start;
 mod status;
 mod template;
+pub mod uv;
 mod watchdog;
 mod worker;
 

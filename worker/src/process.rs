@@ -16,6 +16,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 use tokio::process::{Child, Command};
 
 use crate::confine::Confinement;
+use crate::environment;
 use crate::frame::Role;
 use crate::orphans::Orphans;
 
@@ -81,6 +82,15 @@ pub(crate) struct FlowCode {
     pub(crate) file: String,
     /// Variables that its processes begin with.
     pub(crate) variables: BTreeMap<String, String>,
+    pub(crate) environment: Option<PackageFolder>,
+}
+
+/// An environment of packages that a step asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PackageFolder {
+    pub(crate) folder: PathBuf,
+    /// Where it finds the SDK, unless the worker was told.
+    pub(crate) sdk: Option<PathBuf>,
 }
 
 /// How this worker starts an interpreter.
@@ -151,9 +161,11 @@ impl Interpreters {
             confinement.writable.extend([read.to_owned(), write.to_owned()]);
         }
         let confinement = serde_json::to_string(&confinement).expect("paths of this worker are UTF-8");
+        let environment = code.environment.as_ref().map(|environment| environment::interpreter(&environment.folder));
+        let program = environment.as_deref().unwrap_or_else(|| self.program(code.language));
         let mut command = Command::new(&self.causey);
         match code.language {
-            Language::Python | Language::R => command.args(["confine", &confinement, "--"]).arg(self.program(code.language)),
+            Language::Python | Language::R => command.args(["confine", &confinement, "--"]).arg(program),
             Language::Executable => command.args(["host", "--confine", &confinement]),
         };
         match code.language {
@@ -190,9 +202,19 @@ impl Interpreters {
         for name in THREAD_LIMITS {
             command.env(name, "1");
         }
+        // Packages of the worker must not get in between.
+        let outer_path = if code.environment.is_some() { None } else { env::var_os(SEARCH_PATH) };
+        if let Some(PackageFolder { folder, .. }) = &code.environment {
+            for name in [SEARCH_PATH, "PYTHONHOME", "PYTHONSTARTUP"] {
+                command.env_remove(name);
+            }
+            command.env("VIRTUAL_ENV", folder).env("CAUSEY_ENVIRONMENT", folder.file_name().unwrap_or_default());
+            command.env("PATH", search_path(&folder.join("bin"), env::var_os("PATH")));
+        }
         command.envs(&code.variables);
-        if let (Language::Python, Some(sdk)) = (code.language, &self.python.sdk) {
-            let rest = code.variables.get(SEARCH_PATH).map(OsString::from).or_else(|| env::var_os(SEARCH_PATH));
+        let own_sdk = code.environment.as_ref().and_then(|environment| environment.sdk.as_ref());
+        if let (Language::Python, Some(sdk)) = (code.language, self.python.sdk.as_ref().or(own_sdk)) {
+            let rest = code.variables.get(SEARCH_PATH).map(OsString::from).or(outer_path);
             command.env(SEARCH_PATH, search_path(sdk, rest));
         }
         if let Some(temporary) = temporary {

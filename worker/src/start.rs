@@ -16,6 +16,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::confine::{self, Confinement, Sandbox};
 use crate::depot::Depot;
+use crate::environment::Environments;
 use crate::gang::Gangs;
 use crate::gpu::Gpus;
 use crate::hosts::Hosts;
@@ -54,10 +55,13 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let gpus = Gpus::open();
     let offer = offer(&config, &folder, &gpus)?;
     let space = Space::new(disks, config.free_bytes_min);
+    let interpreters = interpreters(&config, &folder)?;
+    let environments = config.environments.clone().map_or_else(|| Ok(folder.join("environments")), std::path::absolute)?;
     let bench = Arc::new(Tools {
         depot,
+        environments: Environments::new(environments, config.uv.clone(), interpreters.python.program.clone()),
         packages: Packages::new(folder.join("packages"), cache),
-        hosts: Hosts::open(interpreters(&config, &folder)?, &folder.join("hosts"), &folder.join("tasks"), offer.slots)?,
+        hosts: Hosts::open(interpreters, &folder.join("hosts"), &folder.join("tasks"), offer.slots)?,
         live: Live::open(nats.clone()),
         gangs: Gangs::default(),
         places: Places::new(&config)?,

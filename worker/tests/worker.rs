@@ -225,6 +225,8 @@ impl Bench {
             no_memory_limit: false,
             writable: Vec::new(),
             unreadable: Vec::new(),
+            uv: None,
+            environments: None,
             sdk: Some(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/python")),
             ack_wait_seconds: 3,
             free_bytes_min: 0,

@@ -4,7 +4,7 @@ use causey_protocol::share::Standing;
 use serde_json::{Value, json};
 
 use crate::arguments::Deploy;
-use crate::command::show::packaged;
+use crate::command::show::settled;
 use crate::exit::Exit;
 use crate::fault::Fault;
 use crate::screen::format::moment;
@@ -17,13 +17,13 @@ use crate::state::random_hex;
 /// # Errors
 /// When the flow is not valid, or the server cannot be reached or refuses.
 pub(crate) async fn run(arguments: &Deploy) -> Result<Exit, Fault> {
-    let mut packaged = packaged(&arguments.flow, &arguments.place.local).await?;
+    let mut packaged = settled(&arguments.flow, &arguments.place.local, &arguments.packages).await?;
     // They become part of the version: runs that its triggers start have them.
     let asked = Standing { priority: arguments.priority, max_parallel: arguments.max_workers };
     packaged.definition.standing = asked.or(packaged.definition.standing);
     with_server(&arguments.place, async |session| {
         let client = &session.client;
-        client.put_package(&packaged.digest.to_string(), packaged.tar.clone()).await?;
+        packaged.send(client).await?;
         let answer: Value = client.post(&["flows"], &json!({"request_id": random_hex(), "definition": packaged.definition})).await?;
         if arguments.json {
             print_json(&answer);

@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::client::answer::Submitted;
 use crate::command::given;
 use crate::command::run::{Screens, follow, note_run};
-use crate::command::show::packaged;
+use crate::command::show::settled;
 use crate::describe;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
@@ -40,7 +40,7 @@ pub(crate) async fn run(arguments: Resume) -> Result<Exit, Fault> {
     let place = &arguments.place;
     let prepare = async {
         let code = match &wanted.file {
-            Some(file) => Some(packaged(file, &place.local).await?),
+            Some(file) => Some(settled(file, &place.local, &arguments.packages).await?),
             None => None,
         };
         let connect = async {
@@ -106,12 +106,12 @@ async fn submit(arguments: &Resume, wanted: &Wanted, client: &Client, code: Opti
         body["timeout_seconds"] = json!(seconds);
     }
     let mut run = wanted.run.clone();
-    if let Some(Packaged { definition, digest, tar }) = code {
+    if let Some(packaged) = code {
         if run.is_none() {
-            run = newest(client, definition.name.as_str()).await?;
+            run = newest(client, packaged.definition.name.as_str()).await?;
         }
-        body["definition"] = json!(definition);
-        client.put_package(&digest.to_string(), tar).await?;
+        body["definition"] = json!(packaged.definition);
+        packaged.send(client).await?;
     }
     let Some(run) = run else {
         return Err(Fault::new(Exit::NotFound, fault::ARGUMENT, "no run of this flow is known").hint("run it first: causey run FLOW.py"));

@@ -11,6 +11,7 @@ use crate::client::answer::{Resumed, Submitted};
 use crate::command::given;
 use crate::command::watch::{Watched, watch};
 use crate::describe::{self, describe};
+use crate::environment;
 use crate::exit::Exit;
 use crate::fault::{self, Fault};
 use crate::flow_arguments::resolve;
@@ -137,7 +138,8 @@ async fn prepare(
     let local = &arguments.place.local;
     let project = Project::open(local, near)?;
     let described = async {
-        let packaged = package(describe(&project, local, file).await?)?;
+        let mut packaged = package(describe(&project, local, file).await?)?;
+        environment::settle(&mut packaged, &project, local, &arguments.packages, file).await?;
         let values = resolve(&packaged.definition.parameters, parameters).map_err(Fault::usage)?;
         Ok::<_, Fault>(Request::File(Box::new(packaged), json!(values)))
     };
@@ -182,7 +184,7 @@ async fn submit(arguments: &Run, client: &Client, request: Request) -> Result<Su
         Request::File(packaged, parameters) => {
             body["definition"] = json!(packaged.definition);
             body["parameters"] = parameters;
-            client.put_package(&packaged.digest.to_string(), packaged.tar).await?;
+            packaged.send(client).await?;
         }
         Request::Deployed(parameters) => {
             body["flow"] = json!(arguments.flow);

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::arguments::{Local, Show};
+use crate::arguments::{Local, Packages, Show};
 use crate::client::answer::{Resumed, RunView};
 use crate::describe::{self, DescribeError, describe};
+use crate::environment;
 use crate::exit::Exit;
 use crate::fault::Fault;
 use crate::package::{Packaged, package};
@@ -52,6 +53,17 @@ pub(crate) async fn run(arguments: &Show) -> Result<Exit, Fault> {
 /// When there is no such file or it is not a valid flow.
 pub(crate) async fn packaged(path: &Path, local: &Local) -> Result<Packaged, Fault> {
     package(described(path, local).await??)
+}
+
+/// Packs the flow in a file and resolves what its steps ask for.
+///
+/// # Errors
+/// As [`packaged`], and when packages cannot be had.
+pub(crate) async fn settled(path: &Path, local: &Local, packages: &Packages) -> Result<Packaged, Fault> {
+    let mut made = packaged(path, local).await?;
+    let file = describe::flow_file(path)?;
+    environment::settle(&mut made, &Project::open(local, file.parent())?, local, packages, &file).await?;
+    Ok(made)
 }
 
 /// Describes the flow in a file; what is wrong with it is a value.

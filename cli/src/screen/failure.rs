@@ -71,7 +71,9 @@ fn block(run: &RunView, step: &str, wide: bool, failure: &Failures, context: Con
         lines.push(format!("  same error in {others} more {noun}: {}{more}", named.join(", ")));
     }
     lines.push(format!("  log: causey logs {}/{step}/{first}", run.name));
-    lines.extend(error.hint.as_ref().map(|hint| format!("  {}  {hint}", paint.bold("help"))));
+    // Errors of Python have theirs in their text.
+    let hint = error.hint.as_deref().or_else(|| Some(error.message.split_once("\nhint: ")?.1));
+    lines.extend(hint.map(|hint| format!("  {}  {hint}", paint.bold("help"))));
     lines
 }
 

@@ -66,6 +66,7 @@ pub(crate) struct Plan {
     program: PathBuf,
     python: PathBuf,
     sdk: PathBuf,
+    uv: Option<PathBuf>,
 }
 
 impl Plan {
@@ -87,6 +88,7 @@ impl Plan {
             settings,
             api_port,
             slots: local.slots,
+            uv: local.uv.clone(),
             store: state.data_folder("store")?,
             projection: state.data_folder("projection")?,
             worker: state.data_folder("worker")?,
@@ -167,6 +169,9 @@ impl Plan {
                 // The keys to this stack, where files are kept from steps.
                 for name in ["token", "nats"] {
                     command.arg("--unreadable").arg(self.state.file(name));
+                }
+                if let Some(uv) = &self.uv {
+                    command.arg("--uv").arg(uv);
                 }
                 if let Some(slots) = self.slots {
                     command.args(["--slots", &slots.to_string()]);

@@ -174,6 +174,40 @@ if TYPE_CHECKING:
 
     def secrets(function: Any = None, *, sources: Any = (), role: str | None = None) -> Any: ...
 
+    def pypi(
+        function: Any = None,
+        *,
+        packages: dict[str, Any] | None = None,
+        python: str | None = None,
+        disabled: bool | None = None,
+    ) -> Any: ...
+
+    def pypi_base(
+        flow: Any = None,
+        *,
+        packages: dict[str, Any] | None = None,
+        python: str | None = None,
+        disabled: bool | None = None,
+    ) -> Any: ...
+
+    def conda(
+        function: Any = None,
+        *,
+        packages: dict[str, Any] | None = None,
+        libraries: dict[str, Any] | None = None,
+        python: str | None = None,
+        disabled: bool | None = None,
+    ) -> Any: ...
+
+    def conda_base(
+        flow: Any = None,
+        *,
+        packages: dict[str, Any] | None = None,
+        libraries: dict[str, Any] | None = None,
+        python: str | None = None,
+        disabled: bool | None = None,
+    ) -> Any: ...
+
     def host(function: Any = None, *, mode: str = "fork") -> Any: ...
 
     def parallel(function: Any = None, *, gather_seconds: float | None = None) -> Any: ...
@@ -248,6 +282,11 @@ else:
     environment = _decorator("environment", {"vars": {}}, mark_step)
     # Sources are names; workers know the values.
     secrets = _decorator("secrets", {"sources": (), "role": None}, mark_step)
+    pypi = _decorator("pypi", {"packages": {}, "python": None, "disabled": None}, mark_step)
+    pypi_base = _decorator("pypi_base", {"packages": {}, "python": None, "disabled": None}, mark_flow)
+    # Both as @pypi.
+    conda = _decorator("conda", {"packages": {}, "libraries": {}, "python": None, "disabled": None}, mark_step)
+    conda_base = _decorator("conda_base", {"packages": {}, "libraries": {}, "python": None, "disabled": None}, mark_flow)
     host = _decorator("host", {"mode": "fork"}, mark_step)
     # `gather_seconds`: how long its members may take to come together.
     parallel = _decorator("parallel", {"gather_seconds": None}, mark_step)

@@ -28,8 +28,9 @@ PRIORITY_MAX = 100
 _HOST_MODES = ("fork", "reuse", "spawn")
 
 
-def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
-    """Raises FlowProblem with everything that is wrong."""
+def definition(flow: type[FlowSpec], path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The definition, and the environments that its steps ask for. Raises FlowProblem with everything that is wrong."""
+    from causey._definition_environments import environments
     from causey._definition_parameters import parameters, parameters_problems
     from causey._definition_schedules import concurrency, schedules
     from causey._definition_triggers import triggers
@@ -42,6 +43,8 @@ def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
     problems = check_graph(flow.__name__, path, graph)
     if not problems:
         problems = [problem for node in graph.values() for problem in _decorator_problems(node)]
+    found_environments, environment_problems = environments(flow, graph, path)
+    problems += environment_problems
     problems += parameters_problems(flow, path)
     run_timeout, timeout_problems = _run_timeout(flow, path)
     problems += timeout_problems
@@ -63,7 +66,7 @@ def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
         )
     if problems:
         raise FlowProblem(*problems)
-    return {
+    made = {
         "format": 1,
         "name": flow.__name__,
         "language": "python",
@@ -77,6 +80,7 @@ def definition(flow: type[FlowSpec], path: str) -> dict[str, Any]:
         **({"timeout_seconds": run_timeout} if run_timeout is not None else {}),
         **({"standing": {"priority": priority}} if priority is not None else {}),
     }
+    return made, found_environments
 
 
 def _cleaned(doc: str | None) -> str:

@@ -16,10 +16,12 @@ def describe(path: str, more_suffixes: tuple[str, ...] = ()) -> dict[str, object
 
     try:
         flow = load_flow(path)
-        return {"definition": definition(flow, path), "files": package_files(path, more_suffixes)}
+        made, environments = definition(flow, path)
+        answer: dict[str, object] = {"definition": made, "files": package_files(path, more_suffixes)}
+        return {**answer, **({"environments": environments} if environments else {})}
     except FlowProblem as found:
         problems = [problem.fields() for problem in found.problems]
-        answer: dict[str, object] = {"problem": problems[0]}
+        answer = {"problem": problems[0]}
         if len(problems) > 1:
             answer["problems"] = problems
         return answer

@@ -125,7 +125,9 @@ def _message(problem: BaseException) -> str:
 def _hint(problem: BaseException) -> str | None:
     if isinstance(problem, ModuleNotFoundError) and problem.name:
         package = problem.name.partition(".")[0]
-        return f"pip install {_PACKAGES.get(package, package)}"
+        package = _PACKAGES.get(package, package)
+        add = f"add it to the step's environment: @pypi(packages={{'{package}': ''}})"
+        return add if "CAUSEY_ENVIRONMENT" in os.environ else f"pip install {package}, or {add}"
     if isinstance(problem, AttributeError) and problem.name:
         from causey._flow import FlowSpec
         from causey._suggest import did_you_mean

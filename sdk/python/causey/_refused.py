@@ -15,13 +15,11 @@ if TYPE_CHECKING:
 
 _LATER = "remove it for now"
 _PLACE = "remove it; say what the step needs with @resources(cpu=…, memory=…, gpu=…, pool=…)"
-_ENVIRONMENT = "remove it and install the packages in the environment of the workers"
 
 STEP_DECORATORS = {
     "batch": _PLACE,
     "card": "remove it; keep what the card would show as an artifact",
     "checkpoint": "remove it; keep intermediate state in files of your own",
-    "conda": _ENVIRONMENT,
     "container": "remove it; run the worker in a container of this image, and send the step to its pool with @resources(pool=…)",
     "deepspeed": _LATER,
     "huggingface_hub": "remove it and download the model in the step",
@@ -29,17 +27,14 @@ STEP_DECORATORS = {
     "metaflow_ray": _LATER,
     "model": "remove it and use causey.models.publish(…) in the step",
     "mpi": _LATER,
-    "pypi": _ENVIRONMENT,
     "pytorch_parallel": "use @parallel: MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE are set, so init_process_group() works",
     "ray_parallel": _LATER,
     "torchrun": _LATER,
 }
 
 FLOW_DECORATORS = {
-    "conda_base": _ENVIRONMENT,
     "exit_hook": "remove it; follow `dev.causey.run.finished.v1` with causey.events.follow",
     "project": "remove it; give the flow class a name of its own",
-    "pypi_base": _ENVIRONMENT,
     "trigger_on_finish": "use @trigger(event='dev.causey.run.finished.v1')",
 }
 

@@ -1094,7 +1094,10 @@ CASES = {
         """
         import sklearn_is_absent
         """,
-        ["2 None: ModuleNotFoundError: No module named 'sklearn_is_absent' | pip install sklearn_is_absent"],
+        [
+            "2 None: ModuleNotFoundError: No module named 'sklearn_is_absent' | "
+            "pip install sklearn_is_absent, or add it to the step's environment: @pypi(packages={'sklearn_is_absent': ''})"
+        ],
     ),
     "name_that_is_not_offered": (
         """

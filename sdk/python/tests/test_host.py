@@ -119,7 +119,7 @@ def test_failing_import_is_reported(flow_file, start_worker):
     error = worker.first["error"]
     assert worker.first["type"] == "load_failed"
     assert (error["type"], error["file"], error["line"]) == ("ModuleNotFoundError", "flow.py", 2)
-    assert error["message"] == "No module named 'absent_package'\nhint: pip install absent_package"
+    assert error["message"] == "No module named 'absent_package'\nhint: pip install absent_package, or add it to the step's environment: @pypi(packages={'absent_package': ''})"
     assert worker.process.wait(peer.DEADLINE_SECONDS) == 1
 
 
@@ -282,7 +282,7 @@ def test_current_describes_the_attempt(run_step):
         (
             ["import sklearn_absent.x"],
             "ModuleNotFoundError",
-            "No module named 'sklearn_absent'\nhint: pip install sklearn_absent",
+            "No module named 'sklearn_absent'\nhint: pip install sklearn_absent, or add it to the step's environment: @pypi(packages={'sklearn_absent': ''})",
         ),
         (
             ["self.total = 1", "self.totl"],

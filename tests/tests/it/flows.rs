@@ -18,6 +18,7 @@ pub(crate) const GREEDY: &str = include_str!("../../flows/greedy.py");
 pub(crate) const ROGUE: &str = include_str!("../../flows/rogue.py");
 pub(crate) const CONFINED: &str = include_str!("../../flows/confined.py");
 pub(crate) const SECRETIVE: &str = include_str!("../../flows/secretive.py");
+pub(crate) const PACKAGED: &str = include_str!("../../flows/packaged.py");
 pub(crate) const LACKING: &str = include_str!("../../flows/lacking.py");
 pub(crate) const DICE: &str = include_str!("../../flows/dice.py");
 

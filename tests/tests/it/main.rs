@@ -7,6 +7,7 @@ mod clocks;
 mod cluster;
 mod confined;
 mod durability;
+mod environments;
 mod events;
 mod failpoints;
 mod fair;
