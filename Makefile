@@ -1,4 +1,4 @@
-# make demo | check | test | bench | soak | clean. Needs cargo (rustup), Python 3.10 or newer with venv, and a C compiler.
+# make demo | check | test | libraries | bench | soak | clean. Needs cargo (rustup), Python 3.10 or newer with venv, and a C compiler.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -74,6 +74,15 @@ test: venv r ## all tests: Rust, SDKs, examples
 		echo "Rust tests by cargo test (cargo-nextest is not installed)"; cargo test --workspace --locked --no-fail-fast; \
 	fi
 	$(VENV)/bin/python -m pytest -q -rs sdk/python/tests sdk/conformance sdk/r examples
+
+# Their packages are large: hundreds of MiB, and minutes the first time.
+.PHONY: libraries
+libraries: export CAUSEY_BIN := $(TARGET)/debug/causey
+libraries: export CAUSEY_TEST_NATS_SERVER := $(VENV)/bin/nats-server
+libraries: export CAUSEY_TEST_LIBRARIES := 1
+libraries: venv ## run the flows that bring LightGBM, scikit-learn and TensorFlow along
+	cargo build --locked -p causey-cli
+	$(VENV)/bin/python -m pytest -q -rs examples/libraries
 
 R_PACKAGES := r-base-core r-cran-jsonlite
 
