@@ -11,7 +11,7 @@ use causey_artifacts::{ObjectLink, TaskNote, failpoint};
 use causey_protocol::artifact::ObjectRef;
 use causey_protocol::codec;
 use causey_protocol::id::{Digest, ModelName, TaskKey, Timestamp};
-use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, OutputStream, Told};
+use causey_protocol::live::{Ask, LiveOutput, OpenAttempt, Told};
 use causey_protocol::policy::{GRACE_SECONDS_DEFAULT, HostMode};
 use causey_protocol::problem::Code;
 use causey_protocol::task::{
@@ -330,18 +330,6 @@ async fn environment(tools: &Tools, dispatch: &Dispatch, language: Language) -> 
     Ok(Some(PackageFolder { folder, sdk }))
 }
 
-/// A build may take minutes, in which nothing else is seen of the attempt.
-fn say_if_it_takes_time(tools: &Tools, job: &Job) {
-    let wanted = job.dispatch.surroundings.as_ref().and_then(|surroundings| surroundings.environment.as_ref());
-    if wanted.is_some_and(|wanted| !tools.environments.has(wanted)) {
-        let (step, task) = (job.dispatch.step.clone(), job.task());
-        let text = "causey: getting the step's environment ready\n".into();
-        let (at, stream) = (now(), OutputStream::Stderr);
-        let output = LiveOutput { step, task: task.path.task_name(task.visit), attempt: task.attempt, at, stream, text };
-        tools.live.show(job.dispatch.run, output);
-    }
-}
-
 async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
     let Dispatch { language, package, step, .. } = &*job.dispatch;
     let Some(known) = Language::find(language) else {
@@ -352,7 +340,6 @@ async fn code(tools: &Tools, job: &Job) -> Result<FlowCode, Fault> {
     };
     match tools.packages.unpacked(package, &tools.depot).await {
         Ok(folder) => {
-            say_if_it_takes_time(tools, job);
             let environment = environment(tools, &job.dispatch, known).await.map_err(|error| error.into_fault(step))?;
             Ok(flow_code(&job.dispatch, known, folder, environment))
         }

@@ -110,11 +110,6 @@ impl Environments {
         Self { folder, uv, python, facts: OnceCell::new(), wanted: Mutex::default() }
     }
 
-    /// Whether it is at hand.
-    pub(crate) fn has(&self, environment: &Environment) -> bool {
-        self.wanted(environment).built.initialized()
-    }
-
     fn wanted(&self, Environment { lock, python }: &Environment) -> Arc<Wanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).entry((*lock, python.clone())).or_default().clone()
     }

@@ -84,7 +84,7 @@ struct Used {
 
 impl Used {
     fn add(before: Option<Self>, usage: Usage) -> Self {
-        let Usage { peak_memory_bytes, cpu_millis } = usage;
+        let Usage { peak_memory_bytes, cpu_millis, memory_limit: _ } = usage;
         let before = before.unwrap_or(Self { cpu_millis: Some(0), ..Self::default() });
         Self {
             tasks: before.tasks + 1,
