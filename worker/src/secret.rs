@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(crate) struct Secrets {
     pub(crate) allowed: Vec<String>,
     /// The words of each command.
     pub(crate) commands: BTreeMap<String, Vec<String>>,
+    /// Files and folders that no step may read, so neither by way of the worker.
+    pub(crate) hidden: Vec<PathBuf>,
 }
 
 /// The secrets of an attempt, by variable.
@@ -85,6 +87,11 @@ fn trouble(what: impl Into<String>, hint: &'static str) -> Trouble {
     Trouble { what: what.into(), hint: Some(hint), transient: false }
 }
 
+/// The credentials of the worker's own store, which steps do not see otherwise.
+fn is_own(source: &SecretSource) -> bool {
+    source.provider == Provider::Variable && source.reference.starts_with("AWS_")
+}
+
 impl Secrets {
     /// Looks up all of them.
     ///
@@ -114,7 +121,9 @@ impl Secrets {
         };
         // A path that climbs could leave the folder that a pattern means.
         let climbs = source.provider == Provider::File && Path::new(&source.reference).components().any(|part| part.as_os_str() == "..");
-        if climbs || !(self.allowed.is_empty() || self.allowed.iter().any(matches)) {
+        let is_hidden = source.provider == Provider::File && self.hides(Path::new(&source.reference)).await;
+        let is_allowed = if self.allowed.is_empty() { !is_own(source) } else { self.allowed.iter().any(matches) };
+        if climbs || is_hidden || !is_allowed {
             return Err(trouble("is not given to steps by this worker", "the worker's operator says with --secrets which are"));
         }
         let found = match source.provider {
@@ -123,6 +132,19 @@ impl Secrets {
             Provider::Command => return self.command(source).await,
         };
         Ok(found.into_iter().filter_map(|(name, value)| Some((name?.to_owned(), value))).collect())
+    }
+
+    /// Whether a path is, contains or lies in something hidden, also by links.
+    async fn hides(&self, path: &Path) -> bool {
+        let real = async |path: &Path| tokio::fs::canonicalize(path).await.unwrap_or_else(|_| path.to_owned());
+        let path = real(path).await;
+        for hidden in &self.hidden {
+            let hidden = real(hidden).await;
+            if path.starts_with(&hidden) || hidden.starts_with(&path) {
+                return true;
+            }
+        }
+        false
     }
 
     async fn command(&self, source: &SecretSource) -> Result<Vec<(String, String)>, Trouble> {
@@ -258,7 +280,7 @@ mod tests {
 
     fn shell(text: &str) -> Secrets {
         let words = ["sh", "-c", text, "sh"].map(str::to_owned).to_vec();
-        Secrets { allowed: Vec::new(), commands: BTreeMap::from([("vault".to_owned(), words)]) }
+        Secrets { commands: BTreeMap::from([("vault".to_owned(), words)]), ..Secrets::default() }
     }
 
     #[tokio::test]
@@ -279,12 +301,33 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_the_operator_allows_is_given() {
-        let secrets = Secrets { allowed: vec!["file:/run/secrets/*".into(), "env:PATH".into()], commands: BTreeMap::new() };
+        let secrets = Secrets { allowed: vec!["file:/run/secrets/*".into(), "env:PATH".into()], ..Secrets::default() };
         assert!(reveal(&secrets, &["env:PATH"]).await.is_ok());
         for place in ["env:HOME", "file:/run/secrets/../../etc/passwd", "command:vault"] {
             let (_, message) = reveal(&secrets, &[place]).await.unwrap_err();
             assert!(message.ends_with("is not given to steps by this worker"), "{message}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_the_workers_own_is_not_given_unless_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("own");
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join("token"), "t").unwrap();
+        std::os::unix::fs::symlink(own.join("token"), folder.path().join("link")).unwrap();
+        std::fs::write(folder.path().join("other"), "o").unwrap();
+        let place = |name: &str| format!("X=file:{}", folder.path().join(name).display());
+        let secrets = Secrets { hidden: vec![own.clone()], ..Secrets::default() };
+        assert_eq!(told(&reveal(&secrets, &[&place("other")]).await.unwrap()), [("X", "o")]);
+        let folder_of_all = format!("file:{}", folder.path().display());
+        for place in [place("own/token"), place("link"), folder_of_all, "env:AWS_SECRET_ACCESS_KEY".into()] {
+            let (_, message) = reveal(&secrets, &[&place]).await.unwrap_err();
+            assert!(message.ends_with("is not given to steps by this worker"), "{message}");
+        }
+        let named = Secrets { allowed: vec!["env:AWS_*".into()], ..Secrets::default() };
+        let (_, message) = reveal(&named, &["env:AWS_NOT_THERE_AT_ALL"]).await.unwrap_err();
+        assert!(!message.contains("is not given"), "{message}");
     }
 
     #[tokio::test]

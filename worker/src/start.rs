@@ -69,7 +69,11 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         limits: Limits::new(!config.no_memory_limit),
         leader: Leader::new(nats.clone(), &config.pool, &config.name),
         gpus,
-        secrets: Secrets { allowed: config.secrets.clone(), commands: config.secret_command.iter().cloned().collect() },
+        secrets: Secrets {
+            allowed: config.secrets.clone(),
+            commands: config.secret_command.iter().cloned().collect(),
+            hidden: config.unreadable.clone(),
+        },
     });
     let stopping = CancellationToken::new();
     tokio::spawn({

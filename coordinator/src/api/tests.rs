@@ -259,9 +259,12 @@ async fn what_an_attempt_left_is_read_out_of_its_object() {
     let content = server.get("/v1/models/title-demand/latest/content").await;
     assert_eq!((content.status, content.body.as_slice()), (200, b"model".as_slice()));
     assert_eq!((content.header("causey-model-format"), content.header("causey-model-version")), (Some("skops"), Some("1")));
-    let chunk = |micros: u64, stream: &str, text: &str| json!({"step": "join", "task": "0", "attempt": 0, "micros": micros, "stream": stream, "text": text});
+    let chunk = |micros: u64, position: u64, stream: &str, text: &str| json!({"step": "join", "task": "0", "attempt": 0, "micros": micros, "position": position, "stream": stream, "text": text});
     let logs = server.get(&format!("/v1/runs/{run}/logs?step=join")).await;
-    assert_eq!(logs.json(), json!({"chunks": [chunk(7, "stdout", "fitted\n"), chunk(8, "stderr", "warning")], "truncated": false}));
+    assert_eq!(
+        logs.json(),
+        json!({"chunks": [chunk(7, 0, "stdout", "fitted\n"), chunk(8, 7, "stderr", "warning")], "truncated": false, "open": 0})
+    );
     assert_eq!(server.get(&format!("/v1/runs/{run}/logs?step=wrok")).await.status, 404);
 }
 
