@@ -7,6 +7,7 @@ use causey_tests::Project;
 use causey_tests::project::{Output, finish};
 use causey_tests::tools;
 use causey_tests::wheels::Wheels;
+use tokio::process::Command;
 
 use crate::flows::PACKAGED;
 
@@ -20,15 +21,15 @@ fn project() -> (Project, Wheels) {
     (project, wheels)
 }
 
-async fn causey(project: &Project, wheels: &Wheels, arguments: &[&str]) -> Output {
+fn command(project: &Project, wheels: &Wheels, arguments: &[&str]) -> Command {
     let mut command = project.causey();
     command.env("UV_CONFIG_FILE", wheels.settings()).env("CAUSEY_UV", tools::uv().unwrap()).args(arguments);
     command.env("UV_CACHE_DIR", project.file("uv-cache"));
-    finish(command, &arguments.join(" ")).await
+    command
 }
 
 async fn run(project: &Project, wheels: &Wheels, status: i32, arguments: &[&str]) -> Output {
-    let output = causey(project, wheels, &[&["run"], arguments].concat()).await;
+    let output = finish(command(project, wheels, &[&["run"], arguments].concat()), &arguments.join(" ")).await;
     assert_eq!(output.status, Some(status), "{output:#?}{}", project.logs());
     output
 }
@@ -140,22 +141,25 @@ async fn what_a_worker_cannot_build_fails_the_run_at_once_and_a_missing_module_s
     run(&project, &wheels, 1, &[&missing]).await.says(&["No module named 'polite'", "@pypi(packages={'polite': ''})"]);
 }
 
+/// Failpoints of the worker in a build.
+pub(crate) const BUILD: [&str; 2] = ["environment.made", "environment.built"];
+
 /// Whatever is killed half-way, what has an environment's name is whole.
 #[tokio::test]
-async fn a_build_that_was_killed_is_begun_anew() {
+async fn a_worker_that_dies_in_a_build_begins_it_anew() {
     if tools::uv().is_none() {
         return;
     }
     let (project, wheels) = project();
+    let marks = project.file("failpoints");
+    std::fs::create_dir(&marks).unwrap();
+    BUILD.iter().for_each(|point| std::fs::write(marks.join(point), "").unwrap());
     let flow = project.flow("packaged.py", PACKAGED);
-    run(&project, &wheels, 0, &[&flow]).await;
-    let folder = project.state().join("worker/environments");
-    for name in built(&project) {
-        let place = folder.join(&name);
-        std::fs::rename(&place, folder.join(format!("{name}.part"))).unwrap();
-        let _ = std::fs::remove_dir_all(folder.join(format!("{name}.part/lib")));
-    }
-    let output = run(&project, &wheels, 0, &[&flow]).await;
+    let mut command = command(&project, &wheels, &["run", &flow]);
+    command.env("CAUSEY_FAILPOINTS", &marks);
+    let output = finish(command, "run with a worker that dies").await;
+    assert_eq!(output.status, Some(0), "{output:#?}{}", project.logs());
     assert!(output.stdout.contains("own two please"), "{output:#?}");
+    assert_eq!(std::fs::read_dir(&marks).unwrap().count(), 0, "it died at both");
     assert!(built(&project).iter().all(|name| Path::new(name).extension().is_none()), "{:?}", built(&project));
 }

@@ -16,6 +16,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cancel::{done, running};
+use crate::environments::BUILD;
 use crate::flows::{ARRIVAL, MARKED};
 
 /// Where a process dies and how often.
@@ -466,6 +467,7 @@ fn every_failpoint_is_one_at_which_a_test_dies() {
         points_in(&tools::workspace().join(folder), &mut there);
     }
     let tables = [&[FIRST_START, RUN, WIDE_RUN, FIRST_ATTEMPT, DRAIN, AFTERWARDS], &UPKEEP[..], &ATTEMPT[..]].concat();
-    let met: BTreeSet<String> = tables.into_iter().flatten().map(|(point, _)| (*point).to_owned()).collect();
+    let points = tables.into_iter().flatten().map(|(point, _)| *point).chain(BUILD);
+    let met: BTreeSet<String> = points.map(str::to_owned).collect();
     assert_eq!(there, met);
 }
