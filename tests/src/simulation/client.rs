@@ -142,7 +142,13 @@ impl Client {
                 }
                 17 => self.close_letter().await,
                 18 => {
-                    self.tidy().await;
+                    self.submit(memoised(), None).await;
+                    for _ in 0..20 {
+                        self.pause(3_000).await;
+                        if self.tidy().await {
+                            break;
+                        }
+                    }
                     self.submit(memoised(), None).await;
                 }
                 _ => drop(self.submit(flow, None).await),
@@ -227,13 +233,14 @@ impl Client {
         self.request(Request::CloseLetter { letter, end }).await;
     }
 
-    /// Removes a remembered result from the store, which nobody is told. Not while somebody could be taking it.
-    async fn tidy(&self) {
+    /// Removes a remembered result from the store, which nobody is told. Not while somebody could be taking it: returns whether it did.
+    async fn tidy(&self) -> bool {
         let world = &self.node.world;
         let (store, mut objects) = (Store::in_memory(world.store.clone()), Vec::new());
         let owners: BTreeSet<RunId> = lock(&world.judge).state().memo.values().map(|found| found.run).collect();
         for run in owners {
-            objects.extend(store.list(&format!("runs/{run}")).await.expect("memory can be listed"));
+            let names = store.list(&format!("runs/{run}")).await.expect("memory can be listed");
+            objects.extend(names.into_iter().map(|name| format!("runs/{run}/{name}")));
         }
         let unused = {
             let judge = lock(&world.judge);
@@ -244,10 +251,10 @@ impl Client {
             let unused: Vec<&String> = objects.iter().filter(is_remembered).collect();
             if state.live_runs().any(takes) { None } else { self.draw(|chance| chance.choice(&unused).map(|place| (*place).clone())) }
         };
-        if let Some(place) = unused {
-            world.note(&format!("{place} is removed"));
-            store.remove(&place).await.expect("memory removes");
-        }
+        let Some(place) = unused else { return false };
+        world.note(&format!("{place} is removed"));
+        store.remove(&place).await.expect("memory removes");
+        true
     }
 }
 

@@ -188,9 +188,9 @@ async fn a_step_that_prints_faster_than_is_shown_is_stored_whole_and_slows_nobod
     scene.let_go("end");
     assert!(follower.wait(60).await.success(), "{}", follower.stderr());
     let lines: Vec<Value> = follower.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // What was left out live is a gap that is named, or is told from the stored log where the follower had not gone past it at the end.
     let (text, missing) = told(&lines, "0");
     assert_eq!(text.len() as u64 + missing, whole.len() as u64);
-    assert!(missing > 0, "8 MB at once are more than is shown live");
     assert_eq!(told(&lines, "1"), ("a word in between\n".into(), 0));
 }
 
