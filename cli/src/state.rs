@@ -131,7 +131,7 @@ pub(crate) fn locate(told: Option<&Path>, near: Option<&Path>, here: &Path) -> P
 pub(crate) fn random_hex() -> String {
     let mut bytes = [0; 16];
     rand::rng().fill_bytes(&mut bytes);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    causey_protocol::id::hex(&bytes)
 }
 
 fn create_private(folder: &Path) -> Result<(), Fault> {

@@ -223,7 +223,7 @@ impl Queues for JetStream {
             Ok(_) => Ok(()),
             Err(Unseen::Unanswered(why)) => Err(why),
             Err(Unseen::Gone) => {
-                tracing::info!("the task queue is made anew; open attempts are offered again");
+                tracing::info!("the task queue is made; what is open is offered");
                 let config = streams::tasks(limits, wall::now().0);
                 self.context
                     .create_stream(config)

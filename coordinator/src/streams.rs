@@ -22,7 +22,7 @@ pub enum Error {
     #[error("failed to look at stream {stream}: {reason}")]
     Look { stream: &'static str, reason: String },
     #[error(
-        "failed to create stream {stream}: {reason}\nhint: the server reserves the caps of all streams: give it more disk (max_file_store), or the coordinator a smaller --stream-bytes-max; as many servers as --replicas must run"
+        "failed to create stream {stream}: {reason}\nhint: the server reserves the caps of all streams: give it more disk (max_file_store) or memory (max_memory_store), or the coordinator a smaller --stream-bytes-max; as many servers as --replicas must run"
     )]
     Create { stream: String, reason: String },
     #[error(

@@ -116,6 +116,12 @@ name!(/** The authenticated source of an event: one token of its subject. */ Sou
 name!(/** The client's id of a request; a retry of the same request repeats it. */ RequestId, "request id");
 name!(/** The readable name of a run, such as `brisk-otter-41`. */ RunName, "run name");
 
+/// Bytes as ids are written: two small hexadecimal digits each.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 macro_rules! bytes_id {
     ($(#[$doc:meta])* $name:ident, $size:literal) => {
         $(#[$doc])*

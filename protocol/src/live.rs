@@ -21,6 +21,17 @@ pub enum Ask {
     Gang { run: RunId, step: StepName, path: Path, attempt: u32 },
 }
 
+/// What of a piece of an attempt's output lies behind the first `known` bytes of all its text, and where that begins; `None`: nothing.
+#[must_use]
+pub fn news(position: u64, text: &str, known: u64) -> Option<(u64, &str)> {
+    if position + text.len() as u64 <= known {
+        return None;
+    }
+    let seen = usize::try_from(known.saturating_sub(position)).unwrap_or_default();
+    // Cut within a character by whoever counts otherwise: then all of it is told.
+    Some(text.get(seen..).map_or((position, text), |rest| (position.max(known), rest)))
+}
+
 /// What a worker offers; also its presence entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {

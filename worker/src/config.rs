@@ -74,7 +74,7 @@ pub struct Config {
     #[arg(long, hide = true, value_name = "FILE")]
     pub command_host: Option<PathBuf>,
 
-    /// Secrets that steps may name, each perhaps with * at its end, separated by commas, such as env:DB_*,file:/run/secrets/* (default: all)
+    /// Secrets that steps may name, each perhaps with * at its end, separated by commas, such as env:DB_*,file:/run/secrets/* (default: all but env:AWS_*)
     #[arg(long, env = "CAUSEY_SECRETS", value_name = "PLACES", value_delimiter = ',')]
     pub secrets: Vec<String>,
 

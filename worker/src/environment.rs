@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use causey_artifacts::failpoint;
-use causey_protocol::id::{Digest, StepName, hash_fields};
+use causey_protocol::id::{Digest, StepName, hash_fields, hex};
 use causey_protocol::problem::Code;
 use causey_protocol::surroundings::Environment;
 use causey_protocol::task::{ErrorInfo, FailureKind};
@@ -224,10 +224,6 @@ impl Environments {
 /// The interpreter of an environment.
 pub(crate) fn interpreter(folder: &Path) -> PathBuf {
     folder.join("bin/python")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn clear(folder: &Path) -> Result<(), EnvironmentError> {

@@ -165,21 +165,19 @@ impl Interpreters {
         let program = environment.as_deref().unwrap_or_else(|| self.program(code.language));
         let mut command = Command::new(&self.causey);
         match code.language {
-            Language::Python | Language::R => command.args(["confine", &confinement, "--"]).arg(program),
-            Language::Executable => command.args(["host", "--confine", &confinement]),
-        };
-        match code.language {
             Language::Python => {
-                command.args(["-m", "causey._host"]);
+                command.args(["confine", &confinement, "--"]).arg(program).args(["-m", "causey._host"]);
             }
             Language::R => {
-                command.args(["--no-save", "--no-restore", "--no-init-file"]);
+                command.args(["confine", &confinement, "--"]).arg(program).args(["--no-save", "--no-restore", "--no-init-file"]);
                 match &self.r.sdk {
                     Some(sdk) => command.arg(sdk.join("exec").join("causey.R")).arg("host"),
                     None => command.args(["-e", "causey:::host()"]),
                 };
             }
-            Language::Executable => {}
+            Language::Executable => {
+                command.args(["host", "--confine", &confinement]);
+            }
         }
         command
     }
@@ -243,8 +241,8 @@ fn is_inherited(name: &OsString) -> bool {
     name.to_str().is_some_and(is_known)
 }
 
-fn search_path(sdk: &Path, rest: Option<OsString>) -> OsString {
-    let mut path = sdk.as_os_str().to_owned();
+fn search_path(first: &Path, rest: Option<OsString>) -> OsString {
+    let mut path = first.as_os_str().to_owned();
     if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
         path.push(":");
         path.push(rest);

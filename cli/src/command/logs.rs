@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use anstream::adapter::StripBytes;
+use causey_protocol::live::news;
 use serde_json::json;
 
 use crate::arguments::{Colour, Logs};
@@ -179,12 +180,9 @@ impl Screen {
     fn news(&mut self, mut chunk: Chunk) -> Option<Chunk> {
         let shown = self.shown.entry((chunk.step.clone(), chunk.task.clone(), chunk.attempt)).or_default();
         let end = chunk.position + chunk.text.len() as u64;
-        if end <= *shown {
-            return None;
-        }
-        let known = usize::try_from(shown.saturating_sub(chunk.position)).unwrap_or_default();
-        if let Some(rest) = chunk.text.get(known..).filter(|_| known > 0) {
-            (chunk.text, chunk.position) = (rest.to_owned(), *shown);
+        let (position, text) = news(chunk.position, &chunk.text, *shown)?;
+        if text.len() < chunk.text.len() {
+            (chunk.position, chunk.text) = (position, text.to_owned());
         }
         *shown = end;
         Some(chunk)

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use causey_protocol::id::StepName;
+use causey_protocol::live::news;
 use serde::Serialize;
 
 use super::logs::ChunkView;
@@ -101,16 +102,13 @@ impl Merge {
 impl Given {
     fn give(&mut self, mut piece: ChunkView, pieces: &mut Vec<Piece>) {
         let end = piece.position + piece.text.len() as u64;
-        if end <= self.position {
-            return;
-        }
+        let Some((position, text)) = news(piece.position, &piece.text, self.position) else { return };
         if piece.position > self.position {
             let (step, task, attempt) = attempt_of(&piece);
             pieces.push(Piece::Gap(Gap { step, task, attempt, from: self.position, to: piece.position }));
         }
-        let known = usize::try_from(self.position.saturating_sub(piece.position)).unwrap_or_default();
-        if let Some(rest) = piece.text.get(known..).filter(|_| known > 0) {
-            (piece.text, piece.position) = (rest.to_owned(), self.position);
+        if text.len() < piece.text.len() {
+            (piece.position, piece.text) = (position, text.to_owned());
         }
         self.position = end;
         pieces.push(Piece::Output(piece));

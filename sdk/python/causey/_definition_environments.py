@@ -16,6 +16,7 @@ PYTHON_OLDEST = (3, 10)
 _OPERATORS = ("~=", "==", "!=", "<=", ">=", "<", ">", "===")
 _PYPI = ("pypi", "conda")
 _BASES = ("pypi_base", "conda_base")
+_FORM = "write packages={'pandas': '2.2.3'}, '' for any version"
 
 
 def environments(flow: type[FlowSpec], graph: dict[str, Node], path: str) -> tuple[dict[str, Any], list[Problem]]:
@@ -26,8 +27,7 @@ def environments(flow: type[FlowSpec], graph: dict[str, Node], path: str) -> tup
     for name, attributes in _base_marks(flow):
         problem = _problem(attributes)
         if problem:
-            hint = "write packages={'pandas': '2.2.3'}, '' for any version"
-            problems.append(Problem(DECORATOR, f"@{name} of flow '{flow.__name__}': {problem}", path, hint=hint))
+            problems.append(Problem(DECORATOR, f"@{name} of flow '{flow.__name__}': {problem}", path, hint=_FORM))
         else:
             base = _merged(base, attributes)
             warnings += _conda_warning(name, f"flow '{flow.__name__}'")
@@ -42,8 +42,7 @@ def environments(flow: type[FlowSpec], graph: dict[str, Node], path: str) -> tup
             problem = _problem(wanted)
             if problem:
                 message = f"@{name} of step '{node.name}': {problem}"
-                hint = "write packages={'pandas': '2.2.3'}, '' for any version"
-                problems.append(Problem(DECORATOR, message, node.file, node.decorator_line(name), node.name, hint))
+                problems.append(Problem(DECORATOR, message, node.file, node.decorator_line(name), node.name, _FORM))
                 continue
             asked = _merged(asked, wanted)
             warnings += _conda_warning(name, f"step '{node.name}'")

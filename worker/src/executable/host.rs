@@ -10,6 +10,7 @@ use bytes::Bytes;
 use causey_artifacts::{Object, ObjectLink};
 use causey_protocol::artifact::object_path;
 use causey_protocol::flow::Transition;
+use causey_protocol::id::hex;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -288,7 +289,6 @@ async fn inputs(wire: &mut Wire, run: &Run) -> Result<Vec<Input>, Trouble> {
     }
     let bytes = fs::read(&table.file).map_err(|error| unreadable(&error))?;
     let rows = bytes.chunks_exact(TABLE_ROW_BYTES).map(|row| {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let (run, key, digest) = (&row[..16], &row[16..32], &row[32..]);
         let step = table.step.clone();
         let fields = json!({"step": step, "run": hex(run), "key": hex(key), "digest": hex(digest)});
