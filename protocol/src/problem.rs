@@ -22,14 +22,6 @@ impl fmt::Debug for Code {
     }
 }
 
-impl Code {
-    /// Whether it is about what surrounds a step: its packages, its secrets.
-    #[must_use]
-    pub fn is_of_environment(self) -> bool {
-        (6000..7000).contains(&self.0)
-    }
-}
-
 impl From<Code> for String {
     fn from(code: Code) -> Self {
         code.to_string()

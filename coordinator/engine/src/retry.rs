@@ -107,8 +107,8 @@ fn in_words(task: &str, cause: &FailureCause) -> String {
 }
 
 fn user_problem(code: Code, task: &str, state: &Task, error: &ErrorInfo) -> Problem {
-    // What a step needs around it is no matter of its code.
-    let code = Code::try_from(error.kind.clone()).ok().filter(|code| code.is_of_environment()).unwrap_or(code);
+    // Whoever has a code for it knows better than the kind of failure.
+    let code = Code::try_from(error.kind.clone()).unwrap_or(code);
     let attempts = state.attempt + 1;
     let plural = if attempts == 1 { "" } else { "s" };
     let first_line = error.message.lines().next().unwrap_or_default();

@@ -180,7 +180,7 @@ async fn row_28_a_step_that_takes_more_memory_than_it_booked_is_ended_by_that_na
     let worker = ward.stack.pid(Role::Worker);
     for deed in ["itself", "child"] {
         let output = ward.project.expect(1, &["run", &flow, "--deed", deed]).await;
-        output.says(&["CSY-2109", "step `start` ran out of memory: it booked 200 MB and came to", "@resources(memory=…)"]);
+        output.says(&["start failed  CSY-2109", "step `start` ran out of memory: it booked 200 MB and came to", "@resources(memory=…)"]);
     }
     let runs = ward.project.ok(&["runs", "--json"]).await.json_lines();
     let name = runs[0]["name"].as_str().unwrap();
